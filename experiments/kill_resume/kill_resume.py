@@ -1,0 +1,134 @@
+"""Prove that a killed run equals an uninterrupted one, for any config.
+
+Runs `python -m flaxlm train` once to its end, then again and again in fresh directories: killed
+with SIGKILL at random moments (every other time while a checkpoint is being written) and started
+again by the same command until it ends. The digests that `inspect` prints must be the same.
+
+    python experiments/kill_resume/kill_resume.py --runs=10 --workdir=runs/kill -- \
+        --config=configs/quickstart.py --config.train.steps=300 --config.checkpoint.every=20
+"""
+
+import argparse
+import csv
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+DIGESTS = ("step", "digest/params", "digest/opt_state", "digest/next_batch")
+
+
+def command(verb: str, workdir: pathlib.Path, arguments: list[str]) -> list[str]:
+    """Return the command line of one verb."""
+    return [sys.executable, "-m", "flaxlm", verb, f"--workdir={workdir}", *arguments]
+
+
+def inspect(workdir: pathlib.Path) -> dict:
+    """Return the digests of a finished run."""
+    done = subprocess.run(command("inspect", workdir, []), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"inspect failed: {done.stderr}")
+    result = json.loads((workdir / "result.json").read_text())
+    return {name: result[name] for name in DIGESTS}
+
+
+def saving(workdir: pathlib.Path) -> bool:
+    """Return whether a checkpoint is being written at this moment."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(p.name.startswith(".writing-") for p in folder.iterdir())
+
+
+def started(workdir: pathlib.Path, since: float) -> bool:
+    """Return whether training steps have been logged since `since`."""
+    path = workdir / "metrics.jsonl"
+    return path.exists() and path.stat().st_mtime > since and path.stat().st_size > 0
+
+
+def run_until_killed(
+    workdir: pathlib.Path, arguments: list[str], patience: float, in_save: bool, log
+) -> tuple[bool, bool, float]:
+    """Run `train`; kill it `patience` seconds after its first logged step.
+
+    Returns:
+      whether it ended by itself, whether it was killed during a save, and the seconds from the
+      first logged step to the end.
+    """
+    began = time.time()
+    process = subprocess.Popen(
+        command("train", workdir, arguments), stdout=log, stderr=log, start_new_session=True
+    )
+    first = None
+    while process.poll() is None:
+        now = time.monotonic()
+        if first is None and started(workdir, began):
+            first = now
+        waited = first is not None and now - first >= patience
+        caught = waited and saving(workdir)
+        if waited and (caught or not in_save):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return False, caught, now - first
+        time.sleep(0.0005)
+    if process.returncode:
+        raise SystemExit(f"train ended with exit code {process.returncode}; see {log.name}")
+    return True, False, time.monotonic() - (first or time.monotonic())
+
+
+def main() -> None:
+    """Run, kill, compare; exit 1 on the first difference."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=3, help="kills a run, at most")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workdir", required=True)
+    parser.add_argument("--csv", default="")
+    parser.add_argument("train", nargs="+", help="arguments of train, after --")
+    given = parser.parse_args()
+    root, draw = pathlib.Path(given.workdir).absolute(), random.Random(given.seed)
+    root.mkdir(parents=True, exist_ok=True)
+    log = (root / "log.txt").open("w")
+    shared = f"--config.data.cache_dir={root / 'cache'}"
+    arguments = [*given.train, shared]
+    whole = root / "uninterrupted"
+    ended, _, seconds = run_until_killed(whole, arguments, float("inf"), False, log)
+    wanted = inspect(whole)
+    print(f"uninterrupted: {seconds:.1f} s of training, {wanted}", flush=True)
+    rows = []
+    for number in range(given.runs):
+        workdir, kills, saves, ended = root / f"killed-{number}", 0, 0, False
+        shutil.rmtree(workdir, ignore_errors=True)
+        shutil.copytree(whole / "tokenizer", workdir / "tokenizer")
+        while not ended:
+            last = kills >= given.kills
+            # What is left gets shorter with each kill; the last launch runs to the end.
+            left = seconds / given.kills
+            patience = float("inf") if last else draw.uniform(0.0, 1.0) * left
+            in_save = (number + kills) % 2 == 1
+            ended, caught, _ = run_until_killed(workdir, arguments, patience, in_save, log)
+            kills += not ended
+            saves += caught
+        found = inspect(workdir)
+        same = found == wanted
+        rows.append({"run": number, "kills": kills, "in_save": saves, "same": same, **found})
+        print(f"run {number}: {kills} kills, {saves} in a save, same digests: {same}", flush=True)
+        if not same:
+            raise SystemExit(f"run {number} differs: {found} instead of {wanted}")
+        shutil.rmtree(workdir)
+    if given.csv:
+        with open(given.csv, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    print(
+        f"{len(rows)} killed runs, {sum(r['kills'] for r in rows)} kills, "
+        f"{sum(r['in_save'] for r in rows)} in a save: all equal the uninterrupted run"
+    )
+
+
+if __name__ == "__main__":
+    main()

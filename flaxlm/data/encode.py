@@ -1,0 +1,205 @@
+"""Encoding parts of a corpus, here or in worker processes.
+
+A worker is a fresh interpreter that speaks over its pipes, not a fork: the parent may hold
+jax's threads, and a fork of those can hang. It imports neither jax nor the parent's main module,
+and ends when its input closes, so that `kill -9` of the parent leaves nothing behind.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import pathlib
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from flaxlm.data.sentences import sentences
+from flaxlm.data.tokenizer import Tokenizer, load_tokenizer
+from flaxlm.errors import FlaxlmError, Preempted, StorageError
+
+# Counted for each split; `tokens` holds BOS and EOS, `bytes` is UTF-8, `words` is what white
+# space separates, `unrecoverable` is U+2581 under SentencePiece.
+COUNTS = ("documents", "tokens", "bytes", "characters", "words", "sentences")
+COUNTS += ("unknown", "unrecoverable")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One part of the corpus: its (split, text) pairs and the file to write."""
+
+    path: str
+    items: Sequence[tuple[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Texts to a part file of arrays, the same bytes wherever it runs."""
+
+    tokenizer: Tokenizer
+    sentences: bool
+    append_eos: bool
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Smallest unsigned type that holds every id."""
+        return np.dtype(np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32)
+
+    def __call__(self, job: Job) -> None:
+        """Write `job.path`: for each split its ids, document and sentence lengths, and counts."""
+        arrays = {}
+        for split in sorted({split for split, _ in job.items}):
+            texts = [text for s, text in job.items if s == split]
+            for name, array in self._encode(texts).items():
+                arrays[f"{split}.{name}"] = array
+        aside = f"{job.path}.{os.getpid()}"
+        try:
+            with open(aside, "wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, job.path)
+        except OSError as error:
+            raise StorageError(f"cannot write {job.path}: {error.strerror}") from None
+
+    def _encode(self, texts: list[str]) -> dict[str, np.ndarray]:
+        tokenizer = self.tokenizer
+        pieces, lengths, sentence_lengths, document_sentences = [], [], [], []
+        counts = dict.fromkeys(COUNTS, 0)
+        bos = np.array([tokenizer.bos_id], self.dtype)
+        eos = np.array([tokenizer.eos_id] * self.append_eos, self.dtype)
+        for text in texts:
+            units = sentences(text) if self.sentences else [text]
+            ids = [np.array(tokenizer.encode(unit), self.dtype) for unit in units]
+            sizes = [len(i) for i in ids]
+            pieces += [bos, *ids, eos]
+            lengths.append(1 + sum(sizes) + len(eos))
+            sentence_lengths += sizes
+            document_sentences.append(len(sizes))
+            counts["bytes"] += len(text) if text.isascii() else len(text.encode())
+            counts["characters"] += len(text)
+            counts["words"] += len(text.split())
+            counts["unrecoverable"] += tokenizer.unrecoverable(text)
+        tokens = np.concatenate(pieces)
+        counts["documents"], counts["tokens"] = len(texts), len(tokens)
+        counts["sentences"] = len(sentence_lengths) if self.sentences else 0
+        counts["unknown"] = int(np.count_nonzero(tokens == tokenizer.unk_id))
+        arrays = {"tokens": tokens, "documents": np.array(lengths, np.int64)}
+        if self.sentences:
+            arrays["sentences"] = np.array(sentence_lengths, np.int64)
+            arrays["document_sentences"] = np.array(document_sentences, np.int64)
+        return arrays | {"counts": np.array([counts[name] for name in COUNTS], np.int64)}
+
+
+def whole(path: str | os.PathLike) -> bool:
+    """Say whether a part file is there and complete."""
+    return zipfile.is_zipfile(path)
+
+
+class Workers:
+    """Worker processes that encode jobs; a context manager that waits for them, or ends them."""
+
+    def __init__(self, count: int, encoder: Encoder, tokenizer_directory: str):
+        self._setup = (tokenizer_directory, encoder.sentences, encoder.append_eos)
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._all: list[_Worker] = []
+        self._threads = concurrent.futures.ThreadPoolExecutor(count)
+        self._room = threading.Semaphore(2 * count)  # bounds the texts that wait in memory
+        self._results: list[concurrent.futures.Future] = []
+        self._count = count
+
+    def __enter__(self) -> "Workers":
+        for _ in range(self._count):
+            self._all.append(_Worker(self._setup))
+            self._idle.put(self._all[-1])
+        return self
+
+    def submit(self, job: Job) -> None:
+        """Hand a job over; blocks while enough are waiting, raises what an earlier one raised."""
+        self._room.acquire()
+        self._results.append(self._threads.submit(self._run, job))
+        while self._results and self._results[0].done():
+            self._results.pop(0).result()
+
+    def _run(self, job: Job) -> None:
+        worker = self._idle.get()
+        try:
+            worker(job)
+        finally:
+            self._idle.put(worker)
+            self._room.release()
+
+    def __exit__(self, kind, *exception) -> None:
+        try:
+            if kind is None:
+                for result in self._results:
+                    result.result()
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            for worker in self._all:
+                worker.end(now=kind is not None)
+
+
+class _Worker:
+    def __init__(self, setup: tuple):
+        root = str(pathlib.Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from flaxlm.data.encode import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is the parent's to handle
+        )
+        pickle.dump(setup, self._process.stdin)
+
+    def __call__(self, job: Job) -> None:
+        try:
+            pickle.dump(job, self._process.stdin, pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
+            answer = pickle.load(self._process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            raise Preempted(
+                f"an encoding process died (exit {self._process.wait()}); if memory ran out, set "
+                "data.workers lower. The same command goes on from the finished parts"
+            ) from None
+        if answer is not None:
+            raise answer
+
+    def end(self, now: bool) -> None:
+        if now:
+            self._process.kill()
+        with contextlib.suppress(OSError):  # a dead worker's pipe
+            self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def serve() -> None:
+    """Encode the jobs that come in on standard input until it closes: a worker's whole life."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nothing that a library prints may fall into the answers
+    jobs = sys.stdin.buffer
+    directory, *options = pickle.load(jobs)
+    run: Callable[[Job], None] = Encoder(load_tokenizer(directory), *options)
+    while True:
+        try:
+            job = pickle.load(jobs)
+        except (EOFError, pickle.UnpicklingError):  # the parent is gone, perhaps half through
+            return
+        try:
+            run(job)
+            answer = None
+        except FlaxlmError as error:
+            answer = error
+        try:
+            pickle.dump(answer, answers)
+            answers.flush()
+        except BrokenPipeError:
+            os._exit(0)  # the parent is gone; closing `answers` would only raise again

@@ -1,0 +1,196 @@
+"""Packing: several short pieces share a row, chosen from their lengths alone.
+
+The composition of the rows is a function of the histogram of lengths, so an epoch has the same
+number of rows every time, and which piece of a length fills which slot of that length is the
+epoch's permutation. A cost is what a piece of n tokens takes of each capacity; span corruption
+has two of them (encoder and decoder), and both are known from n. So nothing ever overflows.
+"""
+
+import bisect
+from collections.abc import Callable
+
+import numpy as np
+
+from flaxlm.data.order import PerEpoch, Raw, permutation, ragged, spread
+from flaxlm.errors import ConfigError, DataError
+
+
+def pack(counts: np.ndarray, costs: np.ndarray, capacity: np.ndarray):
+    """Best-fit decreasing over a histogram of lengths (Krell et al., arXiv:2107.02027).
+
+    Args:
+      counts: int64[N], how many pieces have length n.
+      costs: int64[N, K], what a piece of length n takes of each of K capacities; for lengths that
+        occur each is at most the capacity.
+      capacity: int64[K].
+
+    Returns:
+      (row_offsets int64[R + 1], slots int64[P]): row r holds pieces of the lengths
+      slots[row_offsets[r] : row_offsets[r + 1]], longest first.
+    """
+    empty = tuple(int(c) for c in capacity)
+    # Open rows by what is left of their capacities, tightest first; each entry is a list of
+    # [composition ((length, how many), …), how many such rows].
+    open_rows: dict[tuple, list] = {}
+    tightest: list[tuple] = []
+
+    def put(left, composition, number):
+        if left not in open_rows:
+            open_rows[left] = []
+            bisect.insort(tightest, left)
+        open_rows[left].append([composition, number])
+
+    def find(cost):
+        """Return the tightest open row that takes `cost`, or None."""
+        for left in tightest[bisect.bisect_left(tightest, cost) :]:
+            if all(have >= need for have, need in zip(left, cost, strict=True)):
+                return left
+        return None
+
+    def add(left, composition, length, cost, rows, each):
+        left = tuple(have - each * need for have, need in zip(left, cost, strict=True))
+        put(left, (*composition, (length, each)), rows)
+
+    def fit(left, cost):
+        return min(have // need for have, need in zip(left, cost, strict=True) if need)
+
+    for length in np.flatnonzero(counts)[::-1].tolist():
+        todo, cost = int(counts[length]), tuple(costs[length].tolist())
+        while todo:
+            left = find(cost)
+            if left is None:
+                composition, number, left = (), todo, empty
+            else:
+                composition, number = open_rows[left].pop()
+                if not open_rows[left]:
+                    del open_rows[left]
+                    tightest.remove(left)
+            each = min(fit(left, cost), todo)
+            rows = min(number, todo // each)
+            add(left, composition, length, cost, rows, each)
+            todo -= rows * each
+            if composition and number > rows:
+                put(left, composition, number - rows)
+
+    sizes, slots = [], []
+    for left in tightest:
+        for composition, number in open_rows[left]:
+            lengths = np.repeat(*np.array(composition, np.int64).T)
+            sizes.append(np.full(number, len(lengths)))
+            slots.append(np.tile(lengths, number))
+    return np.cumsum(np.concatenate([[0], *sizes])), np.concatenate(slots)
+
+
+class PackedPlan:
+    """Documents cut into pieces of at most `longest` tokens and packed, best fit.
+
+    BOS and EOS of the stored documents are left out: the objective adds what it needs. `before`
+    and `after` columns stay free (0) around each piece for that.
+
+    Args:
+      cache: a TokenCache; its documents are `[BOS] ids [EOS]`, or without EOS.
+      longest: the longest piece, in tokens.
+      cost: `cost(n int64[N]) -> int64[N, K]`, what pieces of n tokens take.
+      capacity: K numbers.
+      before, after: free columns around each piece.
+      seed, shuffle: the order.
+    """
+
+    def __init__(
+        self,
+        cache,
+        *,
+        longest: int,
+        cost: Callable[[np.ndarray], np.ndarray],
+        capacity: tuple[int, ...],
+        seed: int,
+        shuffle: bool,
+        before: int = 0,
+        after: int = 0,
+    ):
+        if longest < 1:
+            raise ConfigError(f"rows of {capacity} tokens hold no text; increase train.length")
+        self.cache, self.seed, self.shuffle = cache, seed, shuffle
+        self._before, self._after = before, after
+        starts, lengths = content(cache)
+        pieces = -(-lengths // longest)
+        owner, rank = ragged(pieces)
+        starts = starts[owner] + rank * longest
+        lengths = np.minimum(lengths[owner] - rank * longest, longest)
+        if not len(lengths):
+            raise DataError("no document has a token besides BOS and EOS; check data.path")
+        counts = np.bincount(lengths)
+        costs = cost(np.arange(len(counts)))
+        self._ends_cache = int(starts[-1] + lengths[-1]) + after > cache.num_tokens
+        self._rows, slots = pack(counts, costs, np.asarray(capacity))
+        # Slots and pieces, each sorted by length, correspond one to one.
+        self._slot_rank = np.empty(len(slots), np.int64)
+        self._slot_rank[np.argsort(slots, kind="stable")] = np.arange(len(slots))
+        self._starts, self._lengths = starts, lengths.astype(np.int32)
+        self.num_rows = len(self._rows) - 1
+        self._most = int(np.diff(self._rows).max())
+        framed = np.concatenate([[0], np.cumsum(slots + before + after)])[self._rows]
+        self.width = int(np.diff(framed).max())
+        used = costs[slots].sum(axis=0) / (self.num_rows * np.asarray(capacity))
+        self.report = {
+            "rows": self.num_rows,
+            "tokens": int(lengths.sum()),
+            "pieces_per_row": len(slots) / self.num_rows,
+            "padding": 1 - float(used[0]),
+        }
+        if len(used) > 1:
+            self.report["padding_targets"] = 1 - float(used[1])
+        self._epoch = PerEpoch(self._order)
+
+    def _take(self, index: np.ndarray) -> np.ndarray:
+        # Behind the last token stands nothing that a free column could read: only where documents
+        # have no EOS does a piece end there.
+        if self._ends_cache:
+            np.minimum(index, self.cache.num_tokens - 1, out=index)
+        return self.cache.take(index)
+
+    def _order(self, epoch: int):
+        """Return (piece of each slot, rows or None)."""
+        if not self.shuffle:
+            return np.argsort(self._lengths, kind="stable")[self._slot_rank], None
+        pieces = permutation(self.seed, "pieces", epoch, len(self._lengths)).astype(np.int64)
+        lengths = self._lengths[pieces]
+        if lengths.max() < 2**16:  # 16-bit stable sorts are radix sorts
+            lengths = lengths.astype(np.uint16)
+        pieces = pieces[np.argsort(lengths, kind="stable")]
+        rows = permutation(self.seed, "rows", epoch, self.num_rows)
+        return pieces[self._slot_rank], rows
+
+    def fetch(self, epoch: int, index: np.ndarray) -> Raw:
+        """Return tokens, segment_ids, positions [b, width]; lengths [b, S]; example_ids [b].
+
+        The free columns of a piece carry its segment id; positions count from its first column.
+        """
+        pieces, permuted = self._epoch(epoch if self.shuffle else 0)
+        row = index if permuted is None else permuted[index].astype(np.int64)
+        owner, rank = ragged(self._rows[row + 1] - self._rows[row])
+        piece = pieces[self._rows[row][owner] + rank]
+        length = self._lengths[piece].astype(np.int64)
+        framed = length + self._before + self._after
+        end = np.cumsum(framed)
+        last = np.cumsum(np.bincount(owner, minlength=len(row))) - 1
+        used = np.diff(end[last], prepend=0)
+        column = end - framed - (end[last] - used)[owner]
+        target = column + owner * self.width
+        # A free column reads its neighbour in the cache, and is emptied after.
+        source = self._starts[piece] - self._before
+        raw = spread(self._take, source, target, rank + 1, used, self.width)
+        flat = raw["tokens"].reshape(-1)
+        for free in range(self._before):
+            flat[target + free] = 0
+        for free in range(self._after):
+            flat[target + framed - 1 - free] = 0
+        lengths = np.zeros((len(row), self._most), np.int32)
+        lengths[owner, rank] = length
+        return raw | {"lengths": lengths, "example_ids": row.astype(np.int32)}
+
+
+def content(cache) -> tuple[np.ndarray, np.ndarray]:
+    """Return (first token after BOS, tokens without BOS and EOS) of each document, int64[D]."""
+    offsets = np.asarray(cache.doc_offsets)
+    return offsets[:-1] + 1, np.diff(offsets) - 1 - bool(cache.append_eos)

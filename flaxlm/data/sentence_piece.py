@@ -1,0 +1,92 @@
+"""SentencePiece models as tokenizers, with exact round trips."""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from flaxlm.data.vocabulary import SPACE, SPECIALS, Tokenizer
+from flaxlm.errors import DataError
+
+# Names under which other people's models keep the same roles.
+ALIASES = {"bos": ("<s>", "[CLS]"), "eos": ("</s>", "[SEP]"), "mask": ("<mask>", "[MASK]")}
+ENCODE_CHUNK = 1 << 16  # characters; bounds SentencePiece's lattice on book-sized documents
+# A word-level unit: a line break or tab, a word with the space before it, or spaces to spare.
+_UNITS = re.compile(r"[\n\t\r]| ?[^ \n\t\r]+| +(?= )| +")
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model behind the shared face.
+
+    `exact_breaks` says that the newline is a symbol of its own in the model, so that long text
+    can be encoded in chunks of lines: the same ids, but for ties that rounding decides.
+    """
+
+    def __init__(self, model: bytes, kind: str, sentinels: int = 100, exact_breaks: bool = False):
+        import sentencepiece
+
+        self.model, self.kind = model, kind
+        try:
+            self._processor = sp = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except (RuntimeError, TypeError):
+            raise DataError("the tokenizer model is damaged or not a SentencePiece model") from None
+        self._size = size = sp.get_piece_size()
+        self._exact_breaks = exact_breaks
+        self.sentinel_ids = np.arange(size + sentinels - 1, size - 1, -1, dtype=np.int32)
+        found = {"pad": sp.pad_id(), "unk": sp.unk_id(), "bos": sp.bos_id(), "eos": sp.eos_id()}
+        for role, names in ALIASES.items():
+            named = (sp.piece_to_id(name) for name in names)
+            if found.get(role, -1) < 0:
+                found[role] = next((i for i in named if i != sp.unk_id()), -1)
+        fresh = iter(range(size + sentinels, size + sentinels + len(found)))
+        for role in SPECIALS:
+            setattr(self, f"{role}_id", found[role] if found[role] >= 0 else next(fresh))
+        self.vocab_size = next(fresh)
+        self._bytes = [sp.piece_to_id(f"<0x{b:02X}>") for b in range(256)]
+        self._words: dict[str, int] | None = None
+        if kind == "word":
+            plain = (i for i in range(size) if not sp.is_control(i) and not sp.is_byte(i))
+            self._words = {sp.id_to_piece(i): i for i in plain if i != sp.unk_id()}
+
+    def _encode(self, text: str) -> list[int]:
+        if self._words is not None:
+            return self._encode_words(text)
+        if len(text) <= ENCODE_CHUNK or not self._exact_breaks:
+            return self._processor.encode(text)
+        ids: list[int] = []
+        for chunk in _line_chunks(text, ENCODE_CHUNK):
+            ids += self._processor.encode(chunk)
+        return ids
+
+    def _encode_words(self, text: str) -> list[int]:
+        # SentencePiece's own word encoder neither splits at newlines nor gives spaces back once
+        # it falls back to bytes, so the vocabulary is looked up here.
+        ids: list[int] = []
+        for unit in _UNITS.findall(text):
+            piece = None if SPACE in unit else self._words.get(unit.replace(" ", SPACE))
+            if piece is not None:
+                ids.append(piece)
+            elif self._bytes[0] != self.unk_id:
+                ids += [self._bytes[b] for b in unit.encode()]
+            else:
+                ids.append(self.unk_id)
+        return ids
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._processor.decode(ids)
+
+    def _piece(self, index: int) -> str | None:
+        return self._processor.id_to_piece(index) if index < self._size else None
+
+    def unrecoverable(self, text: str) -> int:
+        """Count U+2581 in `text`: SentencePiece writes its spaces so and cannot tell them apart."""
+        return text.count(SPACE)
+
+
+def _line_chunks(text: str, size: int) -> Iterator[str]:
+    """Cut `text` after newlines into chunks of about `size` characters."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start + size) + 1 or len(text)
+        yield text[start:end]
+        start = end

@@ -1,0 +1,207 @@
+"""Where text comes from: files, globs, folders, `datasets` directories, the standard library."""
+
+import dataclasses
+import glob
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+from flaxlm.data.read import Document, read
+from flaxlm.data.stdlib import stdlib_files, wanted
+from flaxlm.errors import ConfigError, MissingInput, choose
+
+FORMATS = ("auto", "text", "jsonl", "parquet", "datasets")
+DOCUMENTS = ("file", "line", "paragraph")
+SPLITS = ("train", "valid", "test")
+SPLITTERS = ("hash", "file", "tail")
+SUFFIXES = {
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".py": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
+STDLIB = "stdlib"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which text is read, what is cleaned and held out, and where its token cache lies.
+
+    `path` is a file, a glob, a folder, a `datasets` directory or `stdlib`, or a tuple of these.
+    A tuple is one corpus, unless `weights` gives each path its share of the training rows: then
+    each is a corpus, and a cache, of its own. `include` and `exclude` are patterns on file names
+    (for `stdlib` and folders on the name below them, such as `json/*`).
+
+    Splits: `hash` sends a document to a split by the hash of its text, so that equal documents
+    are never on both sides; `tail` cuts the last share of all characters off, through the
+    document it falls in; `file` takes them from `valid_path` and `test_path`.
+    """
+
+    path: str | tuple[str, ...] = STDLIB
+    weights: tuple[float, ...] = ()
+    format: str = "auto"
+    field: str = "text"
+    document: str = "file"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    nfc: bool = False
+    strip_control: bool = False
+    dedup: bool = False
+    min_chars: int = 0
+    split: str = "hash"
+    valid_fraction: float = 0.01
+    test_fraction: float = 0.0
+    valid_path: str = ""
+    test_path: str = ""
+    sentences: bool = False
+    append_eos: bool = True
+    cache_dir: str = ""  # default: WORKDIR/cache
+    workers: int = 0  # encoding processes; 0 is one a core
+    threads: int = 2  # of the batch loader
+    prefetch: int = 8  # batches made ahead
+    max_line_bytes: int = 64 << 20
+
+    def __post_init__(self):
+        for name in ("path", "weights", "include", "exclude"):  # json and flags give lists
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        choose("data.format", self.format, FORMATS)
+        choose("data.document", self.document, DOCUMENTS)
+        choose("data.split", self.split, SPLITTERS)
+        if not self.path or not all(self.paths):
+            raise ConfigError("data.path is empty; name a file, a glob, a folder or 'stdlib'")
+        if self.weights and (len(self.weights) != len(self.paths) or min(self.weights) <= 0):
+            raise ConfigError(
+                f"data.weights={self.weights} must be one positive number for each of the "
+                f"{len(self.paths)} paths of data.path"
+            )
+        held = self.valid_fraction + self.test_fraction
+        if min(self.valid_fraction, self.test_fraction) < 0 or held >= 1:
+            raise ConfigError(
+                f"data.valid_fraction={self.valid_fraction} and data.test_fraction="
+                f"{self.test_fraction} must be 0 or more and leave something to train on"
+            )
+        if self.split == "file" and not self.valid_path:
+            raise ConfigError("data.split='file' needs data.valid_path, the held-out file")
+        if self.split != "file" and (self.valid_path or self.test_path):
+            raise ConfigError(
+                f"data.valid_path and data.test_path need data.split='file', not {self.split!r}"
+            )
+        for name, least in (("threads", 0), ("prefetch", 0), ("workers", 0), ("min_chars", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"data.{name}={getattr(self, name)} must be {least} or more")
+        if self.max_line_bytes < 1:
+            raise ConfigError(f"data.max_line_bytes={self.max_line_bytes} must be at least 1")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """`path` as a tuple."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    def corpora(self) -> list["DataConfig"]:
+        """Return one config a corpus: itself, or with `weights` one for each path."""
+        if not self.weights:
+            return [self]
+        return [dataclasses.replace(self, path=path, weights=()) for path in self.paths]
+
+    def split_names(self) -> list[str]:
+        """Return the splits that this config makes, train first."""
+        valid = bool(self.valid_path if self.split == "file" else self.valid_fraction)
+        test = bool(self.test_path if self.split == "file" else self.test_fraction)
+        return ["train", *["valid"] * valid, *["test"] * test]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One file, or one `datasets` directory, and how to read it."""
+
+    path: str
+    format: str  # a row of FORMATS but auto
+    document: str
+
+    def parts(self) -> list[str]:
+        """Return the files on disk that hold it."""
+        if self.format != "datasets":
+            return [self.path]
+        return sorted(str(p) for p in pathlib.Path(self.path).iterdir() if p.is_file())
+
+
+def sources(config: DataConfig, split: str = "train") -> list[Source]:
+    """Return what `config` reads for `split`, files in sorted order within a path.
+
+    Only `split='file'` has other files for other splits. A path that names nothing raises
+    MissingInput.
+    """
+    key, paths = "path", config.paths
+    if config.split == "file" and split != "train":
+        key = f"{split}_path"
+        paths = (getattr(config, key),)
+    found = [source for path in paths for source in _resolve(path, config, f"data.{key}")]
+    if not found:
+        raise MissingInput(
+            f"data.include={config.include} and data.exclude={config.exclude} leave no file of "
+            f"{', '.join(paths)}"
+        )
+    return found
+
+
+def _resolve(path: str, config: DataConfig, key: str) -> list[Source]:
+    if path == STDLIB:
+        names = stdlib_files(config.include, config.exclude)
+        return [Source(str(name), "text", "file") for name in names]
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        if is_datasets := _datasets_directory(path):
+            choose("data.format", config.format, ("auto", "datasets"))
+        if is_datasets or config.format == "datasets":
+            return [Source(path, "datasets", "")]
+        root = pathlib.Path(path)
+        names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+        names = [n for n in names if config.format != "auto" or _suffix(n) in SUFFIXES]
+        if not names:
+            raise MissingInput(
+                f"the folder {path} holds no file with a known ending ({', '.join(SUFFIXES)}, "
+                "plain, .gz or .zst); use a glob with data.format"
+            )
+        chosen = [str(root / n) for n in names if wanted(n, config.include, config.exclude)]
+    else:
+        matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+        matches = [m for m in matches if not os.path.isdir(m)]
+        if not matches:
+            raise MissingInput(f"{key}: {path} does not exist, nor matches a file as a glob")
+        chosen = [m for m in matches if wanted(m, config.include, config.exclude)]
+    return [Source(name, _format(name, config.format), config.document) for name in chosen]
+
+
+def _suffix(name: str) -> str:
+    stem, end = os.path.splitext(name)
+    return os.path.splitext(stem)[1] if end in (".gz", ".zst") else end
+
+
+def _format(name: str, given: str) -> str:
+    return SUFFIXES.get(_suffix(name), "text") if given == "auto" else given
+
+
+def _datasets_directory(path: str) -> bool:
+    if os.path.isfile(os.path.join(path, "dataset_dict.json")):
+        parts = sorted(p.name for p in pathlib.Path(path).iterdir() if p.is_dir())
+        raise ConfigError(
+            f"data.path: {path} is a dictionary of data sets; name one of them, such as "
+            f"{os.path.join(path, parts[0]) if parts else path}"
+        )
+    return os.path.isfile(os.path.join(path, "state.json"))
+
+
+def documents(
+    config: DataConfig, split: str = "train", progress: Callable[[int], None] | None = None
+) -> Iterator[Document]:
+    """Yield the documents of every source behind `split`, neither cleaned nor split yet.
+
+    `progress` is called with the number of bytes just read from disk.
+    """
+    for source in sources(config, split):
+        yield from read(source, config, progress)

@@ -1,0 +1,222 @@
+"""Text to ids and back: SentencePiece models and a byte-level vocabulary.
+
+Layout of a vocabulary made here: five specials (pad 0, unk 1, bos 2, eos 3, mask 4), then the
+pieces, then the sentinels of span corruption, the first sentinel last (T5's order). A loaded
+SentencePiece model keeps its own ids; sentinels follow its pieces, and the specials that it
+lacks follow the sentinels, so that T5's published model keeps its 32,100 ids.
+"""
+
+import dataclasses
+import heapq
+import io
+import json
+import os
+import pathlib
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from flaxlm.data.sentence_piece import SentencePieceTokenizer
+from flaxlm.data.vocabulary import SPACE, SPECIALS, ByteTokenizer, Tokenizer
+from flaxlm.errors import ConfigError, DataError, MissingInput, choose
+
+KINDS = ("unigram", "bpe", "word", "char", "byte")
+NORMALIZATIONS = ("identity", "nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf")
+MODEL_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
+BREAKS = "\n\t\r"
+# The EM sums of unigram training depend on the number of threads, so it must not be the machine's.
+TRAIN_THREADS = 4
+TRAIN_LINE = 4096  # characters; longer lines are cut into several training sentences
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """How text becomes ids.
+
+    `vocab_size` counts specials and sentinels; `char` and `byte` have as many ids as they need
+    and ignore it. `path` loads an existing model (a file or a directory) instead of training
+    one; then only `sentinels` is used besides. Round trips are exact with `normalization`
+    'identity' (and, for `char`, on the characters seen or with `byte_fallback`).
+    """
+
+    kind: str = "unigram"
+    vocab_size: int = 8192
+    path: str = ""
+    byte_fallback: bool = True
+    sentinels: int = 100
+    normalization: str = "identity"
+    character_coverage: float = 0.9995  # share of the characters that get ids, but for char: all
+    train_chars: int = 10_000_000  # training text is sampled down to this
+    seed: int = 0
+
+    def __post_init__(self):
+        choose("tokenizer.kind", self.kind, KINDS)
+        choose("tokenizer.normalization", self.normalization, NORMALIZATIONS)
+        if self.sentinels < 0:
+            raise ConfigError(f"tokenizer.sentinels={self.sentinels} must be 0 or more")
+        if self.train_chars < 1:
+            raise ConfigError(f"tokenizer.train_chars={self.train_chars} must be at least 1")
+        if not 0.9 <= self.character_coverage <= 1:
+            raise ConfigError(
+                f"tokenizer.character_coverage={self.character_coverage} must be in 0.9 .. 1"
+            )
+        if self.kind not in ("char", "byte") and self.vocab_size <= self.sentinels + 5:
+            raise ConfigError(
+                f"tokenizer.vocab_size={self.vocab_size} leaves no room for pieces beside "
+                f"5 specials and tokenizer.sentinels={self.sentinels}"
+            )
+
+
+def train_tokenizer(
+    config: TokenizerConfig, texts: Iterable[str], progress: Callable[[int], None] | None = None
+) -> Tokenizer:
+    """Train on `texts` (one pass; the same texts and config give the same hash anywhere).
+
+    `progress` is called with the number of characters just read. `kind='byte'` reads nothing.
+    """
+    if config.kind == "byte":
+        return ByteTokenizer(config.sentinels)
+    characters: set[str] | None = set() if config.kind == "char" else None
+    lines = _sample_lines(_watched(texts, characters, progress), config.train_chars, config.seed)
+    if not lines:
+        raise DataError("there is no text to train the tokenizer on: the corpus is empty")
+    if characters is not None:
+        # Every character of the corpus gets an id, those outside the sample as well.
+        options = {"required_chars": "".join(sorted(characters - set(BREAKS + " " + SPACE)))}
+        options |= {"use_all_vocab": True, "character_coverage": 1.0}
+        breaks = [c for c in BREAKS if c in characters]
+    else:
+        options = {"character_coverage": config.character_coverage}
+        breaks = list(BREAKS)
+    model = _train_sentencepiece(config, lines, breaks, options)
+    return SentencePieceTokenizer(model, config.kind, config.sentinels, exact_breaks=True)
+
+
+def _train_sentencepiece(config, lines, breaks, options) -> bytes:
+    import sentencepiece
+
+    out = io.BytesIO()
+    size = config.vocab_size - config.sentinels
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=out,
+            model_type=config.kind,
+            vocab_size=size,
+            byte_fallback=config.byte_fallback,
+            normalization_rule_name=config.normalization,
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            control_symbols=[SPECIALS["mask"]],
+            user_defined_symbols=breaks,
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            num_threads=TRAIN_THREADS,
+            max_sentence_length=8 * TRAIN_LINE,
+            minloglevel=2,
+            **options,
+        )
+    except RuntimeError as error:
+        raise _explain(str(error), config) from None
+    return out.getvalue()
+
+
+def _explain(message: str, config: TokenizerConfig) -> Exception:
+    if high := re.search(r"set it to a value <= (\d+)", message):
+        most = int(high[1]) + config.sentinels
+        return ConfigError(
+            f"tokenizer.vocab_size={config.vocab_size} is more than this text supports; "
+            f"use at most {most}, or more text"
+        )
+    if low := re.search(r"smaller than required_chars. \d+ vs (\d+)", message):
+        least = int(low[1]) + config.sentinels + 1
+        return ConfigError(
+            f"tokenizer.vocab_size={config.vocab_size} is too small for the text's characters; "
+            f"use at least {least}, or lower tokenizer.character_coverage"
+        )
+    return DataError(f"SentencePiece cannot train on this text: {message.strip()}")
+
+
+def load_tokenizer(path: str | os.PathLike, sentinels: int = 100) -> Tokenizer:
+    """Load what `save` wrote, or a SentencePiece file or directory of another project.
+
+    `sentinels` counts only for another project's model; a saved tokenizer knows its own.
+    """
+    path = pathlib.Path(path)
+    if (path / "tokenizer.json").is_file():
+        return _load_saved(path)
+    if path.is_dir():
+        found = [path / name for name in MODEL_FILES if (path / name).is_file()]
+        if not found:
+            names = ", ".join(("tokenizer.json", *MODEL_FILES))
+            raise MissingInput(f"{path} holds no tokenizer; looked for {names}")
+        path = found[0]
+    return _of_file(path, "sentencepiece", sentinels)
+
+
+def _load_saved(directory: pathlib.Path) -> Tokenizer:
+    name = directory / "tokenizer.json"
+    try:
+        facts = json.loads(_read(name))
+        kind, sentinels, digest = facts["kind"], facts["sentinels"], facts["hash"]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{name} is damaged; train the tokenizer again") from None
+    if kind == "byte":
+        tokenizer: Tokenizer = ByteTokenizer(sentinels)
+    else:
+        path = directory / "tokenizer.model"
+        tokenizer = _of_file(path, kind, sentinels, exact_breaks=kind in KINDS)
+    if tokenizer.hash != digest:
+        raise DataError(
+            f"{directory / 'tokenizer.model'} does not match its recorded hash: it was changed or "
+            "damaged; restore it or train the tokenizer again"
+        )
+    return tokenizer
+
+
+def _of_file(path: pathlib.Path, *args, **options) -> SentencePieceTokenizer:
+    try:
+        return SentencePieceTokenizer(_read(path), *args, **options)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise MissingInput(f"cannot read the tokenizer file {path}: {error.strerror}") from None
+
+
+def _watched(
+    texts: Iterable[str], characters: set[str] | None, progress: Callable[[int], None] | None
+) -> Iterator[str]:
+    for text in texts:
+        if characters is not None:
+            characters.update(text)
+        if progress is not None:
+            progress(len(text))
+        yield text
+
+
+def _sample_lines(texts: Iterable[str], most: int, seed: int) -> list[str]:
+    """Return a uniform sample of lines of about `most` characters, in their order.
+
+    Each line draws a priority; the lines of lowest priority are kept. One pass, bounded memory,
+    and no need to know the corpus's length beforehand.
+    """
+    draw = random.Random(seed).random
+    kept: list[tuple[float, int, str]] = []  # a heap by descending priority
+    total = order = 0
+    for text in texts:
+        for line in text.split("\n"):
+            for start in range(0, len(line), TRAIN_LINE):
+                priority, part = draw(), line[start : start + TRAIN_LINE]
+                heapq.heappush(kept, (-priority, order, part))
+                order, total = order + 1, total + len(part)
+                while total > most and len(kept) > 1:
+                    total -= len(heapq.heappop(kept)[2])
+    return [line for _, _, line in sorted(kept, key=lambda entry: entry[1])]

@@ -1,0 +1,74 @@
+"""The errors a user can meet, each with the exit code that a launcher script acts on."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FlaxlmError(Exception):
+    """Base of every expected failure; `__main__` prints its message as one `error:` line."""
+
+    exit_code = 70
+
+
+class ConfigError(FlaxlmError):
+    """A flag or config key is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class DataError(FlaxlmError):
+    """An input exists but cannot be used as it is."""
+
+    exit_code = 65
+
+
+class MissingInput(FlaxlmError):
+    """An input that the config names is not there."""
+
+    exit_code = 66
+
+
+class Stuck(FlaxlmError):
+    """A step or a peer did not answer in time."""
+
+    exit_code = 71
+
+
+class StorageError(FlaxlmError):
+    """The disk is full or read-only, or no checkpoint can be read."""
+
+    exit_code = 74
+
+
+class Preempted(FlaxlmError):
+    """The run was asked to stop and has saved: start the same command again."""
+
+    exit_code = 75
+
+
+class Diverged(FlaxlmError):
+    """The loss is not finite any more."""
+
+    exit_code = 76
+
+
+class Unsafe(FlaxlmError):
+    """Going on would destroy or falsify a result, so it was refused."""
+
+    exit_code = 77
+
+
+def nearest(given: str, valid: Iterable[str]) -> str:
+    """Return a ` (did you mean 'x'?)` hint, or nothing where no valid name is close."""
+    close = difflib.get_close_matches(str(given), [str(v) for v in valid], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def choose(what: str, given: str, valid: Iterable[str]) -> str:
+    """Return `given` if it is one of `valid`; else raise ConfigError that names them."""
+    valid = list(valid)
+    if given in valid:
+        return given
+    hint = nearest(given, valid)
+    choices = ", ".join(str(v) for v in valid)
+    raise ConfigError(f"{what}={given!r} is not known{hint}; choose one of: {choices}")

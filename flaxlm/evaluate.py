@@ -1,0 +1,190 @@
+"""Scores of a whole split: masked sums, perplexities, and a task's own metrics.
+
+Every example or row counts exactly once, whatever the batch size: batches are padded with rows of
+weight 0, sums are added in float64 on the host, and divisions are made once, at the end.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from flaxlm import generate, sharding
+from flaxlm.progress import Progress
+from flaxlm.tasks.metrics import ratio_interval
+from flaxlm.training.step import Program
+
+
+def batch_size_of(program: Program) -> int:
+    """Return the evaluation batch size, rounded up to what the mesh's batch axes divide."""
+    config = program.config
+    width = math.prod(program.device_mesh.shape[axis] for axis in config.sharding.table()["batch"])
+    wanted = config.eval.batch_size or config.train.batch_size
+    return -(-wanted // width) * width
+
+
+def global_batches(program: Program, batches, label: str = "", pause: Callable = lambda: None):
+    """Yield every evaluation batch as global arrays, with a progress bar if there is a label.
+
+    `pause` is called before each; it may raise to give the evaluation up.
+    """
+    size = batches.batch_size
+    start, stop = sharding.host_rows(program.batch_sharding, size)
+    quiet = not label or jax.process_index() != 0
+    with Progress(label, len(batches), unit="batches", quiet=quiet) as progress:
+        for index in range(len(batches)):
+            pause()
+            host = batches.rows(index, start, stop)
+            yield sharding.to_global(host, start, size, program.batch_sharding)
+            progress.update(index + 1)
+
+
+def split_sums(
+    program: Program, params, corpora: list, label: str = "", pause=lambda: None
+) -> dict:
+    """Return {name: (sum, weight)} over all batches of a split, in float64.
+
+    The device is given batch i + 1 before the host waits for the sums of batch i.
+    """
+    totals: dict[str, np.ndarray] = {}
+    waiting = None
+
+    def add(sums):
+        for name, pair in sums.items():
+            totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
+
+    for batches in corpora:
+        for batch in global_batches(program, batches, label, pause):
+            sums = program.sums(params, batch)
+            if waiting is not None:
+                add(waiting)
+            waiting = sums
+    add(waiting)
+    return {name: (float(total), float(weight)) for name, (total, weight) in totals.items()}
+
+
+def loss_metrics(objective, sums: dict, counts: dict) -> dict:
+    """Return loss, its terms, metrics and perplexities from a split's sums.
+
+    Args:
+      objective: for its coefficients, and whether it scores every token of the text.
+      sums: from `split_sums`.
+      counts: `bytes` and `words` of the split's text; empty where that has no meaning.
+    """
+    means = {name: total / max(weight, 1e-9) for name, (total, weight) in sums.items()}
+    loss = sum(c * means[name] for name, c in objective.coefficients.items())
+    result = {"loss": loss} | means
+    if objective.perplexity_of:
+        nats, tokens = sums[objective.perplexity_of]
+        result["perplexity"] = _exp(nats / max(tokens, 1e-9))
+        result["tokens"] = tokens
+        if counts and objective.scores_every_token:
+            result["word_perplexity"] = _exp(nats / max(counts["words"], 1))
+            result["bits_per_byte"] = nats / math.log(2) / max(counts["bytes"], 1)
+    return result
+
+
+def _exp(nats: float) -> float:
+    return math.exp(min(nats, 700.0))
+
+
+def predictions(program: Program, params, batches, label: str = "", pause=lambda: None) -> dict:
+    """Return {name: [examples, …]} of the objective's `predict`, in the examples' own order."""
+    parts: list[tuple[np.ndarray, dict]] = []
+    for batch in global_batches(program, batches, label, pause):
+        outputs = program.predict(params, batch)
+        ids = np.asarray(replicate_ids(program, batch["example_ids"]))
+        parts.append((ids, {k: np.asarray(v) for k, v in outputs.items()}))
+    ids = np.concatenate([ids for ids, _ in parts])
+    real = ids >= 0
+    order = np.argsort(ids[real], kind="stable")
+    names = parts[0][1]
+    return {n: np.concatenate([out[n] for _, out in parts])[real][order] for n in names}
+
+
+def replicate_ids(program: Program, ids):
+    """Return the ids where every process can read them."""
+    if ids.is_fully_addressable:
+        return ids
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(ids, tiled=True)
+
+
+def metric_names(program: Program, inputs, split: str) -> list[str]:
+    """Return the names that `evaluate_split` gives in the loop, without computing anything."""
+    spec = program.objective.batch_spec(batch_size_of(program), program.config.train.length)
+    batch = {name: jax.ShapeDtypeStruct(*entry) for name, entry in spec.items()}
+    sums = jax.eval_shape(program.sums, program.abstract_state.params, batch)
+    fake = {name: (0.0, 1.0) for name in sums}
+    names = list(loss_metrics(program.objective, fake, inputs.counts(split)))
+    task = program.config.task
+    if task.objective and not program.objective.generates:
+        golds = task.golds(inputs.examples(split))
+        names += list(task.metrics(golds, golds))
+    return names
+
+
+def evaluate_split(
+    program: Program,
+    params,
+    inputs,
+    split: str,
+    label: str = "",
+    full: bool = False,
+    pause: Callable = lambda: None,
+) -> dict:
+    """Return every metric of a split, without the split's name.
+
+    Args:
+      program, params: the model.
+      inputs: of the run.
+      split: train, valid or test.
+      label: of the progress bar; none without it.
+      full: also what takes long: metrics of generated text, bootstrap intervals.
+      pause: called between batches; may raise to give the evaluation up.
+    """
+    corpora = inputs.evaluation(split, batch_size_of(program))
+    objective, task = program.objective, program.config.task
+    sums = split_sums(program, params, corpora, label, pause)
+    result = loss_metrics(objective, sums, inputs.counts(split))
+    if not task.objective or (objective.generates and not full):
+        return result
+    examples = inputs.examples(split)
+    if objective.generates:
+        rows = predictions(program, params, corpora[0], label, pause)
+        low, high = ratio_interval(-rows["log_likelihood"], rows["num_targets"])
+        result |= {"loss_low": low, "loss_high": high}
+        outputs = {"text": answers(program, params, inputs, examples)}
+    else:
+        outputs = predictions(program, params, corpora[0], label, pause)
+    found, golds = task.postprocess(outputs, examples), task.golds(examples)
+    result |= task.metrics(found, golds)
+    if full:
+        for name, (low, high) in task.intervals(found, golds).items():
+            result |= {f"{name}_low": low, f"{name}_high": high}
+    return result
+
+
+def answers(program: Program, params, inputs, examples: list[dict]) -> list[str]:
+    """Return the greedily generated text of each example."""
+    objective = program.objective
+    # A decoder's row holds prompt and answer both.
+    length = program.config.train.length
+    length -= 0 if program.config.model_name == "encoder_decoder" else objective.target_length
+    options = generate.GenerateConfig(
+        max_new_tokens=objective.target_length, temperature=0.0, batch_size=batch_size_of(program)
+    )
+    prompts = [objective.prompt(example, inputs.tokenizer, length) for example in examples]
+    made = generate.generate(
+        program.model, params, inputs.tokenizer, prompts, options, program.config.model_name
+    )
+    return [generation.text for generation in made]
+
+
+def compare(score_: float, best: float, mode: str) -> bool:
+    """Return whether a score is better than the best so far (NaN: none yet)."""
+    if math.isnan(best):
+        return not math.isnan(score_)
+    return score_ < best if mode == "min" else score_ > best

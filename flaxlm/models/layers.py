@@ -1,0 +1,270 @@
+"""Parts that every model shares: projections, norms, dropout, embeddings, feed-forward."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from flaxlm.errors import ConfigError
+from flaxlm.models.config import TransformerConfig, padded_vocab
+from flaxlm.sharding import constrain
+
+# Rows of the token table go over (tensor, fsdp) and its columns stay whole: with both split XLA
+# rematerialises the lookup.
+AXES = (
+    (r"embed/token$", ("vocab", None)),
+    (r"embed/(position|token_type)$", (None, "embed")),
+    (r"norm/(scale|bias)$", (None,)),
+    (r"mlp/(up|gate)/kernel$", ("embed", "mlp")),
+    (r"mlp/(up|gate)/bias$", ("mlp",)),
+    (r"mlp/down/kernel$", ("mlp", "embed")),
+    (r"mlp/down/bias$", (None,)),
+)
+
+ACTIVATIONS: dict[str, Callable] = {
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def product(x: jax.Array, kernel: jax.Array, n: int = 1, dtype=None) -> jax.Array:
+    """Return x · kernel in `dtype` (None: theirs), over the last n and the first n dimensions.
+
+    The kernel's gradient is taken as xᵀ · g or (gᵀ · x)ᵀ, whichever transposes the smaller array:
+    XLA writes what is transposed a second time.
+    """
+    contracted = (tuple(range(x.ndim - n, x.ndim)), tuple(range(n)))
+    return jax.lax.dot_general(x, kernel, (contracted, ((), ())), preferred_element_type=dtype)
+
+
+def _product_forward(x, kernel, n, dtype):
+    return product(x, kernel, n, dtype), (x, kernel)
+
+
+def _product_backward(n, dtype, kept, g):
+    x, kernel = kept
+    g = g.astype(x.dtype)
+    rows, outputs = x.ndim - n, kernel.ndim - n
+    contracted = (tuple(range(rows, g.ndim)), tuple(range(n, n + outputs)))
+    dx = jax.lax.dot_general(g, kernel, (contracted, ((), ())))
+    leading = (tuple(range(rows)),) * 2
+    if x.size <= g.size:
+        return dx, jax.lax.dot_general(x, g, (leading, ((), ())))
+    transposed = jax.lax.dot_general(g, x, (leading, ((), ())))
+    axes = (*range(outputs, outputs + n), *range(outputs))
+    return dx, jnp.transpose(transposed, axes)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+class Dense(nn.Module):
+    """y = x · kernel + bias over the last `len(inputs)` dimensions of x.
+
+    `kernel` has the shape inputs + outputs and is a single matrix to XLA, whatever the number of
+    dimensions; `std` is the standard deviation of its normal initialisation.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    std: float
+    bias: bool
+    dtype: str
+    param_dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return [..., *outputs] in `dtype` from x [..., *inputs]."""
+        init = nn.initializers.normal(self.std)
+        kernel = self.param("kernel", init, self.inputs + self.outputs, self.param_dtype)
+        y = product(x.astype(self.dtype), kernel.astype(self.dtype), len(self.inputs))
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, self.outputs, self.param_dtype)
+            y += aligned(bias.astype(self.dtype), y.ndim)
+        return y
+
+
+def aligned(x: jax.Array, ndim: int) -> jax.Array:
+    """Return x with leading dimensions of 1 up to `ndim`, so that it broadcasts explicitly."""
+    return x.reshape((1,) * (ndim - x.ndim) + x.shape)
+
+
+class Norm(nn.Module):
+    """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang & Sennrich, 2019), computed in float32."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return x [..., D] normalised over D, in the compute dtype."""
+        c = self.config
+        y = x.astype(jnp.float32)
+        if c.norm == "layernorm":
+            y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + c.norm_epsilon)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], c.param_dtype)
+        y = y * aligned(scale.astype(jnp.float32), y.ndim)
+        if c.norm == "layernorm" and c.norm_bias:
+            bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], c.param_dtype)
+            y = y + aligned(bias.astype(jnp.float32), y.ndim)
+        return y.astype(c.dtype)
+
+
+def dropout_words(module: nn.Module, train: bool, sites: int) -> jax.Array | None:
+    """Return uint32 [sites, 2], two random words per dropout of a module, or None in evaluation."""
+    if not train:
+        return None
+    return jax.random.bits(module.make_rng("dropout"), (sites, 2), jnp.uint32)
+
+
+def mix(h: jax.Array) -> jax.Array:
+    """Return uint32 h with its bits mixed: the finaliser of MurmurHash3 (Appleby, 2011)."""
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    return h ^ (h >> 16)
+
+
+def keep_mask(words: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
+    """Return bool `shape`, False with probability `rate`: a hash of (words, element index).
+
+    A counter-based hash fuses into the multiplication that uses it, where a threefry stream would
+    be written to memory and read again; and it is the same for every sharding. Each row (all but
+    the last dimension) draws its start from both words, and an element is one step further.
+    """
+    row = jnp.zeros((*shape[:-1], 1), jnp.uint32)
+    for axis, size in enumerate(shape[:-1]):
+        row = row * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, row.shape, axis)
+    row = mix(mix(row ^ words[0]) ^ words[1])
+    column = jax.lax.broadcasted_iota(
+        jnp.uint32, (1,) * (len(shape) - 1) + shape[-1:], len(shape) - 1
+    )
+    h = mix(row + column * jnp.uint32(0x9E3779B9))
+    return h >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dropout(x, words, rate):
+    keep = keep_mask(words, x.shape, rate)
+    return jnp.where(keep, x * jnp.asarray(1 / (1 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def _dropout_forward(x, words, rate):
+    return _dropout(x, words, rate), words
+
+
+def _dropout_backward(rate, words, g):
+    # The mask is made again from its two words: cheaper than keeping it for the backward pass.
+    return _dropout(g, words, rate), None
+
+
+_dropout.defvjp(_dropout_forward, _dropout_backward)
+
+
+def dropout(x: jax.Array, rate: float, words: jax.Array | None) -> jax.Array:
+    """Return x with elements zeroed with probability `rate` and the others scaled up.
+
+    Args:
+      x: any float array.
+      rate: in [0, 1); 0 is the identity.
+      words: uint32 [2], one row of `dropout_words`; None in evaluation, the identity.
+    """
+    return x if words is None or rate == 0 else _dropout(x, words, rate)
+
+
+def sinusoids(positions_BL: jax.Array, width: int) -> jax.Array:
+    """Return sine and cosine position encodings [B, L, width] (Vaswani et al., 2017, 3.5)."""
+    angle_BLd = angles(positions_BL, width, 10_000.0)
+    return jnp.concatenate([jnp.sin(angle_BLd), jnp.cos(angle_BLd)], axis=-1)
+
+
+def angles(positions_BL: jax.Array, size: int, theta: float) -> jax.Array:
+    """Return position · theta^(−2i / size) for i < size / 2, float32 [B, L, size / 2]."""
+    rates = np.float32(theta) ** (-np.arange(0, size, 2, dtype=np.float32) / size)
+    return positions_BL.astype(jnp.float32)[..., None] * rates[None, None]
+
+
+class Embed(nn.Module):
+    """Token, position and type embeddings; with the token table that a tied output reads."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        """Make the parts; see the class."""
+        c = self.config
+        std = 1.0 if c.init == "t5" else c.init_std
+        shape = (padded_vocab(c), c.width)
+        self.token = self.param("token", nn.initializers.normal(std), shape, c.param_dtype)
+        init = nn.initializers.normal(c.init_std)
+        if c.positions == "learned":
+            self.position = self.param("position", init, (c.max_length, c.width), c.param_dtype)
+        if c.token_types:
+            self.token_type = self.param(
+                "token_type", init, (c.token_types, c.width), c.param_dtype
+            )
+        if c.embed_norm:
+            self.norm = Norm(c)
+
+    def __call__(self, tokens_BL, positions_BL, types_BL=None, train: bool = False) -> jax.Array:
+        """Return x_BLD in the compute dtype from ids, positions and (None: 0) types [B, L]."""
+        c = self.config
+        x_BLD = take_rows(self.token, tokens_BL).astype(c.dtype)
+        if c.embed_scale != 1:
+            x_BLD *= jnp.asarray(c.embed_scale, x_BLD.dtype)
+        if c.positions == "learned":
+            if tokens_BL.shape[1] > c.max_length:
+                raise ConfigError(
+                    f"a length of {tokens_BL.shape[1]} is above model.max_length={c.max_length}"
+                )
+            x_BLD += take_rows(self.position, positions_BL).astype(c.dtype)
+        elif c.positions == "sinusoidal":
+            x_BLD += sinusoids(positions_BL, c.width).astype(c.dtype)
+        if c.token_types:
+            types_BL = jnp.zeros_like(tokens_BL) if types_BL is None else types_BL
+            # A product with one-hot rows: its gradient is a product too, not a scatter of all rows.
+            one_hot = jax.nn.one_hot(types_BL, c.token_types, dtype=c.dtype)
+            x_BLD += one_hot @ self.token_type.astype(c.dtype)
+        if c.embed_norm:
+            x_BLD = self.norm(x_BLD)
+        words = dropout_words(self, train and c.embed_dropout > 0, 1)
+        x_BLD = dropout(x_BLD, c.embed_dropout, None if words is None else words[0])
+        return constrain(x_BLD, "batch", "length", "embed")
+
+
+def take_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """Return table[ids]; ids are checked on the host, here they are clipped into the table."""
+    return jnp.asarray(table).at[ids].get(mode="clip")
+
+
+class MLP(nn.Module):
+    """Feed-forward: down(act(up(x))), or gated, down(act(gate(x)) · up(x)) (Shazeer, 2020)."""
+
+    config: TransformerConfig
+    out_scale: float = 1.0  # of the initial standard deviation of `down`
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, words: jax.Array | None = None) -> jax.Array:
+        """Return [B, L, D]; `words` switches the hidden dropout on."""
+        c = self.config
+        up_std, down_std = c.init_std, c.init_std * self.out_scale
+        if c.init == "t5":
+            up_std, down_std = c.width**-0.5, c.mlp_width**-0.5
+        common = {"bias": c.mlp_bias, "dtype": c.dtype, "param_dtype": c.param_dtype}
+        hidden_BLF = Dense((c.width,), (c.mlp_width,), up_std, name="up", **common)(x_BLD)
+        hidden_BLF = checkpoint_name(hidden_BLF, "projection")
+        act = ACTIVATIONS[c.activation]
+        if c.gated:
+            gate = Dense((c.width,), (c.mlp_width,), up_std, name="gate", **common)
+            hidden_BLF = act(checkpoint_name(gate(x_BLD), "projection")) * hidden_BLF
+        else:
+            hidden_BLF = act(hidden_BLF)
+        hidden_BLF = constrain(hidden_BLF, "batch", "length", "mlp")
+        hidden_BLF = dropout(hidden_BLF, c.mlp_dropout, words)
+        return Dense((c.mlp_width,), (c.width,), down_std, name="down", **common)(hidden_BLF)

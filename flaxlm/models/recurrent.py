@@ -1,0 +1,195 @@
+"""A stacked LSTM or GRU language model: the proof that an architecture is one file and one row."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxlm.errors import choose
+from flaxlm.models import heads
+from flaxlm.models.config import DTYPES, POOLINGS, check_positive, check_rates, padded_vocab
+from flaxlm.models.heads import Heads
+from flaxlm.models.inputs import segments_of
+from flaxlm.models.layers import Dense, dropout, dropout_words, take_rows
+from flaxlm.sharding import constrain
+
+AXES = (
+    (r"recurrent/token$", ("vocab", None)),
+    (r"layers/(input|recurrent)/kernel$", ("embed", None, "mlp")),
+    (r"layers/(input|recurrent)/bias$", (None, "mlp")),
+    *heads.AXES,
+)
+HEADS = ("lm", "classification", "pooled")
+GATES = {"lstm": 4, "gru": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentConfig:
+    """Architecture of the recurrent language model; names as in `TransformerConfig`."""
+
+    vocab_size: int = 8192
+    vocab_multiple: int = 128
+    width: int = 256
+    num_layers: int = 2
+    cell: str = "lstm"
+    tied: bool = True
+    output_scale: float = 1.0
+    output_bias: bool = False
+    pooling: str = ""
+    embed_dropout: float = 0.0
+    layer_dropout: float = 0.0  # of each layer's output
+    head_dropout: float = 0.0
+    init: str = "normal"
+    init_std: float = 0.05
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def __post_init__(self):
+        check_positive(self, "vocab_size", "vocab_multiple", "width", "num_layers")
+        check_rates(self)
+        choose("model.cell", self.cell, GATES)
+        choose("model.pooling", self.pooling, POOLINGS)
+        choose("model.init", self.init, ("normal",))
+        choose("model.dtype", self.dtype, DTYPES)
+        choose("model.param_dtype", self.param_dtype, DTYPES)
+
+
+def lstm(gates_BgD: jax.Array, recurrent_BgD: jax.Array, state: dict) -> dict:
+    """One LSTM step (Hochreiter & Schmidhuber, 1997; forget gate: Gers et al., 2000).
+
+    Gates stand in the order input, forget, candidate, output; `state` holds `h` and `c` [B, D].
+    """
+    i, f, g, o = jnp.moveaxis(gates_BgD + recurrent_BgD, 1, 0)
+    c = nn.sigmoid(f) * state["c"] + nn.sigmoid(i) * jnp.tanh(g)
+    return {"h": nn.sigmoid(o) * jnp.tanh(c), "c": c}
+
+
+def gru(gates_BgD: jax.Array, recurrent_BgD: jax.Array, state: dict) -> dict:
+    """One GRU step (Cho et al., 2014), the reset gate on the recurrent product as in cuDNN.
+
+    Gates stand in the order reset, update, candidate; `state` holds `h` [B, D].
+    """
+    x_r, x_z, x_n = jnp.moveaxis(gates_BgD, 1, 0)
+    h_r, h_z, h_n = jnp.moveaxis(recurrent_BgD, 1, 0)
+    update = nn.sigmoid(x_z + h_z)
+    candidate = jnp.tanh(x_n + nn.sigmoid(x_r + h_r) * h_n)
+    return {"h": (1 - update) * candidate + update * state["h"]}
+
+
+CELLS = {"lstm": (lstm, ("h", "c")), "gru": (gru, ("h",))}
+
+
+class Layer(nn.Module):
+    """One recurrent layer over time; its state is zeroed where a document begins."""
+
+    config: RecurrentConfig
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, x_BLD, state: dict, fresh_BL: jax.Array):
+        """Return outputs [B, L, D] and the last state {name: float32 [B, D]}.
+
+        Args:
+          x_BLD: inputs.
+          state: before the first token.
+          fresh_BL: bool, True on the first token of a document.
+        """
+        c = self.config
+        step, _ = CELLS[c.cell]
+        outputs = (GATES[c.cell], c.width)
+
+        def dense(name):
+            std = c.width**-0.5
+            return Dense((c.width,), outputs, std, True, c.dtype, c.param_dtype, name=name)
+
+        # One product for all time steps: only the recurrent one has to wait for its turn.
+        gates_LBgD = jnp.moveaxis(dense("input")(x_BLD), 1, 0)
+        recurrent = dense("recurrent")
+
+        def advance(module, state, inputs):
+            gates, fresh_B = inputs
+            state = {k: jnp.where(fresh_B[:, None], 0.0, v) for k, v in state.items()}
+            state = step(gates.astype(jnp.float32), module(state["h"]).astype(jnp.float32), state)
+            # Without this pin XLA splits the loop's state by itself, and on a 2x2x2 mesh the
+            # gradients came out wrong.
+            state = {k: constrain(v, "batch", "embed") for k, v in state.items()}
+            return state, state["h"].astype(c.dtype)
+
+        scan = nn.scan(advance, variable_broadcast="params", split_rngs={"params": False})
+        state, y_LBD = scan(recurrent, state, (gates_LBgD, jnp.moveaxis(fresh_BL, 1, 0)))
+        y_BLD = jnp.moveaxis(y_LBD, 0, 1)
+        words = dropout_words(self, self.train and c.layer_dropout > 0, 1)
+        y_BLD = dropout(y_BLD, c.layer_dropout, None if words is None else words[0])
+        return constrain(y_BLD, "batch", "length", "embed"), state
+
+
+class RecurrentStack(nn.Module):
+    """The token table and N layers, scanned, so that their parameters are stacked."""
+
+    config: RecurrentConfig
+
+    @nn.compact
+    def __call__(self, tokens_BL, segments_BL, state=None, train: bool = False):
+        """Return hidden x_BLD, the layers' last state {name: [N, B, D]}, and the token table.
+
+        A token whose segment differs from the one before it starts from a zero state; the first
+        continues `state`, by default zero.
+        """
+        c = self.config
+        table_VD = self.param(
+            "token", nn.initializers.normal(c.init_std), (padded_vocab(c), c.width), c.param_dtype
+        )
+        x_BLD = take_rows(table_VD, tokens_BL).astype(c.dtype)
+        words = dropout_words(self, train and c.embed_dropout > 0, 1)
+        x_BLD = dropout(x_BLD, c.embed_dropout, None if words is None else words[0])
+        x_BLD = constrain(x_BLD, "batch", "length", "embed")
+        if state is None:
+            zeros = jnp.zeros((c.num_layers, tokens_BL.shape[0], c.width), jnp.float32)
+            state = dict.fromkeys(CELLS[c.cell][1], zeros)
+        fresh_BL = jnp.pad(segments_BL[:, 1:] != segments_BL[:, :-1], [(0, 0), (1, 0)])
+        layers = nn.scan(
+            Layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast),
+            out_axes=0,
+            length=c.num_layers,
+        )(c, train, name="layers")
+        x_BLD, state = layers(x_BLD, state, fresh_BL)
+        return x_BLD, state, table_VD
+
+
+class Recurrent(nn.Module):
+    """Recurrent language model with heads `lm`, `classification`, `pooled`."""
+
+    config: RecurrentConfig
+    head_sizes: tuple[tuple[str, int], ...] = (("lm", 0),)
+
+    def setup(self):
+        """Make the parts; see the class."""
+        self.recurrent = RecurrentStack(self.config)
+        self.heads = Heads(self.config, self.head_sizes, HEADS, pool="last")
+
+    def __call__(self, batch: dict, train: bool = False) -> dict:
+        """Return `hidden` [B, L, D] and one entry a head, see `heads`.
+
+        Reads tokens [B, L] and, where present, segment_ids: a new segment resets the state.
+        Dropout takes the rng `dropout`, in training only.
+        """
+        x_BLD, _, table_VD = self.recurrent(batch["tokens"], segments_of(batch), train=train)
+        return {"hidden": x_BLD} | self.heads(x_BLD, batch, table_VD, train)
+
+    def prefill(self, batch: dict, cache_length: int) -> tuple[jax.Array, dict]:
+        """Read prompts padded on the left; return last-token logits [B, V] and the state.
+
+        The state has one size whatever `cache_length`, which stands here for the other families.
+        """
+        del cache_length
+        x_BLD, state, table_VD = self.recurrent(batch["tokens"], segments_of(batch))
+        return self.heads.language(x_BLD[:, -1:], table_VD)[:, 0], state
+
+    def decode_step(self, tokens_B1: jax.Array, state: dict) -> tuple[jax.Array, dict]:
+        """Append one token a row; return the logits [B, V] of the next and the new state."""
+        x_B1D, state, table_VD = self.recurrent(tokens_B1, jnp.ones_like(tokens_B1), state)
+        return self.heads.language(x_B1D, table_VD)[:, 0], state

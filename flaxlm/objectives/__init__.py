@@ -1,0 +1,16 @@
+"""What a model is trained to do: one frozen dataclass a file, one row here."""
+
+from flaxlm.objectives.causal_lm import CausalLM
+from flaxlm.objectives.classification import Classification
+from flaxlm.objectives.masked_lm import MaskedLM
+from flaxlm.objectives.objective import Objective
+from flaxlm.objectives.span_corruption import SpanCorruption
+from flaxlm.objectives.text_to_text import TextToText
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "causal_lm": CausalLM,
+    "masked_lm": MaskedLM,
+    "span_corruption": SpanCorruption,
+    "classification": Classification,
+    "text_to_text": TextToText,
+}

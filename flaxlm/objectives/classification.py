@@ -1,0 +1,174 @@
+"""Sequence classification of one text or a pair, on every family."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxlm.data.order import ExamplePlan, Raw, RowRandom
+from flaxlm.data.pipeline import Batch
+from flaxlm.errors import ConfigError, DataError
+from flaxlm.objectives import losses, supervised
+from flaxlm.objectives.objective import Objective, Spec, Sums, apply, floats, ints
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(Objective):
+    """Choose one of `labels` for each example.
+
+    An encoder reads `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]` and classifies its first token; a
+    decoder or recurrent model reads `BOS a EOS` or `BOS a EOS b EOS` and classifies the last real
+    one. An encoder-decoder reads `a EOS` or `a EOS b EOS` and learns to write the label; its
+    prediction is the label whose text it finds most likely.
+
+    Attributes:
+      labels: the names of the classes; an example's `label` is an index into them.
+      target_length: decoder columns of an encoder-decoder; 0 for what the longest label can need
+        in any tokenizer, its bytes and two more.
+      model: the key of MODELS that rows are laid out for; `for_model` sets it.
+    """
+
+    labels: tuple[str, ...] = ()
+    target_length: int = 0
+    model: str = "encoder"
+
+    name: ClassVar[str] = "classification"
+    perplexity_of: ClassVar[str] = ""
+    models: ClassVar[dict] = {"encoder": {}, "decoder": {}, "recurrent": {}, "encoder_decoder": {}}
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "labels", tuple(self.labels))
+        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+            raise ConfigError(
+                f"objective.labels={self.labels}: two or more different labels are needed"
+            )
+
+    def heads(self, model_name: str) -> dict[str, int]:
+        """Return a head of C classes, or the LM head of an encoder-decoder."""
+        super().heads(model_name)
+        if model_name == "encoder_decoder":
+            return {"lm": 0}
+        return {"classification": len(self.labels)}
+
+    def for_model(self, model_name: str) -> "Classification":
+        """Return this objective with its rows laid out for a model of MODELS."""
+        self.heads(model_name)
+        return dataclasses.replace(self, model=model_name)
+
+    def decoder_length(self) -> int:
+        """Return the decoder columns that labels as text take."""
+        return self.target_length or max(len(label.encode()) for label in self.labels) + 2
+
+    def batch_spec(self, batch_size: int, length: int) -> Spec:
+        """Return the row's arrays [B, L] and labels [B]; as text, label_tokens [B, C, T] too."""
+        row = (batch_size, length)
+        one = ints(labels=(batch_size,), example_ids=(batch_size,))
+        if self.model == "encoder":
+            return ints(tokens=row, segment_ids=row, token_types=row) | one
+        if self.model != "encoder_decoder":
+            return ints(tokens=row, segment_ids=row) | one
+        few = (batch_size, self.decoder_length())
+        spec = ints(encoder_tokens=row, encoder_segment_ids=row)
+        spec |= ints(tokens=few, targets=few, segment_ids=few) | floats(weights=few) | one
+        return spec | ints(label_tokens=(batch_size, len(self.labels), few[1]))
+
+    def plan(self, source, length: int, tokenizer, *, seed: int, shuffle: bool) -> ExamplePlan:
+        """Return the order of examples with `text`, `label` and optionally `text_pair`.
+
+        Texts that are too long are cut, the longer of a pair first; `report` says how many.
+        """
+        labels = np.asarray(supervised.column(source, "label", int), np.int32)
+        bad = np.flatnonzero((labels < 0) | (labels >= len(self.labels)))
+        if len(bad):
+            raise DataError(
+                f"example {source[int(bad[0])].get('id', bad[0])}: label {labels[bad[0]]} is not "
+                f"in 0 … {len(self.labels) - 1} ({', '.join(self.labels)})"
+            )
+        first = supervised.encode(tokenizer, supervised.column(source, "text", str))
+        pairs = supervised.column(source, "text_pair", str, required=False)
+        second = supervised.encode(tokenizer, pairs)
+        begin = [] if self.model == "encoder_decoder" else [tokenizer.bos_id]
+        room = length - len(begin) - 1 - any(map(len, second))
+        if room < 1:
+            raise ConfigError(f"train.length={length} holds no text; increase it")
+        first, second, cut = supervised.shorten(first, second, room)
+        head = supervised.join(*begin, first, tokenizer.eos_id)
+        rows = supervised.join(head, supervised.with_end(second, tokenizer.eos_id))
+        columns = {"labels": labels, "first": np.array([len(a) for a in head], np.int32)}
+        report = {"examples": len(rows), "truncated": cut}
+        if self.model == "encoder_decoder":
+            candidates, long = self._label_tokens(tokenizer)
+            report["truncated_labels"] = long
+            count = len(rows)
+            columns["label_tokens"] = np.broadcast_to(candidates, (count, *candidates.shape))
+        sequences = {"text": supervised.flat(rows, length)}
+        return ExamplePlan(sequences, columns, seed, shuffle, report)
+
+    def _label_tokens(self, tokenizer) -> tuple[np.ndarray, int]:
+        """Return each label's text and EOS, 0 behind, int32 [C, T], and how many were cut."""
+        width = self.decoder_length()
+        found = np.zeros((len(self.labels), width), np.int32)
+        cut = 0
+        for row, ids in zip(found, supervised.encode(tokenizer, self.labels), strict=True):
+            cut += len(ids) >= width
+            ids = ids[: width - 1]
+            row[: len(ids)] = ids
+            row[len(ids)] = tokenizer.eos_id
+        return found, cut
+
+    def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
+        """Return the batch; nothing in it is random."""
+        segments = supervised.filled(raw["text_lengths"], length)
+        one = {"labels": raw["labels"], "example_ids": raw["example_ids"]}
+        if self.model != "encoder_decoder":
+            batch = {"tokens": raw["text"], "segment_ids": segments} | one
+            if self.model == "encoder":
+                batch["token_types"] = segments - supervised.filled(raw["first"], length)
+            return batch
+        candidates = np.ascontiguousarray(raw["label_tokens"])
+        targets = candidates[np.arange(len(candidates)), raw["labels"]]
+        real = supervised.filled(np.count_nonzero(targets, axis=1), targets.shape[1])
+        return {
+            "encoder_tokens": raw["text"],
+            "encoder_segment_ids": segments,
+            "tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=tokenizer.pad_id),
+            "targets": targets,
+            "segment_ids": real,
+            "weights": real.astype(np.float32),
+            "label_tokens": candidates,
+        } | one
+
+    def weights(self, batch) -> dict[str, jax.Array]:
+        """Return the number of examples, or of label tokens."""
+        if self.model == "encoder_decoder":
+            return super().weights(batch)
+        return {"loss": jnp.sum(batch["example_ids"] >= 0, dtype=jnp.float32)}
+
+    def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
+        """Return the term `loss` and the accuracy, of examples or of label tokens."""
+        if self.model == "encoder_decoder":
+            return super().loss(model, params, batch, rng, train)
+        logits = apply(model, params, batch, rng, train)["classification"]
+        real = (batch["example_ids"] >= 0).astype(jnp.float32)
+        total, weight, correct = self.cross_entropy(logits, batch["labels"], real, train)
+        return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
+
+    def predict(self, model, params, batch) -> dict[str, jax.Array]:
+        """Return `scores` float32 [B, C], log p(label) in nats (of its text, if written)."""
+        if self.model != "encoder_decoder":
+            logits = apply(model, params, batch, None, False)["classification"]
+            return {"scores": jax.nn.log_softmax(logits.astype(jnp.float32))}
+
+        # Under vmap only what depends on the label is done C times: the encoder runs once.
+        def score(targets):
+            real = (targets > 0).astype(jnp.int32)  # id 0 is padding in every tokenizer
+            start = batch["tokens"][:, :1]
+            inputs = jnp.concatenate([start, targets[:, :-1]], axis=1)
+            row = batch | {"tokens": inputs, "segment_ids": real}
+            logits = apply(model, params, row, None, False)["lm"]
+            return losses.log_likelihood(logits, targets, real)
+
+        return {"scores": jax.vmap(score, in_axes=1, out_axes=1)(batch["label_tokens"])}

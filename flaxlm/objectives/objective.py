@@ -1,0 +1,153 @@
+"""What every objective has. An objective knows rows, batches and losses, and no model's inside.
+
+Dimension key: B batch, L length, M encoder length, P predictions, C classes, V vocabulary.
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxlm.data.order import Plan, Raw, RowRandom
+from flaxlm.data.pipeline import Batch
+from flaxlm.errors import ConfigError, nearest
+from flaxlm.objectives import losses
+
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+Spec = dict[str, tuple[tuple[int, ...], np.dtype]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective(abc.ABC):
+    """Base of the objectives.
+
+    Attributes:
+      label_smoothing: ε of the training loss; evaluation has none.
+      z_loss: coefficient of (log Z)² in the training loss; evaluation has none.
+      name: its key in `OBJECTIVES`.
+      packs: whether several examples may share a row.
+      decomposes: whether the loss of a batch is the sum over its rows.
+      generates: whether its task is judged by text that the model writes.
+      perplexity_of: the term whose mean is nats a token; '' where perplexity means nothing.
+      models: `{model name: {head name: output size, 0 = vocabulary}}` that it works on.
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+    name: ClassVar[str]
+    packs: ClassVar[bool] = False
+    decomposes: ClassVar[bool] = True
+    generates: ClassVar[bool] = False
+    perplexity_of: ClassVar[str] = "loss"
+    models: ClassVar[dict[str, dict[str, int]]]
+
+    def __post_init__(self):
+        between(self, label_smoothing=(0.0, 0.999), z_loss=(0.0, 1.0))
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """Return what each term's mean is multiplied by in the total loss."""
+        return {"loss": 1.0}
+
+    @property
+    def scores_every_token(self) -> bool:
+        """Whether evaluation scores each token of the text once: nats a word or byte have sense."""
+        return False
+
+    def heads(self, model_name: str) -> dict[str, int]:
+        """Return `{head: output size}` to build the model with; ConfigError if it has none."""
+        if model_name not in self.models:
+            raise ConfigError(
+                f"objective {self.name} cannot train model {model_name!r}"
+                f"{nearest(model_name, self.models)}; it works on: {', '.join(self.models)}"
+            )
+        return self.models[model_name]
+
+    def for_model(self, model_name: str) -> "Objective":
+        """Return this objective with its rows laid out for a model of MODELS."""
+        self.heads(model_name)
+        return self
+
+    @abc.abstractmethod
+    def batch_spec(self, batch_size: int, length: int) -> Spec:
+        """Return `{name: (shape, dtype)}` of a batch, from config alone."""
+
+    @abc.abstractmethod
+    def plan(self, source: Any, length: int, tokenizer, *, seed: int, shuffle: bool) -> Plan:
+        """Return the order of a source: a TokenCache, or a list of examples."""
+
+    @abc.abstractmethod
+    def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
+        """Return the batch of a plan's rows; numpy, all rows at once."""
+
+    def weights(self, batch) -> dict[str, jax.Array]:
+        """Return the weight of each term, from the batch alone: what `loss` returns beside."""
+        return {"loss": jnp.sum(batch["weights"])}
+
+    def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
+        """Return ({term: (Σ nats, weight)}, {metric: (Σ, weight)}).
+
+        Args:
+          model: a module of MODELS, built with this objective's heads.
+          params: its parameters.
+          batch: arrays as in `batch_spec`.
+          rng: a key for dropout; unused (None) if not train.
+          train: dropout, label smoothing and z-loss on.
+        """
+        logits = apply(model, params, batch, rng, train)["lm"]
+        total, weight, correct = self.cross_entropy(
+            logits, batch["targets"], batch["weights"], train
+        )
+        return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
+
+    def predict(self, model, params, batch) -> dict[str, jax.Array]:
+        """Return `{name: [B, ...]}`; here each row's log-likelihood in nats and its targets."""
+        logits = apply(model, params, batch, None, False)["lm"]
+        return {
+            "log_likelihood": losses.log_likelihood(logits, batch["targets"], batch["weights"]),
+            "num_targets": jnp.sum(batch["weights"], axis=-1),
+        }
+
+    def cross_entropy(self, logits, targets, weights, train: bool):
+        """Return `losses.cross_entropy`, regularised only in training."""
+        if not train:
+            return losses.cross_entropy(logits, targets, weights)
+        return losses.cross_entropy(logits, targets, weights, self.label_smoothing, self.z_loss)
+
+
+def apply(model, params, batch, rng, train: bool) -> dict[str, jax.Array]:
+    """Return the model's outputs; `rng` feeds dropout, in training only."""
+    rngs = {"dropout": rng} if train else None
+    return model.apply({"params": params}, batch, train=train, rngs=rngs)
+
+
+def between(objective, **limits: tuple[float, float]) -> None:
+    """Raise ConfigError for a field outside its limits, inclusive."""
+    for field, (low, high) in limits.items():
+        value = getattr(objective, field)
+        if not low <= value <= high:
+            raise ConfigError(
+                f"objective.{field}={value}: {objective.name} needs a number in [{low}, {high}]"
+            )
+
+
+def ints(**shapes: tuple[int, ...]) -> Spec:
+    """Return int32 entries of a batch spec."""
+    return {name: (shape, np.dtype(np.int32)) for name, shape in shapes.items()}
+
+
+def floats(**shapes: tuple[int, ...]) -> Spec:
+    """Return float32 entries of a batch spec."""
+    return {name: (shape, np.dtype(np.float32)) for name, shape in shapes.items()}
+
+
+def shift_right(targets: np.ndarray, positions: np.ndarray, start: int) -> np.ndarray:
+    """Return decoder inputs [B, L]: targets one to the right, `start` where a segment begins."""
+    tokens = np.empty_like(targets)
+    tokens[:, 1:] = targets[:, :-1]
+    tokens[positions == 0] = start
+    return tokens

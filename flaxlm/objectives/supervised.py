@@ -1,0 +1,76 @@
+"""What the supervised objectives share: examples become flat token arrays, once, at plan time."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from flaxlm.errors import DataError
+
+Tokens = list[np.ndarray]
+
+
+def column(examples: Sequence[Mapping], name: str, kind: type, required: bool = True) -> list:
+    """Return one field of all examples; DataError names the example and what it has."""
+    values = []
+    for number, example in enumerate(examples):
+        value = example.get(name)
+        if value is None and not required:
+            value = kind()
+        if not isinstance(value, (int, np.integer) if kind is int else kind):
+            who = example.get("id", number)
+            raise DataError(
+                f"example {who}: {name!r} is {type(value).__name__}, a {kind.__name__} is needed; "
+                f"the example has: {', '.join(map(str, example))}"
+            )
+        values.append(value)
+    if not values:
+        raise DataError("there are no examples; check the task's data path and split")
+    return values
+
+
+def encode(tokenizer, texts: Sequence[str]) -> Tokens:
+    """Return int32 ids of each text, without special tokens."""
+    return [np.asarray(ids, np.int32) for ids in tokenizer.encode_batch(list(texts))]
+
+
+def shorten(first: Tokens, second: Tokens, room: int) -> tuple[Tokens, Tokens, int]:
+    """Cut pairs to `room` tokens, the longer of the two first; return them and how many were cut.
+
+    An absent second text is an empty array.
+    """
+    one, two, cut = [], [], 0
+    for a, b in zip(first, second, strict=True):
+        over = len(a) + len(b) - room
+        if over > 0:
+            cut += 1
+            # What both keep if they are equally long; a shorter one leaves its part to the other.
+            keep_b = min(len(b), max(room // 2, room - len(a)))
+            a, b = a[: room - keep_b], b[:keep_b]
+        one.append(a)
+        two.append(b)
+    return one, two, cut
+
+
+def join(*parts: Tokens | int) -> Tokens:
+    """Return, for each example, its parts one behind the other; a number is that one token."""
+    number = next(len(part) for part in parts if not isinstance(part, int))
+    columns = [
+        [np.array([part], np.int32)] * number if isinstance(part, int) else part for part in parts
+    ]
+    return [np.concatenate(arrays) for arrays in zip(*columns, strict=True)]
+
+
+def flat(tokens: Tokens, width: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return (values, offsets, width) of an ExamplePlan's sequence."""
+    offsets = np.cumsum([0, *map(len, tokens)])
+    return np.concatenate([np.zeros(0, np.int32), *tokens]), offsets, width
+
+
+def with_end(second: Tokens, end: int) -> Tokens:
+    """Return each second text with `end` behind it; an absent one stays empty."""
+    return [np.append(b, np.int32(end)) if len(b) else b for b in second]
+
+
+def filled(lengths: np.ndarray, width: int) -> np.ndarray:
+    """Return int32 [B, width], 1 on the first lengths[b] columns."""
+    return (np.arange(width) < lengths[:, None]).astype(np.int32)

@@ -1,0 +1,95 @@
+"""A progress bar on a terminal; where there is none, a line now and then."""
+
+import sys
+import time
+
+LINE_EVERY = 5.0  # seconds
+
+
+class Progress:
+    """Context manager that shows how far a long piece of work is. Writes to standard error.
+
+    Attributes:
+      title: what is being done.
+      total: how much there is to do; None where it is not known beforehand.
+      done: how much stood before.
+      unit: what is counted, in steps of `scale` (`"MB"` and 1e6 for bytes).
+      quiet: show nothing (all processes of a run but the first).
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        done: int = 0,
+        unit: str = "steps",
+        scale: float = 1,
+        quiet: bool = False,
+    ):
+        self.title, self.total, self.done = title, total, done
+        self.unit, self.scale, self.quiet = unit, scale, quiet
+        self._first, self._bar = done, None
+
+    def __enter__(self) -> "Progress":
+        self._start = self._said = time.monotonic()
+        if sys.stderr.isatty() and not self.quiet:
+            from rich import console, progress
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(bar_width=24),
+                progress.TextColumn("{task.fields[count]}"),
+                progress.TimeRemainingColumn(),
+                progress.TextColumn("{task.fields[text]}"),
+                console=console.Console(stderr=True),
+                refresh_per_second=4,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(
+                self.title, total=self.total, completed=self.done, count=self._count(), text=""
+            )
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def add(self, amount: int) -> None:
+        """Add `amount` to what is done."""
+        self.update(self.done + amount)
+
+    def update(self, done: int, text: str | None = None) -> None:
+        """Set what is done, and the text beside it; without a text it is the rate.
+
+        Where there is no terminal a text is a line, an empty one is none, and without one a line
+        comes every few seconds.
+        """
+        self.done = done
+        now = time.monotonic()
+        rate = (done - self._first) / max(now - self._start, 1e-9)
+        if self._bar is not None:
+            if text is None:
+                text = f"{rate / self.scale:.1f} {self.unit}/s"
+            shown = {"text": text} if text else {}
+            self._bar.update(self._task, completed=done, count=self._count(), **shown)
+            return
+        if self.quiet or text == "" or (text is None and now - self._said < LINE_EVERY):
+            return
+        self._said = now
+        text = text or f"{rate / self.scale:.1f} {self.unit}/s"
+        left = f"  {clock((self.total - done) / rate)} left" if self.total and rate else ""
+        print(f"{self.title} {self._count()}  {text}{left}", file=sys.stderr, flush=True)
+
+    def _count(self) -> str:
+        """Return how much is done, of how much."""
+        digits = 0 if self.scale == 1 else 1
+        done = f"{self.done / self.scale:.{digits}f}"
+        total = f"/{self.total / self.scale:.{digits}f}" if self.total else ""
+        return f"{done}{total} {self.unit}"
+
+
+def clock(seconds: float) -> str:
+    """Return h:mm:ss, or m:ss below one hour."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

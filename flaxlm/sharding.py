@@ -1,0 +1,234 @@
+"""The mesh, and what lies where on it.
+
+Parameters and activations are named by logical axes (`vocab`, `embed`, `heads`, …); `RULES` sends
+logical axes to mesh axes (`data`, `fsdp`, `tensor`). A mesh axis is used at most once an array, by
+the first dimension that asks for it: `embed` is split over `fsdp` in a weight matrix, and not in
+an activation whose batch is split over it already.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from flaxlm import tree
+from flaxlm.errors import ConfigError, choose
+
+MESH_AXES = ("data", "fsdp", "tensor")
+RULES = {
+    "batch": ("data", "fsdp"),
+    "length": (),
+    "vocab": ("tensor", "fsdp"),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head_dim": (),
+    "mlp": ("tensor",),
+    "layers": (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingConfig:
+    """Sizes of the mesh axes (−1, once, for all devices that are left) and changed rules.
+
+    `rules` overrides rows of `RULES`, as `("mlp=tensor,fsdp", "heads=")`.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    rules: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        sizes = (self.data, self.fsdp, self.tensor)
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise ConfigError(
+                f"sharding sizes data, fsdp, tensor = {sizes}: each is 1 or more, and -1 "
+                "(all devices that are left) may stand once"
+            )
+        for rule in self.rules:
+            name, found, axes = rule.partition("=")
+            if not found:
+                raise ConfigError(f"sharding.rules: {rule!r} is not of the form logical=mesh,mesh")
+            choose("sharding.rules", name, RULES)
+            for axis in filter(None, axes.split(",")):
+                choose(f"sharding.rules {name}", axis, MESH_AXES)
+
+    def table(self) -> dict[str, tuple[str, ...]]:
+        """Return `RULES` with the overrides of this config."""
+        changed = (rule.partition("=")[::2] for rule in self.rules)
+        return RULES | {name: tuple(filter(None, axes.split(","))) for name, axes in changed}
+
+
+def make_mesh(config: ShardingConfig, devices=None) -> Mesh:
+    """Return the (data, fsdp, tensor) mesh over all devices; ConfigError if sizes do not fit."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    known = int(np.prod([size for size in sizes if size > 0]))
+    if len(devices) % known:
+        raise ConfigError(
+            f"sharding {dict(zip(MESH_AXES, sizes, strict=True))} does not divide "
+            f"the {len(devices)} devices"
+        )
+    sizes = [len(devices) // known if size == -1 else size for size in sizes]
+    if np.prod(sizes) != len(devices):
+        raise ConfigError(
+            f"sharding {dict(zip(MESH_AXES, sizes, strict=True))} uses "
+            f"{np.prod(sizes)} of {len(devices)} devices; set one size to -1"
+        )
+    # jax.make_mesh defaults to Explicit axes, under which Linen modules break.
+    return jax.make_mesh(
+        tuple(sizes), MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * len(MESH_AXES)
+    )
+
+
+_rules: contextvars.ContextVar[dict | None] = contextvars.ContextVar("rules", default=None)
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh, config: ShardingConfig):
+    """Enter the mesh and its rules: trace, lower and run inside, or the pins do nothing."""
+    token = _rules.set(config.table())
+    try:
+        with jax.set_mesh(mesh):
+            yield mesh
+    finally:
+        _rules.reset(token)
+
+
+def spec(names, shape, mesh_shape, table) -> PartitionSpec:
+    """Return the PartitionSpec of one array; the longest dividing prefix of axes is used."""
+    used: set[str] = set()
+    entries = []
+    for name, size in zip(names, shape, strict=True):
+        axes: tuple[str, ...] = ()
+        for axis in table[name] if name else ():
+            width = mesh_shape[axis]
+            if axis in used or width == 1:
+                continue
+            if size % (int(np.prod([mesh_shape[a] for a in axes])) * width):
+                break
+            axes += (axis,)
+        used.update(axes)
+        entries.append(axes[0] if len(axes) == 1 else axes or None)
+    return PartitionSpec(*entries)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Pin an activation's layout by logical names; the identity on one device.
+
+    Raises ConfigError for an unknown name, a mesh without rules, or an indivisible batch.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    table = _rules.get()
+    if table is None:
+        raise ConfigError("a mesh is set without sharding rules; enter it with sharding.use")
+    for name in names:
+        if name is not None:
+            choose("constrain", name, table)
+    if "batch" in names:
+        axis = names.index("batch")
+        width = int(np.prod([mesh.shape[a] for a in table["batch"]]))
+        if x.shape[axis] % width:
+            raise ConfigError(f"a batch of {x.shape[axis]} does not divide over {width} devices")
+    return jax.lax.with_sharding_constraint(x, spec(names, x.shape, mesh.shape, table))
+
+
+def param_shardings(axes, params, mesh: Mesh, config: ShardingConfig):
+    """Return NamedShardings for a tree of (abstract) parameters.
+
+    Args:
+      axes: `(regex, logical names)` rows; names align with the trailing dimensions, so that a
+        stack of scanned layers needs no rows of its own.
+      params: any tree whose every path matches a row.
+      mesh: the mesh.
+      config: its rules.
+    """
+    table = config.table()
+
+    def sharding(leaf, names):
+        names = (None,) * (len(leaf.shape) - len(names)) + tuple(names)
+        return NamedSharding(mesh, spec(names, leaf.shape, mesh.shape, table))
+
+    names = tree.match_all([(p, _Names(n)) for p, n in axes], params)
+    return jax.tree.map(lambda leaf, n: sharding(leaf, n.names), params, names)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Names:
+    """Logical names as one leaf: a bare tuple would be a subtree."""
+
+    names: tuple[str | None, ...]
+
+
+def unsplit(axes, params, mesh: Mesh, config: ShardingConfig) -> list[str]:
+    """Return a line for each parameter dimension that its mesh axes do not divide."""
+    table = config.table()
+    lines = []
+    for path, leaf in tree.flatten(params).items():
+        names = tree.first_match(axes, path)
+        for name, size in zip(reversed(names), reversed(leaf.shape), strict=False):
+            width = int(np.prod([mesh.shape[a] for a in table[name]])) if name else 1
+            if size % width:
+                lines.append(f"{path}: {name} {size} does not divide over {width}")
+    return lines
+
+
+def like_params(state, params, shardings, mesh: Mesh):
+    """Return shardings for a tree that mirrors parameters (optimizer moments, averages).
+
+    A leaf takes a parameter's sharding where its path ends in that parameter's path and the
+    shapes are equal; counters and factored moments are replicated.
+    """
+    known = {
+        path: (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            tree.flatten(params).items(), jax.tree.leaves(shardings), strict=True
+        )
+    }
+
+    def sharding(path, leaf):
+        parts = path.split("/")
+        for start in range(len(parts)):
+            shape, found = known.get("/".join(parts[start:]), (None, None))
+            if shape == leaf.shape:
+                return found
+        return NamedSharding(mesh, PartitionSpec())
+
+    return tree.map_paths(sharding, state)
+
+
+def batch_sharding(mesh: Mesh, config: ShardingConfig) -> NamedSharding:
+    """Return the sharding of every batch array: rows over the axes of `batch`."""
+    axes = tuple(a for a in config.table()["batch"])
+    return NamedSharding(mesh, PartitionSpec(axes))
+
+
+def host_rows(sharding: NamedSharding, batch_size: int) -> tuple[int, int]:
+    """Return the range of global rows that this process's devices ask for."""
+    slices = [
+        index[0] for index in sharding.addressable_devices_indices_map((batch_size,)).values()
+    ]
+    starts = [s.start or 0 for s in slices]
+    stops = [batch_size if s.stop is None else s.stop for s in slices]
+    return min(starts), max(stops)
+
+
+def to_global(batch: dict, start: int, batch_size: int, sharding: NamedSharding) -> dict:
+    """Return global arrays from this host's rows, `batch` holding rows start, start + 1, …"""
+
+    def put(array):
+        def shard(index) -> np.ndarray:
+            first, last = index[0].start or 0, index[0].stop
+            last = batch_size if last is None else last
+            return array[(slice(first - start, last - start), *index[1:])]
+
+        return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, shard)
+
+    return {name: put(array) for name, array in batch.items()}

@@ -1,0 +1,15 @@
+"""What is done with a model: `TASKS`, a row each."""
+
+from flaxlm.tasks.classification import Classification
+from flaxlm.tasks.stdlib import StdlibPackage, StdlibSummary
+from flaxlm.tasks.task import Task
+from flaxlm.tasks.text import Text
+from flaxlm.tasks.text_to_text import TextToText
+
+TASKS: dict[str, type[Task]] = {
+    "text": Text,
+    "classification": Classification,
+    "text_to_text": TextToText,
+    "stdlib_package": StdlibPackage,
+    "stdlib_summary": StdlibSummary,
+}

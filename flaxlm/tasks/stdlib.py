@@ -1,0 +1,216 @@
+"""Two tasks on text that every machine has: the running Python's standard library.
+
+A file of the library lies in the same split here as in the pre-training corpus (same `data`
+section), so a test file is in no one's pre-training text. A docstring that also stands in a file
+of an earlier split (train, valid, test) is left out of the later one.
+"""
+
+import ast
+import dataclasses
+import functools
+import pathlib
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from flaxlm.data.sources import STDLIB, DataConfig
+from flaxlm.data.split import split_documents
+from flaxlm.data.stdlib import stdlib_root
+from flaxlm.errors import ConfigError, DataError, choose, nearest
+from flaxlm.tasks.task import SPLITS, Example, LabelTask, TextTask, label_ids
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+DOCUMENTED = (ast.Module, ast.ClassDef, *FUNCTIONS)
+SENTENCE_END = re.compile(r"(?<=[.!?])\s")
+MIN_WORDS = 3
+MAX_PER_FILE = 100
+
+
+class Documented(NamedTuple):
+    """One docstring of a file: where it stands, its text, and a function's code without it."""
+
+    file: str
+    line: int
+    docstring: str
+    code: str
+
+    @property
+    def id(self) -> str:
+        """File and line."""
+        return f"{self.file}:{self.line}"
+
+
+def documented(source: str, file: str) -> list[Documented]:
+    """Return the docstrings of modules, classes and functions in the order of their lines.
+
+    Docstrings are as `inspect.cleandoc` leaves them. `code` is '' for modules and classes, and
+    for functions of which nothing but the docstring is left. A file that the running Python
+    cannot parse has none.
+    """
+    try:
+        module = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return []
+    lines = source.encode().split(b"\n")
+    found = []
+    for node in ast.walk(module):
+        if not isinstance(node, DOCUMENTED):
+            continue
+        docstring = ast.get_docstring(node)
+        if docstring:
+            line = getattr(node, "lineno", 1)
+            found.append(Documented(file, line, docstring.strip(), _code(node, lines)))
+    return sorted(found)
+
+
+def _code(node: ast.AST, lines: list[bytes]) -> str:
+    """Return a function's source without its docstring, unindented."""
+    if not isinstance(node, FUNCTIONS) or len(node.body) < 2:
+        return ""
+    docstring = node.body[0]
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    # Positions of the syntax tree count lines from 1 and bytes of UTF-8 from 0.
+    head = lines[first - 1 : docstring.lineno - 1]
+    before = lines[docstring.lineno - 1][: docstring.col_offset]
+    after = lines[docstring.end_lineno - 1][docstring.end_col_offset :].lstrip(b" \t;")
+    between = [(before + after).rstrip()] if (before + after).strip() else []
+    tail = lines[docstring.end_lineno : node.end_lineno]
+    code = b"\n".join([*head, *between, *tail]).decode()
+    return textwrap.dedent(code).strip()
+
+
+def summary(docstring: str) -> str:
+    """Return the first sentence of the first paragraph, on one line."""
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    return SENTENCE_END.split(paragraph, maxsplit=1)[0]
+
+
+def package(file: str) -> str:
+    """Return the top-level package or module of a path relative to the library's root."""
+    return file.split("/")[0].removesuffix(".py")
+
+
+@functools.lru_cache(maxsize=1)  # the splits of a run are asked for one after the other
+def _by_split(data: DataConfig) -> dict[str, list[Documented]]:
+    """Return the docstrings of each split, without those that stand in an earlier one.
+
+    Within a split they are in the order of files and lines, repetitions included.
+    """
+    if data.path != STDLIB:
+        raise ConfigError(f"this task reads data.path={STDLIB!r}, not {data.path!r}")
+    if data.split != "hash" or data.document != "file":
+        raise ConfigError(
+            "this task takes whole files: set data.split='hash', data.document='file'"
+        )
+    found: dict[str, list[Documented]] = {split: [] for split in SPLITS}
+    root = stdlib_root()
+    for split, document in split_documents(data):
+        file = pathlib.Path(document.file).relative_to(root).as_posix()
+        found[split] += documented(document.text, file)
+    seen: set[str] = set()
+    for split, entries in found.items():
+        found[split] = [entry for entry in entries if entry.docstring not in seen]
+        seen.update(entry.docstring for entry in entries)
+    return found
+
+
+def _unique(entries: Iterable[Documented], key) -> Iterator[Documented]:
+    seen = set()
+    for entry in entries:
+        if key(entry) not in seen:
+            seen.add(key(entry))
+            yield entry
+
+
+def _chosen(
+    candidates: list[tuple[Documented, Example]], most: int, data: DataConfig, split: str
+) -> list[Example]:
+    """Return the examples, of each file at most `most` (0: all), evenly spaced in it."""
+    files: dict[str, list[Example]] = {}
+    for entry, example in candidates:
+        files.setdefault(entry.file, []).append(example)
+    kept = []
+    for examples in files.values():
+        count = min(most or len(examples), len(examples))
+        kept += [examples[i * len(examples) // count] for i in range(count)]
+    if not kept:
+        share = f"data.{split}_fraction={getattr(data, f'{split}_fraction', 1)}"
+        raise DataError(f"the {split} split of the task is empty ({share}); make it larger")
+    return kept
+
+
+@dataclasses.dataclass(frozen=True)
+class StdlibPackage(LabelTask):
+    """Which package a docstring comes from.
+
+    `objective.labels` names the packages. Docstrings of other packages, or that stand in two of
+    the packages, are left out.
+
+    Attributes:
+      min_words: docstrings with fewer words are left out.
+      max_per_file: most examples of a file (0: all), lest one large file decide the score.
+    """
+
+    min_words: int = MIN_WORDS
+    max_per_file: int = MAX_PER_FILE
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return {id, text, label} for each docstring of a split; see `Task.examples`."""
+        choose("split", split, SPLITS)
+        ids = label_ids(labels)
+        splits = _by_split(data)
+        owners: dict[str, set[str]] = {}
+        for entries in splits.values():
+            for entry in entries:
+                owners.setdefault(entry.docstring, set()).add(package(entry.file))
+        known = set().union(*owners.values())
+        for label in labels:
+            if label not in known:
+                raise DataError(
+                    f"objective.labels: {label!r} is no documented package of this Python's "
+                    f"standard library{nearest(label, known)}"
+                )
+        candidates = [
+            (entry, {"id": entry.id, "text": entry.docstring, "label": ids[package(entry.file)]})
+            for entry in _unique(splits[split], lambda entry: entry.docstring)
+            if package(entry.file) in ids
+            and len(owners[entry.docstring] & ids.keys()) == 1
+            and len(entry.docstring.split()) >= self.min_words
+        ]
+        return _chosen(candidates, self.max_per_file, data, split)
+
+
+@dataclasses.dataclass(frozen=True)
+class StdlibSummary(TextTask):
+    """A function's docstring summary from its code without the docstring.
+
+    Functions of which the code or the summary stands in an earlier split are left out.
+
+    Attributes:
+      min_words: functions whose summary has fewer words are left out.
+      max_words: and those whose summary has more.
+      max_per_file: most examples of a file (0: all), lest one large file decide the score.
+    """
+
+    min_words: int = MIN_WORDS
+    max_words: int = 40
+    max_per_file: int = MAX_PER_FILE
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return {id, text, target} for each function of a split; see `Task.examples`."""
+        choose("split", split, SPLITS)
+        splits = _by_split(data)
+        seen: set[str] = set()
+        for earlier in SPLITS[: SPLITS.index(split)]:
+            for entry in splits[earlier]:
+                seen |= {entry.code, summary(entry.docstring)}
+        candidates = [
+            (entry, {"id": entry.id, "text": entry.code, "target": target})
+            for entry in _unique(splits[split], lambda entry: (entry.code, entry.docstring))
+            if entry.code
+            and entry.code not in seen
+            and (target := summary(entry.docstring)) not in seen
+            and self.min_words <= len(target.split()) <= self.max_words
+        ]
+        return _chosen(candidates, self.max_per_file, data, split)

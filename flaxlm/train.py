@@ -1,0 +1,303 @@
+"""The loop. One trainer for every model, objective and task.
+
+    for each step: batch = f(seed, step); state = step(state, batch)
+
+Everything else here decides when to evaluate, to save, and to stop. What decides the run's future
+lives in the state, so a run that was killed and started again ends with the same bits.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+
+from flaxlm import sharding
+from flaxlm.errors import Diverged, Preempted, Stuck, choose
+from flaxlm.evaluate import batch_size_of, compare, evaluate_split, metric_names
+from flaxlm.progress import Progress
+from flaxlm.training.checkpoint import Checkpointer
+from flaxlm.training.config import RunConfig
+from flaxlm.training.inputs import Inputs, flops_per_token
+from flaxlm.training.metrics import MetricWriter, table, write_result
+from flaxlm.training.start import start
+from flaxlm.training.step import Program, check_batch, make_train_step
+
+
+def say(message: str) -> None:
+    """Print one line on standard error, from the first process only."""
+    if jax.process_index() == 0:
+        print(message, file=sys.stderr, flush=True)
+
+
+class Interrupted(Exception):
+    """The run was asked to stop in the middle of an evaluation."""
+
+
+class Interrupt:
+    """Remembers a SIGTERM or SIGINT until the step in flight has ended.
+
+    Under `jax.distributed` the signal reaches one process and every process must save at the same
+    step, so the runtime's preemption sync point is asked instead.
+    """
+
+    def __init__(self):
+        self.signal = 0
+        self.distributed = jax.process_count() > 1
+        self.previous = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT,) if self.distributed else (signal.SIGTERM, signal.SIGINT):
+                self.previous[number] = signal.signal(number, self._note)
+
+    def _note(self, number, frame):
+        self.signal = number
+
+    def due(self, step: int) -> bool:
+        """Return whether the run should save at `step` and leave."""
+        if self.distributed:
+            from jax.experimental import multihost_utils
+
+            return multihost_utils.reached_preemption_sync_point(step)
+        return bool(self.signal)
+
+    def check(self) -> None:
+        """Raise Interrupted if the run was asked to stop: called between evaluation batches."""
+        if self.signal:
+            raise Interrupted
+
+    def close(self) -> None:
+        """Put the previous handlers back."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+class Watchdog:
+    """Ends the process where no step has ended for `seconds`: a hung collective never returns."""
+
+    def __init__(self, seconds: float):
+        self.seconds, self.last, self.stop = seconds, time.monotonic(), threading.Event()
+        if seconds:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def alive(self) -> None:
+        """Note that something ended."""
+        self.last = time.monotonic()
+
+    def _watch(self):
+        while not self.stop.wait(min(self.seconds, 5)):
+            if time.monotonic() - self.last > self.seconds:
+                message = f"error: no step ended for {self.seconds:.0f} s (train.stuck_after)"
+                print(message, file=sys.stderr, flush=True)
+                os._exit(Stuck.exit_code)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self.stop.set()
+
+
+def train(
+    config: RunConfig,
+    workdir: str | os.PathLike,
+    allow_missing: str = "",
+    started: float | None = None,
+) -> dict:
+    """Train, or go on training, in a run directory; return what stands in its `result.json`.
+
+    Args:
+      config: the run.
+      workdir: the run directory; one process group at a time works in it.
+      allow_missing: regex of parameter paths that may start fresh where `init` lacks them.
+      started: when the process started, to say how long the first step took to come.
+
+    Raises:
+      FlaxlmError: with the exit code that says what happened (see `flaxlm.errors`).
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    # What can be refused without the data is refused before it is read.
+    mesh = sharding.make_mesh(config.sharding)
+    check_batch(config, mesh)
+    with Inputs.open(config, workdir) as inputs:
+        batches = inputs.train(config.train.batch_size)
+        total = config.train.total_steps(batches.plan.num_rows)
+        program = make_train_step(config, mesh, total)
+        saved = Checkpointer(
+            workdir,
+            config.checkpoint,
+            inputs.identity(),
+            inputs.files(),
+            metric=f"{config.eval.split}/{config.eval.metric}",
+            mode=config.eval.mode,
+        )
+        with program.mesh(), saved:
+            check_metric(program, inputs)
+            state, step = start(program, saved, inputs, allow_missing, say)
+            loop = Loop(program, inputs, saved, workdir, total, started or time.time())
+            return loop.run(state, step, batches)
+
+
+def check_metric(program: Program, inputs: Inputs) -> None:
+    """Refuse an evaluation that could not be made, before the first step."""
+    config = program.config.eval
+    if config.split:
+        inputs.evaluation(config.split, batch_size_of(program))
+        choose("eval.metric", config.metric, metric_names(program, inputs, config.split))
+
+
+class Loop:
+    """One run's loop over steps, with its evaluation, saving and stopping."""
+
+    def __init__(
+        self,
+        program: Program,
+        inputs: Inputs,
+        saved: Checkpointer,
+        workdir: pathlib.Path,
+        total: int,
+        started: float,
+    ):
+        self.program, self.inputs, self.saved, self.started = program, inputs, saved, started
+        self.config, self.workdir, self.total = program.config, workdir, total
+        self.scores: dict = {}
+
+    def run(self, state, step: int, batches) -> dict:
+        """Run from `step` to the end; return the result."""
+        config = self.config.train
+        first = step
+        tokens = config.batch_size * config.length
+        flops = flops_per_token(self.config, self.program.abstract_state.params) * tokens
+        writer = MetricWriter(self.workdir, config, tokens, flops, step)
+        watchdog, interrupt = Watchdog(config.stuck_after), Interrupt()
+        profile = config.profile_range() if config.profile_steps else (-1, -1)
+        stream = self.inputs.stream(batches, self.program, step, self.total)
+        quiet = jax.process_index() != 0
+        with contextlib.ExitStack() as ends:
+            progress = ends.enter_context(Progress("train", self.total, step, quiet=quiet))
+            for part in (writer, watchdog, interrupt):
+                ends.callback(part.close)
+            # A run that was stopped during an evaluation has it still to do.
+            stopped = self.stale(state)
+            if self.unscored(state, step):
+                state, stopped = self.after_step(state, step, writer, progress, interrupt)
+            while step < self.total and not stopped:
+                if step == profile[0]:
+                    jax.profiler.start_trace(str(self.workdir / "profile"))
+                state, metrics = self.program.step(state, next(stream))
+                step += 1
+                self.check(writer.push(step, metrics), progress)
+                if step == first + 1:
+                    jax.block_until_ready(state.step)
+                    say(f"first step done {time.time() - self.started:.1f} s after the start")
+                watchdog.alive()
+                if step % config.log_every == 0:
+                    self.saved.poll()
+                if step == profile[1]:
+                    jax.block_until_ready(state.step)
+                    jax.profiler.stop_trace()
+                state, stopped = self.after_step(state, step, writer, progress, interrupt)
+                watchdog.alive()
+            self.saved.wait()
+        return self.finish(state, step, writer, first)
+
+    def after_step(self, state, step: int, writer, progress, interrupt):
+        """Evaluate and save where that is due; return (state, whether the run ends early here)."""
+        last, leave, better = step == self.total, interrupt.due(step), False
+        scores = None
+        if self.unscored(state, step) and not leave:
+            self.drain(writer, progress)
+            try:
+                state, better = self.evaluate(state, step, writer, interrupt)
+                scores = self.scores
+            except Interrupted:
+                leave = True
+        stopped = self.stale(state)
+        keep = better and self.config.checkpoint.keep_best > 0
+        if leave or stopped or keep or self.due(self.config.checkpoint.every, step, last):
+            self.drain(writer, progress)
+            self.saved.save(step, state, metrics=scores, wait=leave)
+            writer.pause()
+        if leave and (not last or self.unscored(state, step)):
+            raise Preempted(
+                f"asked to stop, and saved step {step} of {self.total}; the same command goes on "
+                "from there"
+            )
+        return state, stopped
+
+    def unscored(self, state, step: int) -> bool:
+        """Return whether an evaluation is due at `step` and the state has not seen it."""
+        config = self.config.eval
+        due = step and config.split and self.due(config.every, step, step == self.total)
+        return bool(due) and int(state.scored) < step
+
+    @staticmethod
+    def due(every: int, step: int, last: bool) -> bool:
+        """Return whether something that happens `every` steps, and at the end, is due."""
+        return last or bool(every and step % every == 0)
+
+    def stale(self, state) -> bool:
+        """Return whether early stopping ends the run here."""
+        patience = self.config.eval.patience
+        return bool(patience) and int(state.stale) >= patience
+
+    def check(self, row: dict | None, progress: Progress) -> None:
+        """Show a step's metrics; stop the run if its loss has not been finite for too long."""
+        if row is None:
+            return
+        step = int(row["step"])
+        if row["skipped"] > self.config.train.skip_nonfinite:
+            good = self.saved.latest()
+            raise Diverged(
+                f"loss or gradient not finite at step {step} (loss {row['loss']}), after "
+                f"{self.config.train.skip_nonfinite} skipped updates; "
+                + (f"last good checkpoint: step {good}" if good else "no checkpoint was saved yet")
+            )
+        text = ""
+        if step % self.config.train.log_every == 0:
+            rate = row.get("tokens_per_second", 0)
+            text = f"loss {row['loss']:.4f}" + (f"  {rate:,.0f} tok/s" if rate else "")
+        progress.update(step, text)
+
+    def drain(self, writer: MetricWriter, progress: Progress) -> None:
+        """Look at every step in flight: a checkpoint must not hold a run that has diverged."""
+        for row in writer.drain():
+            self.check(row, progress)
+
+    def evaluate(self, state, step: int, writer: MetricWriter, interrupt: "Interrupt"):
+        """Score the evaluation split; return the state that notes it and whether it is best."""
+        config = self.config.eval
+        scores = evaluate_split(
+            self.program, state.averaged(), self.inputs, config.split, pause=interrupt.check
+        )
+        value, best = scores[config.metric], float(state.best)
+        better = compare(value, best, config.mode)
+        stale = 0 if better else int(state.stale) + 1
+        self.scores = {f"{config.split}/{name}": v for name, v in scores.items()}
+        writer.write({"step": step} | self.scores)
+        writer.pause()
+        say(
+            f"step {step}: {config.split}/{config.metric} {value:.4f}"
+            + (" (best so far)" if better else f" (best {best:.4f}, {stale} evaluations ago)")
+        )
+        abstract = self.program.abstract_state
+        put = jax.tree.map(
+            lambda new, a: jax.device_put(np.asarray(new, a.dtype), a.sharding),
+            (value if better else best, stale, step),
+            (abstract.best, abstract.stale, abstract.scored),
+        )
+        return state.replace(best=put[0], stale=put[1], scored=put[2]), better
+
+    def finish(self, state, step: int, writer: MetricWriter, first: int) -> dict:
+        """Write `result.json` and print the table."""
+        result = {"step": step, "train/loss": writer.last.get("loss")} | self.scores
+        result |= {"best": float(state.best)} if not np.isnan(float(state.best)) else {}
+        result = {name: value for name, value in result.items() if value is not None}
+        if step == first:
+            say(f"nothing to do: step {step} of {self.total} was reached before")
+        if step > first or not (self.workdir / "result.json").exists():
+            write_result(self.workdir, result)
+        table(result, f"train: {self.workdir.name}")
+        return result

@@ -1,0 +1,1 @@
+"""Configuration of a run, and everything that changes its state."""

@@ -1,0 +1,361 @@
+"""From a recipe's ConfigDict to one frozen `RunConfig`, with every default written out.
+
+A recipe states what it changes. `expand` adds the presets' and the dataclasses' defaults, so that
+each field can be overridden from the command line and stands in the run's `config.json`; `build`
+splats each section into its dataclass, where a misspelt key cannot survive.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+import types
+import typing
+
+from flaxlm.data.sources import SPLITS, DataConfig
+from flaxlm.data.tokenizer import TokenizerConfig
+from flaxlm.errors import ConfigError, MissingInput, choose, nearest
+from flaxlm.models import MODELS, PRESETS
+from flaxlm.objectives import OBJECTIVES
+from flaxlm.sharding import ShardingConfig
+from flaxlm.tasks import TASKS
+from flaxlm.training.checkpoint import CheckpointConfig
+from flaxlm.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long and on what shapes to train.
+
+    The duration is `steps`, or `tokens`, or `epochs`: the first that is not 0. `batch_size` is
+    global, in rows; `length` is the row's length in tokens (the encoder's, for encoder-decoder).
+    """
+
+    steps: int = 0
+    tokens: int = 0
+    epochs: float = 0.0
+    batch_size: int = 32
+    length: int = 256
+    microbatches: int = 1
+    ema_decay: float = 0.0
+    skip_nonfinite: int = 0
+    log_every: int = 10
+    profile_steps: str = ""
+    stuck_after: float = 3600.0
+
+    def __post_init__(self):
+        for name in ("batch_size", "length", "microbatches", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 1")
+        if self.steps < 0 or self.tokens < 0 or self.epochs < 0:
+            raise ConfigError("train.steps, train.tokens and train.epochs must not be negative")
+        if not (self.steps or self.tokens or self.epochs):
+            raise ConfigError("no duration: set train.steps, train.tokens or train.epochs")
+        if self.batch_size % self.microbatches:
+            raise ConfigError(
+                f"train.batch_size={self.batch_size} does not divide into "
+                f"train.microbatches={self.microbatches}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"train.ema_decay={self.ema_decay} must be in [0, 1); 0 is off")
+        if self.profile_steps:
+            self.profile_range()
+
+    def profile_range(self) -> tuple[int, int]:
+        """Return (first, last) of `profile_steps`, written `first:last`."""
+        try:
+            first, last = (int(part) for part in self.profile_steps.split(":"))
+        except ValueError:
+            raise ConfigError(
+                f"train.profile_steps={self.profile_steps!r} is not of the form first:last"
+            ) from None
+        return first, last
+
+    def total_steps(self, rows: int) -> int:
+        """Return the duration in steps; `rows` is the number of rows in an epoch."""
+        if self.steps:
+            return self.steps
+        if self.tokens:
+            return -(-self.tokens // (self.batch_size * self.length))
+        return max(1, round(self.epochs * rows / self.batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation in the loop, and what decides the best checkpoint and early stopping.
+
+    `every` is in steps (0: only at the end), `split` may be empty for no evaluation; `metric` is
+    compared as `mode` says, and after `patience` evaluations in a row without a better one the
+    run ends early (0: never).
+    """
+
+    every: int = 0
+    split: str = "valid"
+    batch_size: int = 0
+    metric: str = "loss"
+    mode: str = "min"
+    patience: int = 0
+
+    def __post_init__(self):
+        choose("eval.split", self.split, (*SPLITS, ""))
+        choose("eval.mode", self.mode, ("min", "max"))
+        if self.every < 0 or self.batch_size < 0 or self.patience < 0:
+            raise ConfigError("eval.every, eval.batch_size and eval.patience must be 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One run: each section as the frozen dataclass that reads it, and the plain nested dict."""
+
+    seed: int
+    init: str
+    init_weights: bool
+    tokenizer: TokenizerConfig
+    data: DataConfig
+    task: typing.Any
+    model: typing.Any
+    objective: typing.Any
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    checkpoint: CheckpointConfig
+    eval: EvalConfig
+    sharding: ShardingConfig
+    model_name: str
+    objective_name: str
+    task_name: str
+    raw: dict
+
+    def to_json(self) -> str:
+        """Return the text of `config.json`: itself a valid `--config`."""
+        return json.dumps(self.raw, indent=2, sort_keys=True) + "\n"
+
+
+# Sections whose dataclass is chosen by a key: section -> (key, table, default name).
+TABLES = {
+    "model": ("name", MODELS, "decoder"),
+    "objective": ("name", OBJECTIVES, "causal_lm"),
+    "task": ("name", TASKS, "text"),
+}
+SECTIONS = {
+    "tokenizer": TokenizerConfig,
+    "data": DataConfig,
+    "optimizer": OptimizerConfig,
+    "train": TrainConfig,
+    "checkpoint": CheckpointConfig,
+    "eval": EvalConfig,
+    "sharding": ShardingConfig,
+}
+TOP = {"seed": 0, "init": "", "init_weights": True}
+# Objectives that read examples, and so need a task that has them.
+SUPERVISED = {task.objective: name for name, task in reversed(TASKS.items()) if task.objective}
+# Keys that choose a dataclass or its defaults: overrides of these come before all others.
+SELECTORS = ("init", "model.preset", "model.name", "objective.name", "task.name")
+
+
+def section_class(section: str, name: str = ""):
+    """Return the dataclass behind a section; `name` is the row where a table decides it."""
+    if section not in TABLES:
+        return SECTIONS[section]
+    row = TABLES[section][1][choose(f"{section}.name", name, TABLES[section][1])]
+    return row.config_class if section == "model" else row
+
+
+def defaults(cls) -> dict:
+    """Return a dataclass's fields with their defaults."""
+    return {
+        field.name: field.default
+        if field.default is not dataclasses.MISSING
+        else field.default_factory()
+        for field in dataclasses.fields(cls)
+        if field.init and not _required(field)
+    }
+
+
+def _required(field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _fields(cls) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls) if field.init]
+
+
+def expand(recipe: dict, inherited: dict | None = None) -> dict:
+    """Return the recipe as a full nested dict, every field of every section written out.
+
+    Args:
+      recipe: nested dict of what the recipe and the selecting overrides state.
+      inherited: `config.json` of the run that `init` names; its tokenizer and model stand where
+        the recipe is silent.
+
+    Raises:
+      ConfigError: a section, key, preset or name is not known; the nearest valid ones are named.
+    """
+    check_sections(recipe)
+    full = {key: recipe.get(key, value) for key, value in TOP.items()}
+    for section in (*SECTIONS, *TABLES):
+        given = dict(recipe.get(section, {}))
+        base = dict((inherited or {}).get(section, {})) if section in ("tokenizer", "model") else {}
+        if section == "model":
+            preset = given.get("preset", "")
+            if preset:
+                base = dict(PRESETS[choose("model.preset", preset, PRESETS)])
+            base["preset"] = preset or base.get("preset", "")
+        name = ""
+        if section in TABLES:
+            key, table, default = TABLES[section]
+            name = given.get(key) or base.get(key) or default
+            choose(f"{section}.{key}", name, table)
+            base[key] = name
+        cls = section_class(section, name)
+        valid = [*_fields(cls), *(k for k in ("name", "preset") if k in base)]
+        for key in given:
+            if key not in valid:
+                raise ConfigError(
+                    f"config key {section}.{key} is not known{nearest(key, valid)}; "
+                    f"{section} has: {', '.join(valid)}"
+                )
+        full[section] = defaults(cls) | {k: v for k, v in base.items() if k in valid} | given
+        if section == "tokenizer" and full[section]["kind"] == "byte":
+            # 5 specials, 256 bytes and the sentinels: nothing is left to choose.
+            full[section]["vocab_size"] = 5 + 256 + full[section]["sentinels"]
+        if section == "model" and "vocab_size" not in given | base:
+            full[section]["vocab_size"] = full["tokenizer"]["vocab_size"]
+    return full
+
+
+def check_sections(recipe) -> None:
+    """Raise ConfigError unless `recipe` is a dict of known keys, and every section of it one."""
+    if not isinstance(recipe, dict):
+        raise ConfigError(f"a config is a dict of sections, not {type(recipe).__name__}")
+    for key, value in recipe.items():
+        choose("config key", key, (*TOP, *SECTIONS, *TABLES))
+        if key in TOP:
+            _coerce(key, type(TOP[key]), value)
+        elif not isinstance(value, dict):
+            raise ConfigError(f"config section {key}={value!r} must be a dict of its keys")
+
+
+def _fit(kind, value):
+    """Return `value` in the type `kind`; TypeError where that would change its meaning."""
+    parts = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        for part in parts:
+            with contextlib.suppress(TypeError):
+                return _fit(part, value)
+        raise TypeError
+    if parts and isinstance(value, list | tuple):  # tuple[part, ...]
+        return tuple(_fit(parts[0], item) for item in value)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise TypeError
+    return value
+
+
+def _coerce(key: str, kind, value):
+    try:
+        return _fit(kind, value)
+    except TypeError:
+        name = kind if typing.get_args(kind) else f"{'finite ' * (kind is float)}{kind.__name__}"
+        raise ConfigError(f"config key {key}={value!r} must be of type {name}") from None
+
+
+def _splat(section: str, cls, values: dict):
+    return cls(
+        **{
+            field.name: _coerce(f"{section}.{field.name}", field.type, values[field.name])
+            for field in dataclasses.fields(cls)
+            if field.name in values
+        }
+    )
+
+
+def build(full: dict) -> RunConfig:
+    """Return the RunConfig of an expanded nested dict; each dataclass checks its own values."""
+    names = {section: full[section][TABLES[section][0]] for section in TABLES}
+    sections = {
+        section: _splat(section, section_class(section, names.get(section, "")), full[section])
+        for section in (*SECTIONS, *TABLES)
+    }
+    sections["objective"] = sections["objective"].for_model(names["model"])
+    _check_task(names["task"], names["objective"])
+    raw = json.loads(json.dumps(full))
+    return RunConfig(
+        **{key: full[key] for key in TOP},
+        **sections,
+        **{f"{section}_name": name for section, name in names.items()},
+        raw=raw,
+    )
+
+
+def _check_task(task: str, objective: str) -> None:
+    """Refuse a task and an objective that do not read the same rows."""
+    wanted = TASKS[task].objective
+    if wanted and wanted != objective:
+        raise ConfigError(
+            f"task.name={task!r} is trained with objective.name={wanted!r}, not {objective!r}"
+        )
+    if not wanted and objective in SUPERVISED:
+        raise ConfigError(
+            f"objective.name={objective!r} needs a task with examples, such as "
+            f"task.name={SUPERVISED[objective]!r}; task.name is {task!r}"
+        )
+
+
+def from_dict(recipe: dict) -> RunConfig:
+    """Return the RunConfig of a recipe given as a nested dict (what tests and notebooks want)."""
+    return build(resolve(recipe))
+
+
+def resolve(recipe: dict) -> dict:
+    """Return `expand` of a recipe, with what the run that its `init` names hands down."""
+    check_sections(recipe)
+    init = recipe.get("init", "")
+    return expand(recipe, read_run(init) if init else None)
+
+
+def read_run(run: str) -> dict:
+    """Return `config.json` of a run directory; MissingInput where there is none."""
+    path = pathlib.Path(run) / "config.json"
+    if not path.is_file():
+        raise MissingInput(f"{run} is not a run directory: there is no {path}")
+    return read_json(path)
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """Return the nested dict of a JSON config, its lists as tuples; ConfigError if it is none."""
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+        check_sections(recipe)
+    except (ValueError, ConfigError) as error:
+        raise ConfigError(f"{path} is damaged or no config: {error}") from None
+    return _tuples(recipe)
+
+
+def _tuples(value):
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+# What a resumed run may change: how long, how often, how it is shown and saved, where it runs.
+FREE = (
+    "train.steps", "train.tokens", "train.epochs", "train.log_every", "train.profile_steps",
+    "train.stuck_after", "train.skip_nonfinite", "eval.every", "eval.batch_size", "checkpoint.",
+    "sharding.", "data.workers", "data.threads", "data.prefetch", "data.cache_dir",
+)  # fmt: skip
+
+
+def changes(old: dict, new: dict) -> list[str]:
+    """Return a line for each key that differs and that a resumed run must not change."""
+    lines = []
+    for section in sorted(old.keys() | new.keys()):
+        before, after = old.get(section), new.get(section)
+        if not isinstance(before, dict) or not isinstance(after, dict):
+            before, after = {"": before}, {"": after}
+        for key in sorted(before.keys() | after.keys()):
+            path = f"{section}.{key}" if key else section
+            if _tuples(before.get(key)) != _tuples(after.get(key)) and not path.startswith(FREE):
+                lines.append(f"{path}: {before.get(key)!r} -> {after.get(key)!r}")
+    return lines

@@ -1,0 +1,310 @@
+"""What a run reads: its directory, its tokenizer, its corpus or examples, and batches of them."""
+
+import contextlib
+import hashlib
+import json
+import math
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import jax
+
+from flaxlm import sharding
+from flaxlm.data import cache as token_cache
+from flaxlm.data.order import Mixture
+from flaxlm.data.pipeline import Batches, EvalBatches, loader
+from flaxlm.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from flaxlm.errors import ConfigError, MissingInput, Unsafe
+from flaxlm.training import config as run_config
+from flaxlm.training import manifest
+from flaxlm.training.checkpoint import Checkpointer
+from flaxlm.training.workdir import Workdir, unwritable, write_durably
+
+
+def meet(name: str) -> None:
+    """Wait until every process is here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+class Inputs:
+    """A run's inputs, opened once: use as a context manager, which holds the directory's lock.
+
+    Attributes:
+      config: the run.
+      workdir: its directory.
+      tokenizer: the run's tokenizer, checked against the model.
+    """
+
+    def __init__(self, config: run_config.RunConfig, workdir: pathlib.Path, tokenizer: Tokenizer):
+        self.config, self.workdir, self.tokenizer = config, workdir, tokenizer
+        self._caches: list[pathlib.Path] | None = None
+        self._examples: dict[str, list] = {}
+        self._evaluation: dict[tuple[str, int], list] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, config: run_config.RunConfig, workdir: pathlib.Path, write: bool = True):
+        """Check the directory against the config, then make or reuse tokenizer and caches.
+
+        Args:
+          config: the run.
+          workdir: its directory, made if it is not there.
+          write: whether this is a run that changes the directory: takes its lock and records
+            config, command and versions. Readers (evaluate, generate, inspect) pass False.
+
+        Raises:
+          Unsafe: another run holds the directory, or it holds a run of another config.
+          DataError, MissingInput: an input cannot be used.
+        """
+        lead = jax.process_index() == 0
+        lock = Workdir(workdir, lock=lead) if write else contextlib.nullcontext()
+        with lock:
+            if write and lead:
+                try:
+                    record(config, workdir)
+                except OSError as error:
+                    raise unwritable(workdir, error) from None
+                find_tokenizer(config, workdir)
+            meet("tokenizer")
+            inputs = cls(config, workdir, load_tokenizer(workdir / "tokenizer"))
+            inputs.check_vocabulary()
+            inputs.check_checkpoints()
+            yield inputs
+
+    def check_vocabulary(self) -> None:
+        """Refuse a tokenizer with ids that the model has no rows for."""
+        size = self.config.model.vocab_size
+        if self.tokenizer.vocab_size > size:
+            raise ConfigError(
+                f"the tokenizer has {self.tokenizer.vocab_size} ids and the model "
+                f"model.vocab_size={size} rows; set model.vocab_size={self.tokenizer.vocab_size}"
+            )
+
+    def check_checkpoints(self) -> None:
+        """Refuse a tokenizer other than the one that the parameters were trained with.
+
+        That is the newest checkpoint's here, or else, where there is none yet, that of `init`.
+        """
+        for run in filter(None, (self.workdir, self.config.init)):
+            saved = Checkpointer(run, read_only=True)
+            step = saved.latest()
+            if step is None:
+                continue
+            trained = saved.manifest(step).extra.get("tokenizer", self.tokenizer.hash)
+            if trained != self.tokenizer.hash:
+                raise Unsafe(
+                    f"{self.workdir / 'tokenizer'} ({self.tokenizer.hash[:12]}) is not the "
+                    f"tokenizer that {saved.path(step)} was trained with ({trained[:12]}); copy "
+                    f"{saved.path(step) / 'tokenizer'} there, or take another --workdir"
+                )
+            return
+
+    @property
+    def caches(self) -> list[pathlib.Path]:
+        """Token caches of the corpus, one for each weighted path; made where they are missing."""
+        if self._caches is None:
+            lead = jax.process_index() == 0
+            if not lead:
+                meet("token cache")
+            config = self.config
+            _, self._caches = token_cache.prepare(config.data, config.tokenizer, self.workdir)
+            if lead:
+                meet("token cache")
+        return self._caches
+
+    def examples(self, split: str) -> list[dict]:
+        """Return a task's examples of a split."""
+        if split not in self._examples:
+            labels = getattr(self.config.objective, "labels", ())
+            self._examples[split] = self.config.task.examples(self.config.data, split, labels)
+        return self._examples[split]
+
+    def sources(self, split: str) -> list:
+        """Return what the objective plans rows over: token caches, or a task's examples."""
+        if self.config.task.objective:
+            return [self.examples(split)]
+        return [
+            token_cache.open_cache(path, split, tokenizer_hash=self.tokenizer.hash)
+            for path in self.caches
+        ]
+
+    def _plans(self, split: str, shuffle: bool) -> list:
+        return [
+            self.config.objective.plan(
+                source,
+                self.config.train.length,
+                self.tokenizer,
+                seed=self.config.seed,
+                shuffle=shuffle,
+            )
+            for source in self.sources(split)
+        ]
+
+    def train(self, batch_size: int) -> Batches:
+        """Return the training batches: batch i is a function of (seed, i)."""
+        plans = self._plans("train", shuffle=True)
+        plan = Mixture(plans, self.config.data.weights) if len(plans) > 1 else plans[0]
+        return Batches(
+            plan,
+            self.config.objective,
+            self.tokenizer,
+            self.config.train.length,
+            self.config.seed,
+            batch_size,
+        )
+
+    def evaluation(self, split: str, batch_size: int) -> list[EvalBatches]:
+        """Return, for each corpus, the batches of a split in which each row stands once."""
+        data = self.config.data
+        if split not in data.split_names():
+            key, lacks = ("path", "empty") if data.split == "file" else ("fraction", "0")
+            raise ConfigError(
+                f"there is no {split} split: data.{split}_{key} is {lacks}; set it, or choose "
+                f"one of: {', '.join(data.split_names())}"
+            )
+        if (split, batch_size) not in self._evaluation:
+            self._evaluation[split, batch_size] = self._batches(split, batch_size)
+        return self._evaluation[split, batch_size]
+
+    def _batches(self, split: str, batch_size: int) -> list[EvalBatches]:
+        return [
+            EvalBatches(
+                plan,
+                self.config.objective,
+                self.tokenizer,
+                self.config.train.length,
+                self.config.seed,
+                batch_size,
+            )
+            for plan in self._plans(split, shuffle=False)
+        ]
+
+    def counts(self, split: str) -> dict:
+        """Return bytes and words of a split's text; empty for tasks."""
+        if self.config.task.objective:
+            return {}
+        counts = [source.counts for source in self.sources(split)]
+        return {name: sum(c[name] for c in counts) for name in ("bytes", "words")}
+
+    def stream(self, batches: Batches, program, start: int, stop: int):
+        """Yield global batches start, start + 1, … made ahead by threads, each host its rows."""
+        size = batches.batch_size
+        rows = sharding.host_rows(program.batch_sharding, size)
+        data = self.config.data
+        for host in loader(
+            batches, start, stop, threads=data.threads, prefetch=data.prefetch, rows=rows
+        ):
+            yield sharding.to_global(host, rows[0], size, program.batch_sharding)
+
+    def identity(self) -> dict:
+        """Return the hashes that a checkpoint's manifest holds."""
+        text = json.dumps(self.config.raw, sort_keys=True)
+        facts = {
+            "config": hashlib.sha256(text.encode()).hexdigest(),
+            "tokenizer": self.tokenizer.hash,
+        }
+        if not self.config.task.objective:
+            facts["data"] = [source.hash for source in self.sources("train")]
+        return facts
+
+    def files(self) -> dict:
+        """Return what makes a checkpoint open by itself."""
+        return {
+            "config.json": self.config.to_json().encode(),
+            "tokenizer": self.workdir / "tokenizer",
+        }
+
+
+def find_tokenizer(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
+    """See to WORKDIR/tokenizer: as it lies there → `init`'s → `tokenizer.path`'s → a new one."""
+    own = workdir / "tokenizer"
+    if (own / "tokenizer.json").exists():
+        return
+    if config.init:
+        source = pathlib.Path(config.init) / "tokenizer"
+        if not source.is_dir():
+            raise MissingInput(f"init={config.init} has no tokenizer: {source} is not there")
+        made = run_config.read_run(config.init).get("tokenizer", {})
+        asked = {key: config.raw["tokenizer"].get(key) for key in made}
+        if changed := run_config.changes({"tokenizer": made}, {"tokenizer": asked}):
+            raise ConfigError(
+                f"init={config.init} brings its tokenizer along, so these keys would have no "
+                f"effect; leave them out: {'; '.join(changed)}"
+            )
+        load_tokenizer(source).save(own)
+    elif not config.task.objective:
+        token_cache.prepare_tokenizer(config.data, config.tokenizer, workdir)
+    elif config.tokenizer.path:
+        load_tokenizer(config.tokenizer.path, config.tokenizer.sentinels).save(own)
+    else:
+        labels = getattr(config.objective, "labels", ())
+        examples = config.task.examples(config.data, "train", labels)
+        keys = ("text", "text_pair", "target")
+        texts = (example[key] for example in examples for key in keys if key in example)
+        train_tokenizer(config.tokenizer, texts).save(own)
+
+
+def record(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
+    """Write config, command, git commit and versions; refuse another run's directory.
+
+    Raises:
+      Unsafe: checkpoints stand here that another config made; the keys that differ are listed.
+    """
+    path = workdir / "config.json"
+    if path.exists() and any((workdir / "checkpoints").glob("step_*")):
+        changed = run_config.changes(run_config.read_json(path), config.raw)
+        if changed:
+            raise Unsafe(
+                f"{workdir} holds a run of another config; take another --workdir, or undo: "
+                + "; ".join(changed)
+            )
+    write_durably(path, config.to_json().encode())
+    facts = {
+        "command": shlex.join([pathlib.Path(sys.executable).name, "-m", "flaxlm", *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": manifest.versions(),
+        "fingerprint": manifest.fingerprint(),
+    }
+    write_durably(workdir / "run.json", (json.dumps(facts, indent=2) + "\n").encode())
+
+
+def _commit() -> str:
+    """Return the source's git commit, `-dirty` added for local changes; '' outside a checkout."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def flops_per_token(config: run_config.RunConfig, params) -> float:
+    """Return the training FLOPs a token: 6 N + 12 · layers · heads · head size · length.
+
+    Kaplan et al. (2020), section 2.1, with the attention term of Chowdhery et al. (2022),
+    appendix B. N leaves out what is only looked up: positions, types, and an untied token table.
+    """
+    from flaxlm import tree
+
+    model = config.model
+    looked_up = r"embed/(position|token_type)" + (
+        "" if getattr(model, "tied", True) else "|embed/token"
+    )
+    counted = sum(
+        math.prod(leaf.shape)
+        for path, leaf in tree.flatten(params).items()
+        if not tree.first_match([(looked_up, True)], path)
+    )
+    attention = 0
+    if hasattr(model, "num_heads"):
+        attention = model.num_layers * model.num_heads * model.head_dim * config.train.length
+    return 6.0 * counted + 12.0 * attention

@@ -1,0 +1,199 @@
+"""What one checkpoint holds, written last into it: the commit, and what restoring is checked by.
+
+`manifest.json` names every leaf with its shape, dtype and digest, every file beside the arrays with
+its SHA-256, and where the state came from. It carries a checksum of itself, so that damage to the
+manifest is told from damage to the arrays.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NAME = "manifest.json"
+FORMAT = 1
+
+
+class Damaged(Exception):
+    """One checkpoint does not hold what was written; the message names what is wrong in it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """Shape, dtype name and digest (8 hexadecimal digits, `tree.digests`) of one array."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    digest: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The contents of `manifest.json`.
+
+    Attributes:
+      step: the number of updates the state has seen.
+      leaves: `{path: Leaf}` of the whole state.
+      metrics: `{name: value}` that the step was saved with; None stands for a non-finite value.
+      extra: what the run adds, as hashes of its config, tokenizer and data.
+      mesh: `{axis: size}` of the mesh that wrote it; empty off a mesh.
+      fingerprint: `fingerprint()` of the machine that wrote it.
+      versions: `{package: version}`.
+      files: `{relative name: SHA-256}` of the files beside the arrays.
+      saved: when, in UTC, ISO 8601.
+    """
+
+    step: int
+    leaves: dict[str, Leaf]
+    metrics: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mesh: dict[str, int] = dataclasses.field(default_factory=dict)
+    fingerprint: dict[str, Any] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+    saved: str = ""
+
+    def to_bytes(self) -> bytes:
+        """Return the JSON text, its checksum included."""
+        body = dataclasses.asdict(self)
+        body["leaves"] = {p: [list(v.shape), v.dtype, v.digest] for p, v in self.leaves.items()}
+        body["format"] = FORMAT
+        body = json.loads(json.dumps(body))  # as it will be read: tuples are lists, keys strings
+        body["checksum"] = _checksum(body)
+        return (json.dumps(body, indent=1) + "\n").encode()
+
+    @classmethod
+    def read(cls, directory: Path) -> "Manifest":
+        """Read `directory/manifest.json`; raises Damaged if it is not what was written."""
+        try:
+            body = json.loads((directory / NAME).read_bytes())
+            found, kind = body.pop("checksum"), body["format"]
+        except FileNotFoundError:
+            raise Damaged(f"{NAME} is missing") from None
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise Damaged(f"{NAME} cannot be read ({type(error).__name__})") from error
+        if found != _checksum(body):
+            raise Damaged(f"{NAME} is not what was written (its checksum differs)")
+        if kind != FORMAT:
+            raise Damaged(f"{NAME} has format {kind}; this version of flaxlm reads {FORMAT}")
+        del body["format"]
+        body["leaves"] = {
+            path: Leaf(tuple(shape), dtype, digest)
+            for path, (shape, dtype, digest) in body["leaves"].items()
+        }
+        return cls(**body)
+
+
+def _checksum(body: dict) -> str:
+    text = json.dumps({k: v for k, v in body.items() if k != "checksum"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return metrics as JSON numbers; a non-finite one becomes None."""
+    values = {name: float(value) for name, value in metrics.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def file_hashes(directory: Path, names) -> dict[str, str]:
+    """Return `{relative name: SHA-256}` of files, and of every file in directories, in `names`."""
+    hashes = {}
+    for name in names:
+        path = directory / name
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            relative = file.relative_to(directory).as_posix()
+            hashes[relative] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashes
+
+
+def verify_files(directory: Path, files: Mapping[str, str]) -> None:
+    """Raise Damaged, naming it, where a file is not there or has not the SHA-256 of `files`."""
+    for name, expected in files.items():
+        try:
+            found = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise Damaged(f"file {name} cannot be read ({error.strerror})") from error
+        if found != expected:
+            raise Damaged(f"file {name} is not what was written (its SHA-256 differs)")
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of what computes and stores a state."""
+    names = ("flaxlm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "source"  # run from a checkout, not installed
+    return found
+
+
+def fingerprint() -> dict[str, Any]:
+    """Return what decides the bits of a computation, beside the program and its inputs.
+
+    On XLA:CPU the same fingerprint gives the same bits; the number of cores and the instruction
+    set decide how sums are split.
+    """
+    import jax
+
+    devices = jax.devices()
+    return {
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "processes": jax.process_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "isa": _isa(),
+        "xla_flags": " ".join(sorted(os.environ.get("XLA_FLAGS", "").split())),
+        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "jax": jax.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
+    }
+
+
+def _isa() -> str:
+    """Return the machine and the widest vector instructions that it has."""
+    wanted = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}".strip()
+    flags: set[str] = set()
+    for line in text.splitlines():
+        if line.lower().startswith(("flags", "features")):
+            flags = set(line.partition(":")[2].split())
+            break
+    return " ".join([platform.machine(), *(name for name in wanted if name in flags)])
+
+
+def promise(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return one line: what a resume on fingerprint `now` of a state from `saved` may expect."""
+    changed = [
+        f"{name} {saved.get(name)!r} → {now.get(name)!r}"
+        for name in sorted({*saved, *now})
+        if saved.get(name) != now.get(name)
+    ]
+    if changed:
+        return "same data order, not the same bits: " + ", ".join(changed)
+    if "cpu" not in str(now.get("device", "")).lower() and (
+        "--xla_gpu_deterministic_ops=true" not in str(now.get("xla_flags", ""))
+    ):
+        return (
+            "same fingerprint; the same bits only with "
+            "XLA_FLAGS=--xla_gpu_deterministic_ops=true (GPU) or fixed compiler choices"
+        )
+    return "same fingerprint, the same bits: as if never interrupted"

@@ -1,0 +1,159 @@
+"""What a person sees of a run: `metrics.jsonl`, TensorBoard events, MFU, the table of results."""
+
+import collections
+import json
+import os
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+
+# Dense bfloat16 peak of one device, FLOP/s, from the makers' data sheets.
+PEAK_FLOPS = {
+    "A100": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6": 918e12,
+}
+
+
+def peak_flops() -> float:
+    """Return the bfloat16 peak of all devices together, or 0 where it is not known (CPUs)."""
+    kind = jax.devices()[0].device_kind
+    return next((v for k, v in PEAK_FLOPS.items() if k in kind), 0.0) * jax.device_count()
+
+
+def append_jsonl(path: pathlib.Path, row: dict) -> None:
+    """Append one JSON row and hand it to the operating system."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def drop_rows_after(path: pathlib.Path, step: int) -> None:
+    """Rewrite a metrics file without rows later than `step`, or half-written ones.
+
+    A killed run repeats the steps since its last checkpoint; their rows must not stand twice.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, TypeError, KeyError):
+            continue
+    aside = path.with_suffix(".tmp")
+    aside.write_text("".join(line + "\n" for line in kept))
+    os.replace(aside, path)
+
+
+class MetricWriter:
+    """Writes training metrics without making the device wait.
+
+    `push` takes the step's device arrays and starts their copy to the host; a row is written when
+    a later push finds the values there. At most `lag` steps are in flight, which also bounds how
+    far the host runs ahead.
+    """
+
+    def __init__(self, workdir: pathlib.Path, config, tokens: int, flops: float, step: int):
+        self.path = workdir / "metrics.jsonl"
+        self.config, self.tokens, self.flops = config, tokens, flops
+        self.lag = 2
+        self.pending: collections.deque = collections.deque()
+        self.clock = None
+        self.peak = peak_flops()
+        self.writer = None
+        self.workdir, self.step = workdir, step
+        self.lead = jax.process_index() == 0
+        if self.lead:
+            drop_rows_after(self.path, step)
+        self.last: dict = {}
+
+    def push(self, step: int, metrics: dict) -> dict | None:
+        """Hand over the metrics of `step`; return those of an earlier step that has ended."""
+        for value in metrics.values():
+            value.copy_to_host_async()
+        self.pending.append((step, metrics))
+        return self._pop() if len(self.pending) > self.lag else None
+
+    def drain(self):
+        """Wait for the steps in flight and yield their metrics."""
+        while self.pending:
+            yield self._pop()
+
+    def _pop(self) -> dict:
+        step, metrics = self.pending.popleft()
+        row = {"step": step} | {k: float(np.asarray(v)) for k, v in metrics.items()}
+        now = time.monotonic()
+        if self.clock is None:  # the first step's time is compilation
+            self.clock = (step, now)
+        if step % self.config.log_every == 0:
+            since, then = self.clock
+            if step > since:
+                row["tokens_per_second"] = (step - since) * self.tokens / (now - then)
+                if self.peak:
+                    row["mfu"] = row["tokens_per_second"] / self.tokens * self.flops / self.peak
+            self.clock = (step, now)
+            self.write(row)
+        self.last = row
+        return row
+
+    def write(self, row: dict) -> None:
+        """Append one row to `metrics.jsonl` and to the TensorBoard events."""
+        if not self.lead:
+            return
+        append_jsonl(self.path, row)
+        if self.writer is None:
+            from tensorboardX import SummaryWriter  # a second to import: not before it is needed
+
+            # As above: what a killed run wrote after its last checkpoint is not shown.
+            folder = str(self.workdir / "tensorboard")
+            again = {"purge_step": self.step + 1} if self.step else {}
+            self.writer = SummaryWriter(folder, filename_suffix=f".{self.step}", **again)
+        for name, value in row.items():
+            if name != "step":
+                self.writer.add_scalar(name, value, row["step"])
+
+    def pause(self) -> None:
+        """Forget the running clock, so that evaluation and saving do not count as training."""
+        self.clock = None
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def table(rows: dict, title: str) -> None:
+    """Print a short two-column table of results on standard output."""
+    if jax.process_index():
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    for name, value in rows.items():
+        grid.add_row(name, f"{value:,.4f}" if isinstance(value, float) else str(value))
+    Console(width=None if sys.stdout.isatty() else 120).print(grid)
+
+
+def write_result(workdir: pathlib.Path, result: dict) -> None:
+    """Merge `result` into the run directory's `result.json`, atomically."""
+    if jax.process_index():
+        return
+    path = workdir / "result.json"
+    try:
+        known = dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        known = {}  # none yet, or damaged: what this command found is written anew
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(known | result, indent=2, sort_keys=True) + "\n")
+    os.replace(aside, path)

@@ -1,0 +1,152 @@
+"""Optimizers and learning-rate schedules, as optax transformations chosen by name."""
+
+import dataclasses
+import re
+
+import jax.numpy as jnp
+import optax
+
+from flaxlm import tree
+from flaxlm.errors import ConfigError, choose
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """An optimizer, its schedule, clipping and weight decay.
+
+    Attributes:
+      learning_rate: the peak, reached after `warmup_steps` of linear warm-up.
+      schedule: a key of `SCHEDULES`.
+      final_learning_rate: where a decaying schedule ends.
+      decay_steps: the step at which it ends; 0 is the run's last step.
+      cooldown: share of the steps that `wsd` spends on its last, linear descent.
+      clip_norm: bound on the global gradient norm; 0 is off.
+      no_decay: regexes of parameter paths that weight decay leaves alone.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    final_learning_rate: float = 0.0
+    decay_steps: int = 0
+    cooldown: float = 0.2
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-8
+    momentum: float = 0.9
+    weight_decay: float = 0.01
+    no_decay: tuple[str, ...] = (r"bias$", r"norm", r"scale$")
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        choose("optimizer.name", self.name, OPTIMIZERS)
+        choose("optimizer.schedule", self.schedule, SCHEDULES)
+        if self.learning_rate <= 0:
+            raise ConfigError(f"optimizer.learning_rate={self.learning_rate} must be positive")
+        for name in ("warmup_steps", "decay_steps", "weight_decay", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"optimizer.{name}={getattr(self, name)} must not be negative")
+        for pattern in self.no_decay:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigError(
+                    f"optimizer.no_decay: {pattern!r} is not a regex: {error}"
+                ) from None
+        if not 0 <= self.cooldown <= 1:
+            raise ConfigError(f"optimizer.cooldown={self.cooldown} must be in [0, 1]")
+
+
+def _constant(config: OptimizerConfig, steps: int):
+    return optax.constant_schedule(config.learning_rate)
+
+
+def _linear(config: OptimizerConfig, steps: int):
+    return optax.linear_schedule(config.learning_rate, config.final_learning_rate, max(1, steps))
+
+
+def _cosine(config: OptimizerConfig, steps: int):
+    alpha = config.final_learning_rate / config.learning_rate
+    return optax.cosine_decay_schedule(config.learning_rate, max(1, steps), alpha)
+
+
+def _inverse_sqrt(config: OptimizerConfig, steps: int):
+    """Return lr · √(w / (w + t)), t from the end of warm-up (Vaswani et al., 2017, eq. 3)."""
+    width = max(1, config.warmup_steps)
+    # Joined schedules are evaluated before their beginning too, hence the maximum.
+    return lambda step: config.learning_rate * (width / (width + jnp.maximum(step, 0))) ** 0.5
+
+
+def _wsd(config: OptimizerConfig, steps: int):
+    """Warm-up, stable, then a linear descent over the last `cooldown` share (Hu et al., 2024)."""
+    descent = max(1, round(steps * config.cooldown))
+    return optax.join_schedules(
+        [optax.constant_schedule(config.learning_rate), _linear(config, descent)],
+        [max(0, steps - descent)],
+    )
+
+
+SCHEDULES = {
+    "constant": _constant,
+    "linear": _linear,
+    "cosine": _cosine,
+    "inverse_sqrt": _inverse_sqrt,
+    "wsd": _wsd,
+}
+
+
+def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """Return step -> learning rate; the first step of a warm-up is already above zero."""
+    end = config.decay_steps or total_steps
+    main = SCHEDULES[config.schedule](config, end - config.warmup_steps)
+    if not config.warmup_steps:
+        return main
+    warmup = optax.linear_schedule(
+        config.learning_rate / config.warmup_steps, config.learning_rate, config.warmup_steps - 1
+    )
+    return optax.join_schedules([warmup, main], [config.warmup_steps])
+
+
+def _adamw(config, schedule, mask):
+    return optax.adamw(
+        schedule, config.b1, config.b2, config.epsilon, weight_decay=config.weight_decay, mask=mask
+    )
+
+
+def _adafactor(config, schedule, mask):
+    """Shazeer & Stern (2018), with weight decay scaled by the learning rate as in AdamW."""
+    return optax.chain(
+        optax.adafactor(learning_rate=None, multiply_by_parameter_scale=True),
+        optax.add_decayed_weights(-config.weight_decay, mask),
+        optax.scale_by_schedule(schedule),
+    )
+
+
+def _sgd(config, schedule, mask):
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask),
+        optax.sgd(schedule, momentum=config.momentum or None),
+    )
+
+
+def _lion(config, schedule, mask):
+    return optax.lion(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=mask)
+
+
+OPTIMIZERS = {"adamw": _adamw, "adafactor": _adafactor, "sgd": _sgd, "lion": _lion}
+
+
+def decay_mask(config: OptimizerConfig, params):
+    """Return a tree of booleans: True where weight decay applies."""
+    rules = [(pattern, False) for pattern in config.no_decay]
+    return tree.map_paths(lambda path, _: tree.first_match(rules, path, True), params)
+
+
+def make_optimizer(config: OptimizerConfig, total_steps: int):
+    """Return (optax transformation, schedule)."""
+    schedule = make_schedule(config, total_steps)
+    update = OPTIMIZERS[config.name](config, schedule, lambda params: decay_mask(config, params))
+    if config.clip_norm:
+        update = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    return update, schedule

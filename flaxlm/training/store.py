@@ -1,0 +1,203 @@
+"""The step directories of one run: what is there, the commit, what is kept, how it is deleted.
+
+Nothing here imports jax or reads arrays.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from flaxlm.errors import ConfigError, MissingInput, StorageError
+from flaxlm.training import manifest, workdir
+from flaxlm.training.manifest import Damaged, Manifest
+
+log = logging.getLogger("flaxlm")
+
+_STEP = re.compile(r"step_(\d{8,})")
+_WRITING, _TRASH, _DAMAGED = ".writing-", ".trash-", "damaged_"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save, and which checkpoints to keep; durations in steps.
+
+    Attributes:
+      every: steps between saves; 0 saves at the end only.
+      keep: how many of the latest steps are kept; at least 1, and 2 survive a damaged newest one.
+      keep_best: how many of the best steps by the evaluation metric are kept besides.
+      keep_every: every step divisible by this is kept for good; 0 for none.
+    """
+
+    every: int = 1000
+    keep: int = 2
+    keep_best: int = 1
+    keep_every: int = 0
+
+    def __post_init__(self):
+        least = {"every": 0, "keep": 1, "keep_best": 0, "keep_every": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ConfigError(
+                    f"checkpoint.{name}={getattr(self, name)} must be {bound} or more"
+                )
+
+    def kept(self, scores: Mapping[int, float | None], mode: str = "min") -> set[int]:
+        """Return the steps to keep, of `{step: score or None}`."""
+        kept = set(sorted(scores)[-self.keep :]) | set(ranked(scores, mode)[: self.keep_best])
+        if self.keep_every:
+            kept |= {step for step in scores if step % self.keep_every == 0}
+        return kept
+
+
+def ranked(scores: Mapping[int, float | None], mode: str) -> list[int]:
+    """Return the steps that have a score, the best first; of equal scores the earlier first."""
+    sign = 1 if mode == "min" else -1
+    return [step for _, step in sorted((sign * v, s) for s, v in scores.items() if v is not None)]
+
+
+class Store:
+    """The directory `checkpoints` of a run, or one step's directory anywhere, to read only that.
+
+    Attributes:
+      root: where the step directories lie.
+      single: the one step's directory, or None.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        directory = Path(directory).expanduser().absolute()
+        self.single: Path | None = None
+        if (directory / manifest.NAME).is_file():
+            self.single = directory
+            try:
+                self._single_step = Manifest.read(directory).step
+            except Damaged as error:
+                raise StorageError(f"checkpoint {directory} is damaged: {error}") from error
+        self.root = directory.parent if self.single else directory / "checkpoints"
+
+    def open(self) -> None:
+        """Make the directory, and finish or clean up what a killed run left unfinished."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            for path in self.root.glob(f"{_WRITING}*"):
+                target = self.root / path.name.removeprefix(_WRITING)
+                with contextlib.suppress(Damaged):
+                    # A manifest says that all the rest was on the disk: only the name was missing.
+                    if Manifest.read(path) and not target.exists():
+                        workdir.rename_durably(path, target)
+                        continue
+                shutil.rmtree(path)
+            for path in self.root.glob(f"{_TRASH}*"):
+                shutil.rmtree(path)
+        except OSError as error:
+            raise workdir.unwritable(self.root, error) from error
+
+    def path(self, step: int) -> Path:
+        """Return the directory of a step."""
+        return self.single or self.root / f"step_{step:08d}"
+
+    def found(self) -> list[int]:
+        """Return every step that has a directory, damaged or not, ascending."""
+        if self.single:
+            return [self._single_step]
+        if not self.root.is_dir():
+            return []
+        matches = (_STEP.fullmatch(path.name) for path in self.root.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def readable(self) -> dict[int, Manifest]:
+        """Return the manifests that can be read, by step, ascending."""
+        manifests = {}
+        for step in self.found():
+            with contextlib.suppress(Damaged):
+                manifests[step] = Manifest.read(self.path(step))
+        return manifests
+
+    def scores(self, metric: str) -> dict[int, float | None]:
+        """Return `{step: its metric, or None}` of the readable steps."""
+        return {step: record.metrics.get(metric) for step, record in self.readable().items()}
+
+    def latest(self) -> int | None:
+        """Return the newest committed step, or None where nothing was ever committed.
+
+        Raises StorageError where steps were committed and none of them can be read.
+        """
+        steps, found = list(self.readable()), self.found()
+        if not steps and found:
+            raise StorageError(
+                f"no checkpoint in {self.root} can be read: there is no sound {manifest.NAME} in "
+                f"the steps {', '.join(map(str, found))}; restore them from a copy, or start in "
+                "another workdir"
+            )
+        return steps[-1] if steps else None
+
+    def missing(self, step: int | None) -> MissingInput:
+        """Return the error for a step that is not there, None for any step."""
+        there = ", ".join(map(str, self.found())) or "none"
+        which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        return MissingInput(f"there is {which} in {self.root} (steps there: {there})")
+
+    def writing(self, step: int) -> Path:
+        """Return where a step is written before it is committed."""
+        return self.root / f"{_WRITING}step_{step:08d}"
+
+    def commit(self, record: Manifest, files: Mapping[str, bytes | str | os.PathLike]) -> Path:
+        """Commit what was written in `writing(step)`, with `files` and the manifest."""
+        writing, target = self.writing(record.step), self.path(record.step)
+        for name, contents in files.items():
+            _place(contents, writing / name)
+        record = dataclasses.replace(record, files=manifest.file_hashes(writing, files))
+        workdir.fsync_tree(writing)
+        workdir.write_durably(writing / manifest.NAME, record.to_bytes())
+        # From here on `open` finishes the commit, so the step it replaces may go.
+        aside = self._aside(target) if target.exists() else None
+        workdir.rename_durably(writing, target)
+        if aside:
+            shutil.rmtree(aside)
+        return target
+
+    def discard(self, step: int) -> None:
+        """Remove what was written of a step that is not committed."""
+        shutil.rmtree(self.writing(step), ignore_errors=True)
+
+    def retain(self, config: CheckpointConfig, metric: str, mode: str, newest: int) -> None:
+        """Delete what need not be kept; never `newest`, which was just committed.
+
+        A step that cannot be read is not touched: a newer version may have written it.
+        """
+        scores = self.scores(metric)
+        for step in scores.keys() - config.kept(scores, mode) - {newest}:
+            shutil.rmtree(self._aside(self.path(step)))
+        for path in self.root.glob(f"{_DAMAGED}*"):
+            match = _STEP.fullmatch(path.name.removeprefix(_DAMAGED))
+            if match and int(match[1]) <= newest:
+                shutil.rmtree(self._aside(path))
+
+    def _aside(self, path: Path) -> Path:
+        """Rename a directory that is to be deleted, so that a kill never leaves half a step."""
+        aside = self.root / f"{_TRASH}{path.name}"
+        if aside.exists():
+            shutil.rmtree(aside)
+        workdir.rename_durably(path, aside)
+        return aside
+
+    def set_aside_damaged(self, step: int) -> None:
+        """Rename a damaged step, so that it is not taken again and a new save has its name."""
+        target = self.root / f"{_DAMAGED}{self.path(step).name}"
+        if target.exists():
+            shutil.rmtree(self._aside(target))
+        workdir.rename_durably(self.path(step), target)
+
+
+def _place(contents: bytes | str | os.PathLike, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(contents, bytes):
+        target.write_bytes(contents)
+    elif Path(contents).is_dir():
+        shutil.copytree(contents, target)
+    else:
+        shutil.copyfile(contents, target)

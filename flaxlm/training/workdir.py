@@ -1,0 +1,161 @@
+"""One run's directory on a local disk: its lock, its free space, and writes that survive a crash.
+
+Nothing here imports jax: the lock is taken before anything slow starts.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from flaxlm.errors import StorageError, Unsafe
+
+# Asked of the file system for real before training starts: a quota does not show in the free
+# space that it reports. More than this would be slow where allocation writes zeros.
+PROBE_BYTES = 64 << 20
+
+
+class Workdir:
+    """A run directory, held by one process at a time.
+
+    The lock is an `flock`, so the kernel frees it however its holder dies. Use as a context
+    manager, or call `close`. In a run of several processes only the first one locks.
+
+    Args:
+      path: the directory; made if it is not there.
+      lock: whether to take the lock.
+
+    Raises:
+      Unsafe: another process holds the directory; the message names it.
+      StorageError: the directory cannot be made or written.
+    """
+
+    def __init__(self, path: str | os.PathLike, lock: bool = True):
+        self.path = Path(path).expanduser().absolute()
+        self._file: int | None = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if lock:
+                self._lock()
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def _lock(self) -> None:
+        path = self.path / "lock"
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(file, 200, 0).decode(errors="replace").strip()
+            os.close(file)
+            raise Unsafe(
+                f"{self.path} is in use by another run ({holder or 'process unknown'}); wait for "
+                "it to end, stop it, or choose another --workdir"
+            ) from error
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        self._file = file
+        # A forked child (a data worker) holds the same lock and may outlive this process.
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._file)
+            self._file = None
+
+    def close(self) -> None:
+        """Free the lock."""
+        self._forget()
+
+    def __enter__(self) -> "Workdir":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def unwritable(path: Path, error: OSError) -> StorageError:
+    """Return the error for a directory that cannot be written."""
+    cause = error.strerror or str(error)
+    return StorageError(f"cannot write in {path}: {cause}; free the disk or choose another workdir")
+
+
+def probe(path: str | os.PathLike, nbytes: int = 0) -> None:
+    """Raise StorageError unless `nbytes` more bytes can be written in the directory `path`.
+
+    The file system must report that much as free, and allocate the first `PROBE_BYTES` of it.
+    """
+    path = Path(path)
+    # A whole fs block even for nbytes=0, so that a read-only directory shows.
+    size = max(4096, min(nbytes, PROBE_BYTES))
+    target = path / f".probe-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        require_space(path, nbytes)
+        with open(target, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            file.write(b"\1" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            target.unlink()
+
+
+def require_space(path: Path, nbytes: int) -> None:
+    """Raise StorageError unless the file system of `path` reports `nbytes` as free."""
+    free = shutil.disk_usage(path).free
+    if free < nbytes:
+        raise StorageError(
+            f"{path} has {_size(free)} free and checkpoints need {_size(nbytes)}; free the disk, "
+            "choose another workdir, or keep fewer checkpoints"
+        )
+
+
+def _size(nbytes: int) -> str:
+    if nbytes >= 10**9:
+        return f"{nbytes / 1e9:.1f} GB"
+    return f"{nbytes / 1e6:.1f} MB"
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_tree(path: Path) -> None:
+    """Make every file and every name under `path` durable, the deepest first."""
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            handle = os.open(os.path.join(folder, name), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        fsync_directory(Path(folder))
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file so that after a crash it holds all of `data` or what it held before."""
+    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    with open(aside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(aside, path)
+    fsync_directory(path.parent)
+
+
+def rename_durably(source: Path, target: Path) -> None:
+    """Rename within one directory, durably."""
+    os.rename(source, target)
+    fsync_directory(target.parent)

@@ -1,0 +1,140 @@
+"""Nested trees by path: names, first-match rules, counts and digests.
+
+A path is the keys from the root joined by `/` (`params/layers/attention/query/kernel`); rules are
+`(regex, value)` pairs searched in order. Sharding, weight decay, partial loading and checkpoints
+all select parameters through the same two functions.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxlm.errors import ConfigError
+
+Rules = Iterable[tuple[str, Any]]
+
+
+def _name(key) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def path_of(keys) -> str:
+    """Return the `a/b/c` name of a JAX key path."""
+    return "/".join(_name(key) for key in keys)
+
+
+def flatten(tree) -> dict[str, Any]:
+    """Return `{path: leaf}` in the tree's own order."""
+    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def unflatten(flat: dict[str, Any]) -> dict:
+    """Return the nested dict whose `flatten` is `flat`; every key becomes a dict key."""
+    nested: dict = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return nested
+
+
+def map_paths(fn: Callable, tree, *rest):
+    """Map `fn(path, leaf, *rest_leaves)` over a tree."""
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, leaf, *more: fn(path_of(keys), leaf, *more), tree, *rest
+    )
+
+
+def first_match(rules: Rules, path: str, default=None):
+    """Return the value of the first rule whose regex is found in `path`."""
+    for pattern, value in rules:
+        if re.search(pattern, path):
+            return value
+    return default
+
+
+def match_all(rules: Rules, tree):
+    """Return a tree of first-match values; ConfigError names a path that no rule matches."""
+    missing = object()
+    rules = tuple(rules)
+
+    def value(path, _):
+        found = first_match(rules, path, missing)
+        if found is missing:
+            raise ConfigError(f"no rule matches the parameter {path!r}; add a row for it")
+        return found
+
+    return map_paths(value, tree)
+
+
+def count(tree) -> int:
+    """Return the number of elements in all leaves (abstract ones too)."""
+    return sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(tree))
+
+
+def nbytes(tree) -> int:
+    """Return the number of bytes of all leaves (abstract ones too)."""
+    return sum(
+        int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _bits(x: jax.Array) -> jax.Array:
+    """Return the bit pattern of each element as uint32 [..., words]."""
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    width = np.dtype(x.dtype).itemsize
+    if width == 8:
+        return jax.lax.bitcast_convert_type(x, jnp.uint32)
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[width]
+    return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)[..., None]
+
+
+def digest(x: jax.Array) -> jax.Array:
+    """Return Σ mix(bits, index) mod 2³² of one array, as a uint32 scalar on the device.
+
+    The sum runs over elements with their global index mixed in, so the value is the same for
+    every sharding and order of reduction, and changes with any bit and any swap of two elements.
+    The mixer is the 32-bit finaliser of MurmurHash3 (Appleby, 2011).
+    """
+    bits = _bits(jnp.asarray(x))
+    index = jnp.zeros(bits.shape, jnp.uint32)
+    for axis, size in enumerate(bits.shape):
+        step = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        index = index * jnp.uint32(size % 2**32) + step
+    h = bits ^ (index * jnp.uint32(0x9E3779B1) + jnp.uint32(0x7F4A7C15))
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    return jnp.sum(h ^ (h >> 16), dtype=jnp.uint32)
+
+
+@jax.jit
+def _digest_all(leaves: list) -> jax.Array:
+    return jnp.stack([digest(leaf) for leaf in leaves])
+
+
+def digests(tree) -> dict[str, str]:
+    """Return `{path: 8 hexadecimal digits}`; one compiled call and one transfer."""
+    flat = flatten(tree)
+    if not flat:
+        return {}
+    values = np.asarray(_digest_all(list(flat.values())))
+    return {path: f"{value:08x}" for path, value in zip(flat, values, strict=True)}
+
+
+def digest_of(tree) -> str:
+    """Return one 16-digit hexadecimal digest of a whole tree, its paths included."""
+    import hashlib
+
+    text = "\n".join(f"{path} {value}" for path, value in sorted(digests(tree).items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,44 @@
+"""Every test runs on 8 virtual CPU devices, with rank promotion an error."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = pathlib.Path(
+    os.environ.get("FLAXLM_TEST_DATA", pathlib.Path(__file__).parents[2] / "shared")
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Compiled programs are shared within one run of the suite, subprocesses included."""
+    path = str(tmp_path_factory.mktemp("jax_cache"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = path
+    jax.config.update("jax_compilation_cache_dir", path)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Return a function that finds real test data, or skips the test saying what is absent."""
+
+    def find(name: str) -> pathlib.Path:
+        path = SHARED / name
+        if not path.exists():
+            # CI has the data: there, a missing file is a failure and not a skip.
+            if os.environ.get("FLAXLM_REQUIRE_DATA"):
+                pytest.fail(f"real data absent: {path}")
+            pytest.skip(f"real data absent: {path} (set FLAXLM_TEST_DATA)")
+        return path
+
+    return find

@@ -1,0 +1,90 @@
+"""Cached decoding equals the full forward pass: prompts padded on the left, then token by token."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from tiny import V
+
+from flaxlm.errors import ConfigError
+
+PROMPT, TOTAL, PADS = 5, 11, (0, 3)
+CASES = {
+    "learned": ("decoder", {}),
+    "sinusoidal_multi_query": ("decoder", {"positions": "sinusoidal", "num_kv_heads": 1}),
+    "rotary_grouped": ("decoder", {"positions": "rotary", "num_kv_heads": 2, "head_dim": 6}),
+    "relative": ("decoder", {"positions": "relative", "relative_buckets": 6, "tied": False}),
+    "windows": ("decoder", {"windows": (3, 0), "positions": "rotary", "scan_layers": False}),
+    "post_norm": ("decoder", {"norm_position": "post", "final_norm": False}),
+    "t5": ("encoder_decoder", {"positions": "relative", "norm": "rmsnorm", "output_scale": 0.25}),
+    "cross_rotary": ("encoder_decoder", {"positions": "rotary", "num_kv_heads": 2}),
+    "lstm": ("recurrent", {"cell": "lstm"}),
+    "gru": ("recurrent", {"cell": "gru"}),
+}
+
+
+def rows():
+    """Return a batch of two rows, the second with three tokens of padding at its left."""
+    rng = np.random.default_rng(3)
+    real = (np.arange(TOTAL)[None] >= np.array(PADS)[:, None]).astype(np.int32)
+    batch = {
+        "tokens": rng.integers(0, V, (2, TOTAL)),
+        "segment_ids": real,
+        "positions": np.maximum(np.cumsum(real, axis=1) - 1, 0),
+        "encoder_tokens": rng.integers(0, V, (2, 6)),
+        "encoder_segment_ids": np.array([[1] * 6, [0, 0, 1, 1, 1, 1]]),
+    }
+    return {name: jnp.asarray(x, jnp.int32) for name, x in batch.items()}
+
+
+def prompt_of(batch):
+    return {k: v if k.startswith("encoder") else v[:, :PROMPT] for k, v in batch.items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cached_decoding_equals_full_forward(case):
+    """To 1e-5 of logits of size 5: only the order of summation differs."""
+    family, fields = CASES[case]
+    _, module, params = tiny.model(family, **fields)
+    batch = rows()
+    variables = {"params": params}
+    full = jax.jit(module.apply)(variables, batch)["lm"]
+    prefill = jax.jit(lambda b: module.apply(variables, b, TOTAL, method="prefill"))
+    step = jax.jit(lambda t, s: module.apply(variables, t, s, method="decode_step"))
+    logits, state = prefill(prompt_of(batch))
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    for i in range(PROMPT, TOTAL):
+        np.testing.assert_allclose(logits, full[:, i - 1], rtol=0, atol=1e-5)
+        logits, state = step(batch["tokens"][:, i : i + 1], state)
+    np.testing.assert_allclose(logits, full[:, -1], rtol=0, atol=1e-5)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == shapes, "a loop carries the cache"
+    # And the padded row is what it would be alone, without padding.
+    alone = {k: v[1:] if k.startswith("encoder") else v[1:, PADS[1] :] for k, v in batch.items()}
+    single = module.apply(variables, alone)["lm"]
+    np.testing.assert_allclose(single[0], full[1, PADS[1] :], rtol=0, atol=1e-5)
+
+
+def test_a_prefix_is_read_in_both_directions():
+    """A prompt marked as prefix: its tokens see later ones, and decoding goes on from there."""
+    _, module, params = tiny.model("decoder")
+    batch = rows()
+    batch["prefix_mask"] = jnp.asarray(np.arange(TOTAL)[None] < PROMPT, jnp.int32) * jnp.ones(
+        (2, 1), jnp.int32
+    )
+    full = module.apply({"params": params}, batch)["lm"]
+    logits, state = module.apply({"params": params}, prompt_of(batch), TOTAL, method="prefill")
+    np.testing.assert_allclose(logits, full[:, PROMPT - 1], rtol=0, atol=1e-5)
+    token = batch["tokens"][:, PROMPT : PROMPT + 1]
+    logits, _ = module.apply({"params": params}, token, state, method="decode_step")
+    np.testing.assert_allclose(logits, full[:, PROMPT], rtol=0, atol=1e-5)
+    causal = module.apply({"params": params}, batch | {"prefix_mask": batch["prefix_mask"] * 0})
+    assert np.abs(causal["lm"][:, PROMPT - 1] - full[:, PROMPT - 1]).max() > 1e-2
+
+
+def test_rows_that_do_not_fit_are_refused():
+    _, module, params = tiny.model("decoder")
+    prompt = prompt_of(rows())
+    for length, named in ((PROMPT - 1, "does not fit"), (17, "max_length")):
+        with pytest.raises(ConfigError, match=named):
+            module.apply({"params": params}, prompt, length, method="prefill")

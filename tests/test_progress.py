@@ -1,0 +1,67 @@
+"""What is shown of long work, with a terminal and without."""
+
+import os
+import pty
+import sys
+
+import pytest
+
+from flaxlm import progress
+from flaxlm.progress import Progress, clock
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """Return a clock that stands still until it is moved."""
+    time = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: time[0])
+
+    def move(seconds):
+        time[0] += seconds
+
+    return move
+
+
+def test_lines_carry_amount_rate_and_time_left(now, capsys):
+    with Progress("reading", 10_000_000, unit="MB", scale=1e6) as bar:
+        for _ in range(4):
+            now(2)
+            bar.add(1_000_000)
+    assert capsys.readouterr().err == "reading 3.0/10.0 MB  0.5 MB/s  0:14 left\n"
+
+
+def test_time_left_counts_from_where_the_work_was_taken_up(now, capsys):
+    with Progress("train", 100, done=60) as bar:
+        now(10)
+        bar.update(80, "loss 1.0")
+        bar.update(81, "")
+    assert capsys.readouterr().err == "train 80/100 steps  loss 1.0  0:10 left\n"
+
+
+def test_an_unknown_total_has_no_time_left_and_quiet_says_nothing(now, capsys):
+    for quiet in (False, True):
+        with Progress("reading", None, quiet=quiet) as bar:
+            now(6)
+            bar.add(12)
+    assert capsys.readouterr().err == "reading 12 steps  2.0 steps/s\n"
+
+
+def test_a_terminal_gets_a_bar(now, monkeypatch):
+    lead, follower = pty.openpty()
+    with os.fdopen(follower, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with Progress("train", 4) as bar:
+            now(1)
+            bar.update(3, "loss 2.5")
+        terminal.flush()
+        shown = os.read(lead, 65536).decode()
+    os.close(lead)
+    assert "train" in shown
+    assert "3/4 steps" in shown
+    assert "loss 2.5" in shown
+
+
+def test_clock():
+    assert [clock(s) for s in (0, 59.6, 61, 3599.4, 3600)] == [
+        "0:00", "1:00", "1:01", "59:59", "1:00:00"
+    ]  # fmt: skip

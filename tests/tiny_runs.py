@@ -1,0 +1,66 @@
+"""The one tiny size of every test of a run: three families, awkward vocabulary and head counts."""
+
+import numpy as np
+
+VOCAB = 101  # a prime: divides over no mesh axis
+SIZES = dict(vocab_size=VOCAB, width=24, num_layers=2, num_heads=3, head_dim=8, max_length=32)
+
+FAMILIES = {
+    "causal": dict(
+        model=dict(name="decoder", vocab_multiple=1, **SIZES), objective=dict(name="causal_lm")
+    ),
+    "masked": dict(
+        model=dict(name="encoder", token_types=2, vocab_multiple=8, **SIZES),
+        objective=dict(name="masked_lm", nsp=True),
+    ),
+    "spans": dict(
+        model=dict(name="encoder_decoder", positions="relative", vocab_multiple=1, **SIZES),
+        objective=dict(name="span_corruption"),
+    ),
+    "recurrent": dict(
+        model=dict(name="recurrent", vocab_size=VOCAB, width=24, num_layers=2),
+        objective=dict(name="causal_lm"),
+    ),
+}
+
+
+def recipe(family: str, **sections) -> dict:
+    """Return a tiny recipe; sections are merged one level deep."""
+    base = dict(
+        tokenizer=dict(kind="byte", sentinels=20),
+        optimizer=dict(learning_rate=1e-2, schedule="constant", clip_norm=1.0),
+        train=dict(steps=4, batch_size=16, length=16, log_every=1),
+        **FAMILIES[family],
+    )
+    merged = {k: dict(v) for k, v in base.items()}
+    for name, value in sections.items():
+        if isinstance(value, dict):
+            merged[name] = merged.get(name, {}) | value
+        else:
+            merged[name] = value
+    return merged
+
+
+def random_batch(spec: dict, seed: int, vocab: int = VOCAB) -> dict:
+    """Return a batch of a spec's shapes: random ids, two packed segments, some padding."""
+    rng = np.random.default_rng(seed)
+    batch = {}
+    for name, (shape, dtype) in spec.items():
+        columns = np.indices(shape[:2])[1] if len(shape) > 1 else None
+        if name.endswith("segment_ids"):
+            ends = shape[1] - rng.integers(0, 4, (shape[0], 1))
+            value = np.where(columns < shape[1] // 2, 1, 2) * (columns < ends)
+        elif name.endswith("positions") and name != "target_positions":
+            value = columns % (shape[1] // 2)
+        elif name == "target_positions":
+            value = np.sort(rng.integers(0, 16, shape), axis=1)
+        elif name == "weights":
+            value = rng.random(shape) < 0.7
+        elif name in ("labels", "token_types", "prefix_mask"):
+            value = rng.integers(0, 2, shape)
+        elif name == "example_ids":
+            value = np.arange(shape[0])
+        else:
+            value = rng.integers(0, vocab, shape)
+        batch[name] = np.asarray(value, dtype)
+    return batch
