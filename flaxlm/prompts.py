@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from flaxlm.data.vocabulary import SPACE, Tokenizer
+from flaxlm.data.vocabulary import Tokenizer
 from flaxlm.errors import ConfigError, DataError
 
 SMALLEST_BUCKET = 16
@@ -102,7 +102,7 @@ def split_blanks(
     begin = 0
     for blank in found:
         text = prompt[begin : blank.start()]
-        texts.append(text.removesuffix(" ") if _spaces_join(tokenizer) else text)
+        texts.append(text.removesuffix(" ") if tokenizer.spaces_join else text)
         begin = blank.end()
         if masks:
             ids.append(tokenizer.mask_id)
@@ -117,12 +117,6 @@ def split_blanks(
     if len(set(ids)) < len(ids) and not masks:
         raise DataError(f"prompt {number} uses a sentinel twice; number its blanks apart")
     return [*texts, prompt[begin:]], ids
-
-
-def _spaces_join(tokenizer: Tokenizer) -> bool:
-    """Return whether some piece is a space and what follows it."""
-    every = tokenizer.pieces(range(tokenizer.vocab_size))
-    return any(len(piece) > 1 and piece[0] == SPACE != piece[1] for piece in every)
 
 
 def interleave(texts: Sequence, fills: Sequence) -> list:

@@ -7,11 +7,20 @@ import jax
 import numpy as np
 
 from flaxlm import sharding, tree
-from flaxlm.errors import ConfigError
+from flaxlm.errors import ConfigError, Unsafe, choose
+from flaxlm.models import parameter_count as count
+from flaxlm.models.config import DTYPES
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.metrics import table, write_result
-from flaxlm.training.start import find_step, load_for_reading
+from flaxlm.training.start import (
+    INIT,
+    find_step,
+    load_backbone,
+    load_for_reading,
+    require_step,
+    start,
+)
 from flaxlm.training.step import Program, make_train_step, parameter_count
 
 
@@ -43,8 +52,8 @@ def evaluate(config, workdir: pathlib.Path, split: str, checkpoint: str) -> dict
     """Return `{split/metric: value}` of a run's checkpoint over a whole split."""
     from flaxlm.evaluate import evaluate_split
 
-    find_step(Checkpointer(workdir, read_only=True), workdir, checkpoint)
-    with Inputs.open(config, workdir, write=False) as inputs:
+    require_step(config, workdir, checkpoint)
+    with Inputs.open(config, workdir, write=checkpoint == INIT) as inputs:
         program = reader(config)
         with program.mesh():
             params, step = load_for_reading(program, workdir, checkpoint)
@@ -56,8 +65,8 @@ def generate(config, workdir: pathlib.Path, prompts: list[str], options, checkpo
     """Return a Generation for each prompt and sample."""
     from flaxlm import generate as generation
 
-    find_step(Checkpointer(workdir, read_only=True), workdir, checkpoint)
-    with Inputs.open(config, workdir, write=False) as inputs:
+    require_step(config, workdir, checkpoint)
+    with Inputs.open(config, workdir, write=checkpoint == INIT) as inputs:
         program = reader(config, jax.local_devices()[:1])
         with program.mesh():
             params, _ = load_for_reading(program, workdir, checkpoint)
@@ -69,14 +78,15 @@ def generate(config, workdir: pathlib.Path, prompts: list[str], options, checkpo
 def inspect(config, workdir: pathlib.Path, checkpoint: str) -> dict:
     """Return step, parameter count, hashes and digests, computed on one CPU device."""
     device = jax.devices("cpu")[:1]
-    saved = Checkpointer(workdir, read_only=True)
-    step = find_step(saved, workdir, checkpoint)
+    require_step(config, workdir, checkpoint)
     with Inputs.open(config, workdir, write=False) as inputs:
         mesh = sharding.make_mesh(type(config.sharding)(), device)
         program = make_train_step(config, mesh, max(1, config.train.steps))
         with program.mesh():
+            saved = Checkpointer(workdir, read_only=True)
+            step = find_step(saved, workdir, checkpoint)
             state, found = saved.restore(program.abstract_state, step=step)
-            result = {
+            return {
                 "step": found.step,
                 "model": config.model_name,
                 "objective": config.objective_name,
@@ -86,7 +96,122 @@ def inspect(config, workdir: pathlib.Path, checkpoint: str) -> dict:
                 "digest/opt_state": tree.digest_of(state.opt_state),
                 "digest/next_batch": batch_digest(inputs, found.step),
             }
-    return result
+
+
+def inspect_pretrained(source: str) -> dict:
+    """Return what a Hugging Face directory holds, with the digest of its parameters."""
+    from flaxlm.interop.pretrained import from_pretrained
+
+    found = from_pretrained(source)
+    return {
+        "architecture": found.architecture or "backbone",
+        "model": found.model,
+        "heads": ", ".join(found.heads) or "none",
+        "parameters": count(found.model, found.config, found.heads),
+        "tokenizer/hash": found.tokenizer.hash[:16] if found.tokenizer else "none",
+        "digest/params": tree.digest_of(found.params),
+    }
+
+
+def embed(
+    config, workdir: pathlib.Path, source: str, target: str, options, checkpoint: str
+) -> dict:
+    """Write a vector for each text of a JSONL file as a NumPy array [N, D]; see `flaxlm.embed`."""
+    from flaxlm import embed as embedding
+
+    require_step(config, workdir, checkpoint)
+    texts = embedding.read_texts(source)
+    with Inputs.open(config, workdir, write=checkpoint == INIT) as inputs:
+        # The backbone alone: heads are neither built nor, from a foreign model, looked for.
+        program = reader(config, jax.local_devices()[:1])
+        with embedding.writer(target) as write, program.mesh():
+            params = load_backbone(program, workdir, checkpoint)
+            vectors = embedding.embed(
+                config.model_name, config.model, params, inputs.tokenizer, texts, options
+            )
+            write(vectors)
+    return {"embed/texts": len(vectors), "embed/width": vectors.shape[1]}
+
+
+def convert(
+    source: str,
+    target: str,
+    architecture: str = "",
+    dtype: str = "",
+    checkpoint: str = "latest",
+    allow_missing: str = "",
+) -> dict:
+    """Write a run as a Hugging Face directory or the other way round; return what was done.
+
+    Args:
+      source, target: a run directory, or `hf:DIR` (`hf:NAME` as the source).
+      architecture: class to write; empty for the first that fits.
+      dtype: of the tensors written; empty for that of the parameters.
+      checkpoint: of a run: latest, best or a step.
+      allow_missing: regex of parameters that may start fresh in a run.
+    """
+    from flaxlm.interop.pretrained import SCHEME, Directory, from_pretrained, save_pretrained
+
+    if dtype:
+        choose("--dtype", dtype, DTYPES)
+    if source.startswith(SCHEME):
+        stored = Directory(source).weights.dtype.name
+        if not target.startswith(SCHEME):
+            workdir = pathlib.Path(target).absolute()
+            return import_run(source, workdir, dtype or stored, allow_missing)
+        model = from_pretrained(source.removeprefix(SCHEME), param_dtype=stored)
+    elif target.startswith(SCHEME):
+        model = export_run(pathlib.Path(source).absolute(), checkpoint)
+    else:
+        raise ConfigError(
+            f"--from={source} and --to={target}: one of them has to be a Hugging Face directory, "
+            "hf:DIR"
+        )
+    directory = pathlib.Path(target.removeprefix(SCHEME)).absolute()
+    files = save_pretrained(directory, model, architecture=architecture, dtype=dtype)
+    written = Directory(directory)
+    return {
+        "architecture": written.description.architecture,
+        "dtype": written.weights.dtype.name,
+        "files": len(files),
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+
+
+def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: str) -> dict:
+    """Make a run directory of a Hugging Face model, its parameters as step 0."""
+    from flaxlm.training import config as run_config
+
+    recipe = run_config.hub_recipe(source)
+    recipe["model"]["param_dtype"] = dtype
+    config = run_config.from_dict(recipe | {"init": source})
+    with Inputs.open(config, workdir) as inputs:
+        program = reader(config, jax.local_devices()[:1])
+        saved = Checkpointer(workdir, extra=inputs.identity(data=False), files=inputs.files())
+        with program.mesh(), saved:
+            if saved.latest() is not None:
+                raise Unsafe(f"{workdir} holds a run already; take another --to")
+            state, step = start(program, saved, inputs, allow_missing, print)
+            saved.save(step, state, wait=True)
+    return {"model": config.model_name, "parameters": parameter_count(config), "dtype": dtype}
+
+
+def export_run(workdir: pathlib.Path, checkpoint: str):
+    """Return a run's model as a `Pretrained`."""
+    from flaxlm.interop.pretrained import Pretrained
+    from flaxlm.training import config as run_config
+
+    config = run_config.build(run_config.read_run(str(workdir)))
+    require_step(config, workdir, checkpoint)
+    with Inputs.open(config, workdir, write=False) as inputs:
+        program = reader(config, jax.local_devices()[:1])
+        with program.mesh():
+            params, _ = load_for_reading(program, workdir, checkpoint)
+        heads = config.objective.heads(config.model_name)
+        labels = (
+            tuple(getattr(config.objective, "labels", ())) if heads.get("classification") else ()
+        )
+        return Pretrained(config.model_name, config.model, heads, params, inputs.tokenizer, labels)
 
 
 def batch_digest(inputs: Inputs, step: int) -> str:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from flaxlm.data.vocabulary import Template
+
 BOS, EOS, FIRST = 2, 3, 5
 
 
@@ -9,7 +11,8 @@ class FakeTokenizer:
     """Letters of a text are ids from 5; a capital letter begins a word."""
 
     pad_id, unk_id, bos_id, eos_id, mask_id = 0, 1, BOS, EOS, 4
-    cls_id, sep_id = BOS, EOS
+    cls_id, sep_id, start_id = BOS, EOS, 0
+    template = Template.of([BOS], [EOS], [EOS])
     hash = "fake"
 
     def __init__(self, vocab_size=120, sentinels=20):

@@ -60,20 +60,21 @@ def test_rotated_products_depend_on_distance_alone():
     assert abs(product(9, 4) - product(9, 5)) > 1e-2
 
 
-def loops(q, k, v, bias):
-    """softmax(q · k + bias) · v, one query at a time, in float64."""
+def loops(q, k, v, bias, cap=0.0):
+    """softmax(c · tanh(q · k / c) + bias) · v, one query at a time, in float64; c = 0: no cap."""
     q, k, v, bias = (np.asarray(x, np.float64) for x in (q, k, v, bias))
     out = np.zeros(q.shape)
     for b, i, h, g in np.ndindex(q.shape[:-1]):
-        score = k[b, :, h] @ q[b, i, h, g] + bias[b, h, g, i]
+        score = k[b, :, h] @ q[b, i, h, g]
+        score = (cap * np.tanh(score / cap) if cap else score) + bias[b, h, g, i]
         weight = np.exp(score - score.max())
         out[b, i, h, g] = weight / weight.sum() @ v[b, :, h]
     return out
 
 
 @pytest.mark.parametrize("implementation", attention.ATTENTION)
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_implementation_equals_loops(implementation, groups):
+@pytest.mark.parametrize(("groups", "cap"), [(1, 0.0), (2, 0.0), (4, 0.0), (2, 1.5)])
+def test_implementation_equals_loops(implementation, groups, cap):
     """Forward against loops, backward against central differences of the loops."""
     rng = np.random.default_rng(0)
     B, L, M, H, K = 2, 3, 5, 4 // groups, 4
@@ -87,10 +88,10 @@ def test_implementation_equals_loops(implementation, groups):
     attend = attention.ATTENTION[implementation]
 
     def ours(q, k, v, relative):
-        return attend(q, k, v, mask, relative, 0.0, None)
+        return attend(q, k, v, mask, relative, 0.0, None, cap)
 
     out, pull = jax.vjp(ours, q, k, v, relative)
-    np.testing.assert_allclose(out, loops(q, k, v, mask + relative), atol=1e-5)
+    np.testing.assert_allclose(out, loops(q, k, v, mask + relative, cap), atol=1e-5)
     arguments = [q, k, v, relative]
     for n, gradient in enumerate(pull(jnp.asarray(draw))):
         direction = rng.normal(size=arguments[n].shape)
@@ -98,7 +99,7 @@ def test_implementation_equals_loops(implementation, groups):
         for step in (1e-4, -1e-4):
             moved = [x.astype(np.float64) for x in arguments]
             moved[n] = moved[n] + step * direction
-            ends.append((loops(*moved[:3], mask + moved[3]) * draw).sum())
+            ends.append((loops(*moved[:3], mask + moved[3], cap) * draw).sum())
         slope = (ends[0] - ends[1]) / 2e-4
         np.testing.assert_allclose((gradient * direction).sum(), slope, atol=1e-3)
 
@@ -110,7 +111,7 @@ def test_dropout_of_probabilities(implementation):
     v = jnp.ones((2, 1, 1, 4))
     words = jnp.array([5, 6], jnp.uint32)
     attend = attention.ATTENTION[implementation]
-    out, pull = jax.vjp(lambda v: attend(q, k, v, None, None, 0.25, words), v)
+    out, pull = jax.vjp(lambda v: attend(q, k, v, None, None, 0.25, words, 0.0), v)
     kept = np.asarray(out[..., 0]) != 0
     assert 0.6 < kept.mean() < 0.9
     np.testing.assert_allclose(out[..., 0], np.where(kept, 1 / 0.75, 0), rtol=1e-6)
@@ -125,7 +126,7 @@ def test_a_query_that_sees_nothing_is_finite(implementation):
     k, v = rng.normal(size=(2, 1, 3, 1, 4)).astype(np.float32)
     mask = np.full((1, 1, 1, 2, 3), attention.MASKED, np.float32)
     attend = attention.ATTENTION[implementation]
-    out, pull = jax.vjp(lambda *x: attend(*x, mask, None, 0.0, None), q, k, v)
+    out, pull = jax.vjp(lambda *x: attend(*x, mask, None, 0.0, None, 0.0), q, k, v)
     assert all(np.isfinite(x).all() for x in (out, *pull(jnp.ones_like(out))))
 
 

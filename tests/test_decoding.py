@@ -19,6 +19,31 @@ CASES = {
     "post_norm": ("decoder", {"norm_position": "post", "final_norm": False}),
     "t5": ("encoder_decoder", {"positions": "relative", "norm": "rmsnorm", "output_scale": 0.25}),
     "cross_rotary": ("encoder_decoder", {"positions": "rotary", "num_kv_heads": 2}),
+    "neox": ("decoder", {"positions": "rotary", "rotary_dim": 2, "parallel": True}),
+    "shared": ("decoder", {"share_layers": True, "first_norm": False, "position_offset": 2}),
+    "gemma": (
+        "decoder",
+        {
+            **{
+                "positions": "rotary",
+                "rope_local_theta": 50.0,
+                "windows": (3, 0),
+                "norm": "rmsnorm",
+            },
+            **{"norm_position": "sandwich", "norm_offset": 1.0, "qk_norm": True},
+            **{"attention_softcap": 2.0, "output_softcap": 3.0},
+        },
+    ),
+    "llama3": (
+        "decoder",
+        {"positions": "rotary", "rope_scaling": "llama3", "rope_factor": 4.0}
+        | {"rope_original_length": 8},
+    ),
+    "bart": (
+        "encoder_decoder",
+        {"separate_positions": True, "embed_norm": True, "norm_position": "post"}
+        | {"position_offset": 2, "final_norm": False},
+    ),
     "lstm": ("recurrent", {"cell": "lstm"}),
     "gru": ("recurrent", {"cell": "gru"}),
 }

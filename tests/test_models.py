@@ -81,6 +81,13 @@ def test_every_field_of_the_config_is_in_a_test():
             f"{part}_dropout"
             for part in ("embed", "attention", "residual", "mlp", "output", "head")
         ),
+        # Choices of published architectures: tests/test_hf_parity.py.
+        *("embed_width", "share_layers", "norm_offset", "first_norm", "parallel", "qk_norm"),
+        *("position_offset", "separate_positions", "rotary_dim", "rope_local_theta"),
+        *("rope_scaling", "rope_factor", "rope_low_frequency", "rope_high_frequency"),
+        *("rope_original_length", "attention_softcap", "output_softcap", "pooler"),
+        *("pooler_activation", "transform_activation", "transform_bias", "mlm_bias"),
+        "classification_bias",
     }
     names = {field.name for field in dataclasses.fields(MODELS["decoder"].config_class)}
     assert names == covered | elsewhere

@@ -54,8 +54,13 @@ def every_tree():
             fields |= {"gated": True, "token_types": 2, "embed_norm": True}
         cases.append((family, tiny.config(family, **fields), ALL_HEADS[family]))
         if family != "recurrent":
-            relative = dataclasses.replace(cases[-1][1], positions="relative")
-            cases.append((family, relative, ALL_HEADS[family]))
+            config = cases[-1][1]
+            for more in ({"positions": "relative"}, {"embed_width": config.width // 2}):
+                cases.append((family, dataclasses.replace(config, **more), ALL_HEADS[family]))
+            unusual = {"qk_norm": True, "norm_position": "sandwich"}
+            unusual |= {"first_norm": False, "separate_positions": True}
+            more = dataclasses.replace(config, **unusual)
+            cases.append((family, more, ALL_HEADS[family]))
     cases.append(("recurrent", tiny.config("recurrent", cell="gru"), ALL_HEADS["recurrent"]))
     return [(family, abstract_params(family, c, heads)) for family, c, heads in cases]
 

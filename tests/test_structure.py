@@ -13,7 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 # What each room may import, beside itself. `errors` and `progress` are open to all.
-OUTER = {"__main__", "verbs", "train", "evaluate", "generate", "sampling", "prompts"}
+OUTER = {"__main__", "verbs", "train", "evaluate", "generate", "embed", "sampling", "prompts"}
+OUTER |= {"interop"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -23,14 +24,16 @@ ALLOWED = {
     "tasks": {"data"},
     "models": {"sharding", "tree"},
     "objectives": {"data", "tasks", "models", "sharding", "tree"},
-    "training": {"objectives", "models", "tasks", "data", "sharding", "tree"},
+    "interop": {"data", "models", "sharding", "tree"},
+    "training": {"interop", "objectives", "models", "tasks", "data", "sharding", "tree"},
     "sampling": set(),
     "prompts": {"data"},
     "generate": {"sampling", "prompts", "training", "models", "data", "sharding", "tree"},
+    "embed": {"prompts", "tasks", "models", "data"},
     "evaluate": {"generate", "training", "tasks", "objectives", "models", "sharding", "tree"},
     "train": {"evaluate", "training", "objectives", "models", "sharding", "tree"},
-    "verbs": {"train", "evaluate", "generate", "training", "models", "sharding", "tree"},
-    "__main__": {"verbs", "train", "training", "generate"},
+    "verbs": {"embed", "evaluate", "generate", "training", "interop", "models", "sharding", "tree"},
+    "__main__": {"verbs", "train", "training", "generate", "embed"},
     "__init__": OUTER,
 }
 

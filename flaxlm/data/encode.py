@@ -89,7 +89,9 @@ class Encoder:
         tokens = np.concatenate(pieces)
         counts["documents"], counts["tokens"] = len(texts), len(tokens)
         counts["sentences"] = len(sentence_lengths) if self.sentences else 0
-        counts["unknown"] = int(np.count_nonzero(tokens == tokenizer.unk_id))
+        # GPT-2's <unk> is its EOS: every document has one, and none is unknown.
+        own = tokenizer.unk_id not in (tokenizer.bos_id, tokenizer.eos_id)
+        counts["unknown"] = own * int(np.count_nonzero(tokens == tokenizer.unk_id))
         arrays = {"tokens": tokens, "documents": np.array(lengths, np.int64)}
         if self.sentences:
             arrays["sentences"] = np.array(sentence_lengths, np.int64)

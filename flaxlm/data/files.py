@@ -13,14 +13,28 @@ from typing import BinaryIO
 from flaxlm.errors import DataError, MissingInput
 
 
-def replace(path: pathlib.Path, contents: bytes) -> None:
-    """Write aside, flush to disk, rename: a reader sees the old file or the new one."""
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Open a file aside; at the end flush it to disk and rename it, after an error remove it.
+
+    A reader sees the old file or the new one.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(aside, "wb") as file:
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+
+
+def replace(path: pathlib.Path, contents: bytes) -> None:
+    """Write a whole file; see `replacing`."""
+    with replacing(path) as file:
         file.write(contents)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 class _Counted(io.RawIOBase):

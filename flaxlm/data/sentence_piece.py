@@ -1,15 +1,21 @@
 """SentencePiece models as tokenizers, with exact round trips."""
 
+import functools
 import re
+import unicodedata
 from collections.abc import Iterator
 
 import numpy as np
 
-from flaxlm.data.vocabulary import SPACE, SPECIALS, Tokenizer
+from flaxlm.data.vocabulary import SPACE, SPECIALS, Frame, Template, Tokenizer, find_sentinels
 from flaxlm.errors import DataError
 
 # Names under which other people's models keep the same roles.
 ALIASES = {"bos": ("<s>", "[CLS]"), "eos": ("</s>", "[SEP]"), "mask": ("<mask>", "[MASK]")}
+# Where projects keep a SentencePiece model, and whose models are read by themselves: the others
+# renumber the pieces or add to them in code of their own. ALBERT's read uncased (or cased) text.
+MODEL_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
+FAMILIES = ("t5", "llama", "albert", "albert_cased")
 ENCODE_CHUNK = 1 << 16  # characters; bounds SentencePiece's lattice on book-sized documents
 # A word-level unit: a line break or tab, a word with the space before it, or spaces to spare.
 _UNITS = re.compile(r"[\n\t\r]| ?[^ \n\t\r]+| +(?= )| +")
@@ -19,13 +25,21 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model behind the shared face.
 
     `exact_breaks` says that the newline is a symbol of its own in the model, so that long text
-    can be encoded in chunks of lines: the same ids, but for ties that rounding decides.
+    can be encoded in chunks of lines: the same ids, but for ties that rounding decides. A model
+    of one of FAMILIES has that family's ids, and no more; others are given the roles they lack.
     """
 
-    def __init__(self, model: bytes, kind: str, sentinels: int = 100, exact_breaks: bool = False):
+    def __init__(
+        self,
+        model: bytes,
+        kind: str,
+        sentinels: int = 100,
+        exact_breaks: bool = False,
+        family: str = "",
+    ):
         import sentencepiece
 
-        self.model, self.kind = model, kind
+        self.model, self.kind, self.family = model, kind, family
         try:
             self._processor = sp = sentencepiece.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, TypeError):
@@ -38,9 +52,19 @@ class SentencePieceTokenizer(Tokenizer):
             named = (sp.piece_to_id(name) for name in names)
             if found.get(role, -1) < 0:
                 found[role] = next((i for i in named if i != sp.unk_id()), -1)
-        fresh = iter(range(size + sentinels, size + sentinels + len(found)))
+        if family:
+            own = find_sentinels(self.piece_ids)  # mT5's model holds them itself
+            if len(own):
+                sentinels, self.sentinel_ids = 0, own
+            found["eos"] = found["eos"] if found["eos"] >= 0 else found["unk"]
+            for role in ("bos", "pad"):
+                found[role] = found[role] if found[role] >= 0 else found["eos"]
+            fresh = iter([size + sentinels])
+        else:
+            fresh = iter(range(size + sentinels, size + sentinels + len(found)))
+            found |= {role: next(fresh) for role in SPECIALS if found[role] < 0}
         for role in SPECIALS:
-            setattr(self, f"{role}_id", found[role] if found[role] >= 0 else next(fresh))
+            setattr(self, f"{role}_id", found[role])
         self.vocab_size = next(fresh)
         self._bytes = [sp.piece_to_id(f"<0x{b:02X}>") for b in range(256)]
         self._words: dict[str, int] | None = None
@@ -48,7 +72,25 @@ class SentencePieceTokenizer(Tokenizer):
             plain = (i for i in range(size) if not sp.is_control(i) and not sp.is_byte(i))
             self._words = {sp.id_to_piece(i): i for i in plain if i != sp.unk_id()}
 
+    @functools.cached_property
+    def piece_ids(self) -> dict[str, int]:
+        """The id of each piece of the model, as it is spelt there."""
+        return {self._processor.id_to_piece(i): i for i in range(self._size)}
+
+    @functools.cached_property
+    def template(self) -> Template:
+        """The family's: T5 reads `a </s>` and `a </s> b </s>`, Llama `<s> a` and `<s> a <s> b`."""
+        if self.family == "t5":
+            return Template.of([], [self.eos_id], [self.eos_id], second_type=0)
+        if self.family == "llama":
+            bos = (self.bos_id,)
+            pair = Frame((bos, bos, ()), ((0,), (1,), ()), (0, 1))
+            return Template(Frame((bos, ()), ((0,), ()), (0,)), pair)
+        return super().template
+
     def _encode(self, text: str) -> list[int]:
+        if self.family.startswith("albert"):
+            text = _plain(text, lower=self.family == "albert")
         if self._words is not None:
             return self._encode_words(text)
         if len(text) <= ENCODE_CHUNK or not self._exact_breaks:
@@ -81,6 +123,13 @@ class SentencePieceTokenizer(Tokenizer):
     def unrecoverable(self, text: str) -> int:
         """Count U+2581 in `text`: SentencePiece writes its spaces so and cannot tell them apart."""
         return text.count(SPACE)
+
+
+def _plain(text: str, lower: bool) -> str:
+    """Return text as ALBERT's own code hands it to SentencePiece: no accents, no capitals."""
+    text = unicodedata.normalize("NFKD", text.replace("``", '"').replace("''", '"'))
+    text = "".join(c for c in text if not unicodedata.combining(c))
+    return text.lower() if lower else text
 
 
 def _line_chunks(text: str, size: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Text to ids and back: SentencePiece models and a byte-level vocabulary.
+"""Text to ids and back: SentencePiece models, a byte-level vocabulary, Hugging Face's files.
 
 Layout of a vocabulary made here: five specials (pad 0, unk 1, bos 2, eos 3, mask 4), then the
 pieces, then the sentinels of span corruption, the first sentinel last (T5's order). A loaded
@@ -16,13 +16,14 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from flaxlm.data.sentence_piece import SentencePieceTokenizer
-from flaxlm.data.vocabulary import SPACE, SPECIALS, ByteTokenizer, Tokenizer
+from flaxlm.data import hugging_face
+from flaxlm.data.sentence_piece import MODEL_FILES, SentencePieceTokenizer
+from flaxlm.data.vocabulary import SPACE, SPECIALS, ByT5Tokenizer, ByteTokenizer, Tokenizer
 from flaxlm.errors import ConfigError, DataError, MissingInput, choose
 
 KINDS = ("unigram", "bpe", "word", "char", "byte")
+READY = "huggingface"  # a kind that is read from `path`, or with the model of `init`; never trained
 NORMALIZATIONS = ("identity", "nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf")
-MODEL_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 BREAKS = "\n\t\r"
 # The EM sums of unigram training depend on the number of threads, so it must not be the machine's.
 TRAIN_THREADS = 4
@@ -34,9 +35,10 @@ class TokenizerConfig:
     """How text becomes ids.
 
     `vocab_size` counts specials and sentinels; `char` and `byte` have as many ids as they need
-    and ignore it. `path` loads an existing model (a file or a directory) instead of training
-    one; then only `sentinels` is used besides. Round trips are exact with `normalization`
-    'identity' (and, for `char`, on the characters seen or with `byte_fallback`).
+    and ignore it, and `huggingface` is what came with a Hugging Face model. `path` loads an
+    existing model (a file or a directory) instead of training one; then only `sentinels` is used
+    besides. Round trips are exact with `normalization` 'identity' (and, for `char`, on the
+    characters seen or with `byte_fallback`).
     """
 
     kind: str = "unigram"
@@ -50,7 +52,7 @@ class TokenizerConfig:
     seed: int = 0
 
     def __post_init__(self):
-        choose("tokenizer.kind", self.kind, KINDS)
+        choose("tokenizer.kind", self.kind, (*KINDS, READY))
         choose("tokenizer.normalization", self.normalization, NORMALIZATIONS)
         if self.sentinels < 0:
             raise ConfigError(f"tokenizer.sentinels={self.sentinels} must be 0 or more")
@@ -60,7 +62,7 @@ class TokenizerConfig:
             raise ConfigError(
                 f"tokenizer.character_coverage={self.character_coverage} must be in 0.9 .. 1"
             )
-        if self.kind not in ("char", "byte") and self.vocab_size <= self.sentinels + 5:
+        if self.kind not in ("char", "byte", READY) and self.vocab_size <= self.sentinels + 5:
             raise ConfigError(
                 f"tokenizer.vocab_size={self.vocab_size} leaves no room for pieces beside "
                 f"5 specials and tokenizer.sentinels={self.sentinels}"
@@ -76,6 +78,8 @@ def train_tokenizer(
     """
     if config.kind == "byte":
         return ByteTokenizer(config.sentinels)
+    if config.kind == READY:
+        raise ConfigError(f"tokenizer.kind={READY!r} is not trained; name one with tokenizer.path")
     characters: set[str] | None = set() if config.kind == "char" else None
     lines = _sample_lines(_watched(texts, characters, progress), config.train_chars, config.seed)
     if not lines:
@@ -141,20 +145,32 @@ def _explain(message: str, config: TokenizerConfig) -> Exception:
 
 
 def load_tokenizer(path: str | os.PathLike, sentinels: int = 100) -> Tokenizer:
-    """Load what `save` wrote, or a SentencePiece file or directory of another project.
+    """Load what `save` wrote, or a SentencePiece file or Hugging Face directory.
 
-    `sentinels` counts only for another project's model; a saved tokenizer knows its own.
+    `sentinels` counts only for a SentencePiece model by itself; the others know their own.
     """
     path = pathlib.Path(path)
-    if (path / "tokenizer.json").is_file():
+    if _is_saved(path / "tokenizer.json"):
         return _load_saved(path)
+    if hugging_face.has_vocabulary(path):
+        return hugging_face.load_hugging_face(path)
     if path.is_dir():
         found = [path / name for name in MODEL_FILES if (path / name).is_file()]
         if not found:
-            names = ", ".join(("tokenizer.json", *MODEL_FILES))
+            names = ", ".join((*hugging_face.VOCABULARIES, *MODEL_FILES))
             raise MissingInput(f"{path} holds no tokenizer; looked for {names}")
         path = found[0]
     return _of_file(path, "sentencepiece", sentinels)
+
+
+def _is_saved(name: pathlib.Path) -> bool:
+    """Say whether a tokenizer.json is ours, or damaged; Hugging Face's holds a `model`."""
+    if not name.is_file():
+        return False
+    try:
+        return "model" not in json.loads(_read(name))
+    except (ValueError, TypeError):
+        return True
 
 
 def _load_saved(directory: pathlib.Path) -> Tokenizer:
@@ -162,18 +178,26 @@ def _load_saved(directory: pathlib.Path) -> Tokenizer:
     try:
         facts = json.loads(_read(name))
         kind, sentinels, digest = facts["kind"], facts["sentinels"], facts["hash"]
-    except (ValueError, KeyError, TypeError):
+        family, start = facts.get("family", ""), facts.get("start")
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{name} is damaged; train the tokenizer again") from None
-    if kind == "byte":
-        tokenizer: Tokenizer = ByteTokenizer(sentinels)
+    path = directory / "tokenizer.model"
+    if kind in ("byte", "byt5"):
+        tokenizer: Tokenizer = (ByteTokenizer if kind == "byte" else ByT5Tokenizer)(sentinels)
+    elif kind == "huggingface":
+        tokenizer = hugging_face.HuggingFaceTokenizer(_read(path), str(path))
     else:
-        path = directory / "tokenizer.model"
-        tokenizer = _of_file(path, kind, sentinels, exact_breaks=kind in KINDS)
+        tokenizer = _of_file(path, kind, sentinels, exact_breaks=kind in KINDS, family=family)
+        if family:  # its roles are those that the files beside the model named
+            for role in SPECIALS:
+                setattr(tokenizer, f"{role}_id", facts["specials"].get(role, -1))
     if tokenizer.hash != digest:
         raise DataError(
-            f"{directory / 'tokenizer.model'} does not match its recorded hash: it was changed or "
-            "damaged; restore it or train the tokenizer again"
+            f"{path} does not match its recorded hash: it was changed or damaged; restore it or "
+            "train the tokenizer again"
         )
+    if start is not None:
+        tokenizer.start_id = start
     return tokenizer
 
 

@@ -1,6 +1,7 @@
-"""The face that every tokenizer shows, and the byte-level one, which needs no training."""
+"""The face that every tokenizer shows, and the byte-level ones, which need no training."""
 
 import abc
+import dataclasses
 import functools
 import hashlib
 import json
@@ -8,7 +9,8 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,8 +21,72 @@ SPECIALS = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>", "mask":
 SPACE = "\u2581"  # SentencePiece's visible space, the one character that it cannot give back
 
 
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Special tokens around one text, `specials[0] a specials[1]`, or two, `… b specials[2]`.
+
+    Attributes:
+      specials: ids before, between and behind the texts.
+      special_types: the token types of those ids.
+      text_types: the token type of each text.
+    """
+
+    specials: tuple[tuple[int, ...], ...]
+    special_types: tuple[tuple[int, ...], ...]
+    text_types: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of special tokens."""
+        return sum(map(len, self.specials))
+
+    def around(self, *texts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return (ids, token types), int32, of texts (ids) with the specials in their places."""
+        ids: list[Sequence[int]] = [self.specials[0]]
+        types: list[Sequence[int]] = [self.special_types[0]]
+        behind = zip(texts, self.text_types, self.specials[1:], self.special_types[1:], strict=True)
+        for text, text_type, special, special_type in behind:
+            ids += [text, special]
+            types += [np.full(len(text), text_type), special_type]
+        ids, types = ([np.asarray(part, np.int32) for part in parts] for parts in (ids, types))
+        return np.concatenate(ids), np.concatenate(types)
+
+
+class Template(NamedTuple):
+    """How an encoder reads one text and a pair of texts."""
+
+    single: Frame
+    pair: Frame
+
+    @classmethod
+    def of(
+        cls,
+        before: Sequence[int],
+        between: Sequence[int],
+        after: Sequence[int],
+        second_type: int = 1,
+    ) -> "Template":
+        """Return `before a after` and `before a between b after`; types 0, `second_type` from b."""
+        before, between, after = tuple(before), tuple(between), tuple(after)
+
+        def zeros(ids, value=0):
+            return (value,) * len(ids)
+
+        last = zeros(after, second_type)
+        return cls(
+            Frame((before, after), (zeros(before), zeros(after)), (0,)),
+            Frame(
+                (before, between, after), (zeros(before), zeros(between), last), (0, second_type)
+            ),
+        )
+
+
 class Tokenizer(abc.ABC):
-    """Shared face of all tokenizers; `encode` adds no specials, `decode` drops them."""
+    """Shared face of all tokenizers; `encode` adds no specials, `decode` drops them.
+
+    A role that the vocabulary does not have is −1 (GPT-2 has no mask); several roles may share
+    an id (GPT-2's BOS is its EOS).
+    """
 
     kind: str
     vocab_size: int
@@ -29,8 +95,9 @@ class Tokenizer(abc.ABC):
     bos_id: int
     eos_id: int
     mask_id: int
-    sentinel_ids: np.ndarray  # int32 [sentinels]; sentinel 0 has the greatest id
+    sentinel_ids: np.ndarray  # int32 [sentinels] in their order, which need not be that of ids
     model: bytes  # the trained contents; empty for byte
+    family: str = ""  # whose special tokens and template another project's model follows
 
     @abc.abstractmethod
     def _encode(self, text: str) -> list[int]: ...
@@ -52,9 +119,30 @@ class Tokenizer(abc.ABC):
         return self.eos_id
 
     @functools.cached_property
+    def start_id(self) -> int:
+        """Id that the decoder of an encoder-decoder starts from: the padding's, as in T5."""
+        return self.pad_id
+
+    @functools.cached_property
+    def template(self) -> Template:
+        """Special tokens around what an encoder reads: `[CLS] a [SEP]`, `[CLS] a [SEP] b [SEP]`."""
+        return Template.of([self.cls_id], [self.sep_id], [self.sep_id])
+
+    def with_specials(
+        self, first: Sequence[int], second: Sequence[int] | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Return (ids, token types) of one text's ids, or of a pair's, as an encoder reads them."""
+        if second is None:
+            ids, types = self.template.single.around(first)
+        else:
+            ids, types = self.template.pair.around(first, second)
+        return ids.tolist(), types.tolist()
+
+    @functools.cached_property
     def special_ids(self) -> dict[str, int]:
-        """Ids by role: pad, unk, bos, eos, mask."""
-        return {role: getattr(self, f"{role}_id") for role in SPECIALS}
+        """Ids by role: pad, unk, bos, eos, mask; without the roles that do not exist."""
+        ids = {role: getattr(self, f"{role}_id") for role in SPECIALS}
+        return {role: i for role, i in ids.items() if i >= 0}
 
     @functools.cached_property
     def _silent(self) -> frozenset[int]:
@@ -66,23 +154,21 @@ class Tokenizer(abc.ABC):
     def hash(self) -> str:
         """Sha-256 in hexadecimal of everything that decides text to ids."""
         facts = [self.kind, self.vocab_size, self.special_ids, self.sentinel_ids.tolist()]
+        if self.family:
+            facts.append(self.family)
         head = json.dumps(facts, sort_keys=True).encode()
         return hashlib.sha256(head + b"\n" + self.model).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without specials; DataError on unpaired surrogates."""
-        try:
-            text.isascii() or text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"text holds an unpaired surrogate at character {error.start}; it is not Unicode "
-                "text: clean it first"
-            ) from None
-        return self._encode(text)
+        return self._encode(_unicode(text))
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the ids of each text."""
-        return [self.encode(text) for text in texts]
+        return self._encode_batch([_unicode(text) for text in texts])
+
+    def _encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [self._encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, specials and sentinels dropped, unknown shown."""
@@ -100,7 +186,8 @@ class Tokenizer(abc.ABC):
     def _all_pieces(self) -> list[str]:
         names = {i: SPECIALS[role] for role, i in self.special_ids.items()}
         names |= {int(i): f"<extra_id_{n}>" for n, i in enumerate(self.sentinel_ids)}
-        return [self._piece(i) or names[i] for i in range(self.vocab_size)]
+        # Another project's vocabulary may leave ids unused; such a piece is empty.
+        return [self._piece(i) or names.get(i, "") for i in range(self.vocab_size)]
 
     def unrecoverable(self, text: str) -> int:
         """Count the characters of `text` that decode to something else whatever the vocabulary."""
@@ -124,8 +211,21 @@ class Tokenizer(abc.ABC):
     def _spellings(self) -> list[str]:
         """Each id's text with SPACE for a space; empty for specials and sentinels."""
         silent = self._silent | {self.unk_id}
-        spell = ["" if i in silent else piece for i, piece in enumerate(self._all_pieces)]
-        return [_byte_text(piece) if _BYTE.fullmatch(piece) else piece for piece in spell]
+        pieces = enumerate(self._all_pieces)
+        return ["" if i in silent else self._spell(piece) for i, piece in pieces]
+
+    def _spell(self, piece: str) -> str:
+        """Return a piece's text, SPACE for a space."""
+        return _byte_text(piece) if _BYTE.fullmatch(piece) else piece
+
+    @functools.cached_property
+    def spaces_join(self) -> bool:
+        """Whether a space and the word after it are one piece, which decodes to both."""
+        for index, text in enumerate(self._spellings):
+            if len(text) > 1 and text[0] == SPACE != text[1]:
+                # Some decoders drop the first space of a text: then it stays with what was before.
+                return self.decode([index]).startswith(" ")
+        return False
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write `tokenizer.model` (where there is one) and `tokenizer.json`, the latter last."""
@@ -137,6 +237,10 @@ class Tokenizer(abc.ABC):
             "sentinels": len(self.sentinel_ids),
             "hash": self.hash,
         }
+        if self.family:
+            facts["family"] = self.family
+        if self.start_id != self.pad_id:
+            facts["start"] = self.start_id
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if self.model:
@@ -155,23 +259,64 @@ class ByteTokenizer(Tokenizer):
 
     kind = "byte"
     model = b""
+    offset = 5  # the id of byte 0
     pad_id, unk_id, bos_id, eos_id, mask_id = range(5)
 
     def __init__(self, sentinels: int = 100):
-        self.vocab_size = 5 + 256 + sentinels
-        self.sentinel_ids = np.arange(self.vocab_size - 1, 260, -1, dtype=np.int32)
+        self.vocab_size = self.offset + 256 + sentinels
+        above = self.offset + 255
+        self.sentinel_ids = np.arange(self.vocab_size - 1, above, -1, dtype=np.int32)
 
     def _encode(self, text: str) -> list[int]:
-        return (np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 5).tolist()
+        return (np.frombuffer(text.encode(), np.uint8).astype(np.int32) + self.offset).tolist()
 
     def _decode(self, ids: list[int]) -> str:
-        return bytes(i - 5 if i >= 5 else 0x3F for i in ids).decode(errors="replace")
+        values = [i - self.offset if i >= self.offset else 0x3F for i in ids]
+        return bytes(values).decode(errors="replace")
 
     def _piece(self, index: int) -> str | None:
-        return f"<0x{index - 5:02X}>" if 5 <= index < 261 else None
+        byte = index - self.offset
+        return f"<0x{byte:02X}>" if 0 <= byte < 256 else None
+
+
+class ByT5Tokenizer(ByteTokenizer):
+    """ByT5's bytes: three specials, no mask, no BOS; sentinels in ascending order behind."""
+
+    kind = "byt5"
+    offset = 3
+    pad_id, eos_id, unk_id = range(3)
+    bos_id, mask_id = eos_id, -1
+
+    def __init__(self, sentinels: int = 125):
+        super().__init__(sentinels)
+        self.sentinel_ids = np.ascontiguousarray(self.sentinel_ids[::-1])
+
+    @functools.cached_property
+    def template(self) -> Template:
+        """`a </s>` and `a </s> b </s>`, all of type 0."""
+        return Template.of([], [self.eos_id], [self.eos_id], second_type=0)
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"text holds an unpaired surrogate at character {error.start}; it is not Unicode "
+            "text: clean it first"
+        ) from None
+    return text
+
+
+def find_sentinels(vocabulary: Mapping[str, int]) -> np.ndarray:
+    """Return the ids of <extra_id_0>, <extra_id_1> … up to the first that there is not, int32."""
+    found = {int(m[1]): i for token, i in vocabulary.items() if (m := _SENTINEL.fullmatch(token))}
+    count = next(n for n in range(len(found) + 1) if n not in found)
+    return np.array([found[n] for n in range(count)], np.int32)
 
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")  # mT5's model spells its own as words
 # Scripts written without spaces: each sign counts as a word, as in BERT's own tokenizer.
 _IDEOGRAPH = re.compile(
     "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]"

@@ -1,6 +1,7 @@
 """The model families, by name; a new architecture is a file beside these and a row in `MODELS`."""
 
-import dataclasses
+import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -26,6 +27,7 @@ __all__ = [
     "init_params",
     "parameter_count",
     "preset",
+    "real_shapes",
 ]
 
 
@@ -73,9 +75,29 @@ def init_params(name: str, config, heads, rng: jax.Array) -> dict:
 
 def abstract_params(name: str, config, heads) -> dict:
     """Return the parameters' shapes and dtypes; nothing is computed."""
-    return jax.eval_shape(lambda: init_params(name, config, heads, jax.random.key(0)))
+    return _abstract_params(name, config, tuple(dict(heads).items()))
+
+
+@functools.lru_cache(maxsize=32)
+def _abstract_params(name: str, config, heads: tuple[tuple[str, int], ...]) -> dict:
+    # Whatever mesh is set around this: the one row that shapes are found with divides over none.
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        return jax.eval_shape(lambda: init_params(name, config, heads, jax.random.key(0)))
+
+
+def real_shapes(name: str, config, heads: dict[str, int] | tuple = ()) -> dict[str, tuple]:
+    """Return {path: shape} of the parameters, without the padding rows of the vocabulary."""
+
+    def shape(path: str, stored: tuple[int, ...]) -> tuple[int, ...]:
+        axes = tree.first_match(MODELS[name].axes, path)
+        axes = (None,) * (len(stored) - len(axes)) + tuple(axes)
+        real = zip(stored, axes, strict=True)
+        return tuple(config.vocab_size if axis == "vocab" else size for size, axis in real)
+
+    leaves = tree.flatten(abstract_params(name, config, heads))
+    return {path: shape(path, leaf.shape) for path, leaf in leaves.items()}
 
 
 def parameter_count(name: str, config, heads: dict[str, int] | tuple = ()) -> int:
     """Return the number of parameters; the padding rows of the vocabulary do not count."""
-    return tree.count(abstract_params(name, dataclasses.replace(config, vocab_multiple=1), heads))
+    return sum(map(math.prod, real_shapes(name, config, heads).values()))

@@ -10,11 +10,12 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
 from flaxlm.models.config import TransformerConfig
-from flaxlm.models.layers import Dense, aligned, angles, dropout
+from flaxlm.models.layers import Dense, Norm, aligned, dropout, rates
 from flaxlm.sharding import constrain
 
 AXES = (
@@ -115,21 +116,48 @@ class RelativeBias(nn.Module):
         return bias.reshape(1, c.num_kv_heads, c.queries_per_head, *distance_LM.shape)
 
 
-def rotary_table(positions_BL: jax.Array, config: TransformerConfig):
-    """Return (cos, sin), float32 [B, L, 1, K / 2] each."""
-    angle = angles(positions_BL, config.head_dim, config.rope_theta)[:, :, None]
+def rotary_rates(config: TransformerConfig, local: bool = False) -> np.ndarray:
+    """Return radians a position, float32 [R / 2]; R = rotary_dim.
+
+    `linear` scaling divides them by `rope_factor` (Chen et al., 2023). `llama3` divides those of
+    wavelengths above rope_original_length / rope_low_frequency, keeps those below
+    rope_original_length / rope_high_frequency and goes smoothly between them (Llama 3 herd, 2024).
+    `local` are the rates of layers with a window where `rope_local_theta` gives them their own.
+    """
+    c = config
+    if local:
+        return rates(c.rotary_dim, c.rope_local_theta)
+    plain = rates(c.rotary_dim, c.rope_theta)
+    if c.rope_scaling == "linear":
+        return plain / np.float32(c.rope_factor)
+    if c.rope_scaling == "llama3":
+        turns = c.rope_original_length * plain / (2 * np.pi)  # in the original length
+        low, high = c.rope_low_frequency, c.rope_high_frequency
+        share = np.clip((turns - low) / (high - low), 0, 1)
+        return ((1 - share) * plain / c.rope_factor + share * plain).astype(np.float32)
+    return plain
+
+
+def rotary_table(positions_BL: jax.Array, config: TransformerConfig, local: bool = False):
+    """Return (cos, sin), float32 [B, L, 1, R / 2] each; see `rotary_rates`."""
+    turn = rotary_rates(config, local)[None, None]
+    angle = (positions_BL.astype(jnp.float32)[..., None] * turn)[:, :, None]
     return jnp.cos(angle), jnp.sin(angle)
 
 
 def rotate(x_BLHK: jax.Array, table) -> jax.Array:
-    """Rotate each pair (x_i, x_{i + K/2}) by its position's angle (Su et al., 2021)."""
+    """Rotate each pair (x_i, x_{i + R/2}) by its position's angle (Su et al., 2021).
+
+    Dimensions from R on, if there are any, stay as they are.
+    """
     cos, sin = table
-    first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BLHK.dtype)
+    turned, rest = jnp.split(x_BLHK.astype(jnp.float32), [2 * cos.shape[-1]], axis=-1)
+    first, second = jnp.split(turned, 2, axis=-1)
+    parts = [first * cos - second * sin, second * cos + first * sin, rest]
+    return jnp.concatenate(parts, axis=-1).astype(x_BLHK.dtype)
 
 
-def einsum_attention(q_BLHGK, k_BMHK, v_BMHK, mask, relative, rate: float, words):
+def einsum_attention(q_BLHGK, k_BMHK, v_BMHK, mask, relative, rate: float, words, cap: float):
     """Return softmax(q · k + mask + relative) · v as [B, L, H, G, K]; the softmax in float32.
 
     Args:
@@ -137,16 +165,18 @@ def einsum_attention(q_BLHGK, k_BMHK, v_BMHK, mask, relative, rate: float, words
       mask, relative: float32 arrays that broadcast to [B, H, G, L, M], or None; `relative` has a
         gradient, `mask` has none.
       rate, words: dropout of the probabilities, see `layers.dropout`.
+      cap: q · k is softly bounded to ±cap first; 0: it is not.
     """
-    return _attend(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, 0.0 if words is None else rate)
+    rate = 0.0 if words is None else rate
+    return _attend(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate, cap)
 
 
 # The backward pass is written out, as in FlashAttention (Dao et al., 2022): probabilities come
 # again from scores and their log-sum, so that nothing of size L · M is kept, and every product has
 # its operands as they lie in memory, where the automatic one transposes arrays of size L · M.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _attend(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate):
-    return _attend_forward(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def _attend(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate, cap):
+    return _attend_forward(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate, cap)[0]
 
 
 def _product(a, b):
@@ -161,21 +191,25 @@ def _heads_first(x_BLHGK):
     return jnp.transpose(x_BLHGK, (0, 2, 1, 3, 4)).reshape(b, h, length * g, k)
 
 
-def _masked_scores(q_BHqK, k_BHMK, groups, mask, relative):
-    """Return float32 [B, H, L, G, M]."""
+def _masked_scores(q_BHqK, k_BHMK, groups, mask, relative, cap):
+    """Return the scores, and tanh(q · k / cap) (None: no cap), float32 [B, H, L, G, M] each."""
     s_BHqM = _product(q_BHqK, jnp.swapaxes(k_BHMK, 2, 3))
     s_BHLGM = s_BHqM.reshape(*s_BHqM.shape[:2], -1, groups, s_BHqM.shape[-1])
+    capped = None
+    if cap:
+        capped = jnp.tanh(s_BHLGM / cap)
+        s_BHLGM = cap * capped
     for extra in (mask, relative):
         if extra is not None:
             s_BHLGM = s_BHLGM + jnp.swapaxes(extra, 2, 3)
-    return s_BHLGM
+    return s_BHLGM, capped
 
 
-def _attend_forward(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate):
+def _attend_forward(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate, cap):
     groups, dtype = q_BLHGK.shape[3], v_BMHK.dtype
     q_BHqK = _heads_first(q_BLHGK)
     k_BHMK, v_BHMK = (jnp.swapaxes(x, 1, 2) for x in (k_BMHK, v_BMHK))
-    s_BHLGM = _masked_scores(q_BHqK, k_BHMK, groups, mask, relative)
+    s_BHLGM, _ = _masked_scores(q_BHqK, k_BHMK, groups, mask, relative, cap)
     top_BHLG1 = jnp.max(s_BHLGM, axis=-1, keepdims=True)
     p_BHLGM = jnp.exp(s_BHLGM - top_BHLG1)
     sum_BHLG1 = jnp.sum(p_BHLGM, axis=-1, keepdims=True)
@@ -194,10 +228,10 @@ def _queries_first(x_BHqK, groups):
     return jnp.transpose(x_BHqK.reshape(b, h, -1, groups, k), (0, 2, 1, 3, 4))
 
 
-def _attend_backward(rate, kept, g_BLHGK):
+def _attend_backward(rate, cap, kept, g_BLHGK):
     q_BHqK, k_BHMK, v_BHMK, o_BLHGK, log_sum_BHLG1, mask, relative, words = kept
     groups, dtype = g_BLHGK.shape[3], v_BHMK.dtype
-    s_BHLGM = _masked_scores(q_BHqK, k_BHMK, groups, mask, relative)
+    s_BHLGM, capped = _masked_scores(q_BHqK, k_BHMK, groups, mask, relative, cap)
     p_BHLGM = jnp.exp(s_BHLGM - log_sum_BHLG1)
     # Σ_m p · dp of the softmax's derivative, without the L · M arrays: it equals o · do.
     g32 = g_BLHGK.astype(jnp.float32)
@@ -206,7 +240,9 @@ def _attend_backward(rate, kept, g_BLHGK):
     dp_BHqM = _product(g_BHqK, jnp.swapaxes(v_BHMK, 2, 3))
     dp_BHLGM = dropout(dp_BHqM.reshape(p_BHLGM.shape), rate, words)
     ds_BHLGM = p_BHLGM * (dp_BHLGM - jnp.swapaxes(delta_BLHG1, 1, 2))
-    ds_BHqM = ds_BHLGM.reshape(dp_BHqM.shape).astype(dtype)
+    # The derivative of the soft cap; `relative`, which is added behind it, has none.
+    dqk_BHLGM = ds_BHLGM if capped is None else ds_BHLGM * (1 - capped * capped)
+    ds_BHqM = dqk_BHLGM.reshape(dp_BHqM.shape).astype(dtype)
     dropped_BHqM = dropout(p_BHLGM, rate, words).reshape(dp_BHqM.shape).astype(dtype)
     dv_BHKM = _product(jnp.swapaxes(g_BHqK, 2, 3), dropped_BHqM)
     dk_BHKM = _product(jnp.swapaxes(q_BHqK, 2, 3), ds_BHqM)
@@ -247,10 +283,15 @@ class Attention(nn.Module):
         self.key = Dense(inputs, key, std["key"], bias, **common)
         self.value = Dense(inputs, key, std["value"], bias, **common)
         self.out = Dense(query, inputs, std["out"], c.attention_out_bias, **common)
+        if c.qk_norm:
+            self.query_norm = Norm(c, "rmsnorm")
+            self.key_norm = Norm(c, "rmsnorm")
 
     def keys_values(self, memory_BMD: jax.Array, rotary=None):
         """Return keys and values [B, M, H, K] of a sequence, rotated by `rotary`."""
         key, value = self.key(memory_BMD), self.value(memory_BMD)
+        if self.config.qk_norm:
+            key = self.key_norm(key)
         if rotary is not None:
             key = rotate(key, rotary)
         pin = ("batch", "length", "kv_heads", "head_dim")
@@ -265,6 +306,8 @@ class Attention(nn.Module):
         """
         c = self.config
         query = self.query(x_BLD)
+        if c.qk_norm:
+            query = self.query_norm(query)
         if rotary is not None:
             query = rotate(query, rotary)
         query = constrain(query, "batch", "length", "heads", "head_dim")
@@ -275,6 +318,6 @@ class Attention(nn.Module):
             outside = jnp.where(jnp.abs(scores.distance) < window, 0.0, MASKED)
             mask = aligned(outside, 5) if mask is None else mask + aligned(outside, 5)
         attend = ATTENTION[c.attention]
-        rate = c.attention_dropout
-        y = attend(query, key_BMHK, value_BMHK, mask, scores.relative, rate, words)
+        rate, cap = c.attention_dropout, c.attention_softcap
+        y = attend(query, key_BMHK, value_BMHK, mask, scores.relative, rate, words, cap)
         return self.out(y.reshape(*y.shape[:2], c.num_heads, c.head_dim))

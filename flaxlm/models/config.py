@@ -10,7 +10,7 @@ import dataclasses
 from flaxlm.errors import ConfigError, choose
 
 NORMS = ("layernorm", "rmsnorm")
-NORM_POSITIONS = ("pre", "post")
+NORM_POSITIONS = ("pre", "post", "sandwich")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative", "none")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
 INITS = ("normal", "t5")
@@ -18,6 +18,8 @@ REMATS = ("none", "cheap", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("einsum",)
 POOLINGS = ("", "first", "last", "mean")
+POOLERS = ("", "none", "dense", "transform")
+ROPE_SCALINGS = ("", "linear", "llama3")
 
 
 def check_positive(config, *names: str) -> None:
@@ -47,30 +49,46 @@ class TransformerConfig:
     vocab_size: int = 8192
     vocab_multiple: int = 128  # the token table is stored with its rows padded to a multiple
     width: int = 256
+    embed_width: int = 0  # of the tables; another than `width` is projected to it (ALBERT)
     num_layers: int = 4
     num_decoder_layers: int = 0  # encoder-decoder only
+    share_layers: bool = False  # all layers have the same parameters (ALBERT)
     num_heads: int = 4
     num_kv_heads: int = 0  # 1: multi-query; between 1 and num_heads: grouped-query
     head_dim: int = 0
     mlp_width: int = 0
-    max_length: int = 512  # rows of the learned position table
+    max_length: int = 512  # positions of the learned table
 
     # Norms.
     norm: str = "layernorm"
-    norm_position: str = "pre"
+    norm_position: str = "pre"  # sandwich: before each part and behind it (Gemma 2)
     norm_epsilon: float = 1e-5
     norm_bias: bool = True
+    norm_offset: float = 0.0  # added to the stored scale, which then starts at 0 (Gemma: 1)
+    first_norm: bool = True  # False: no norm before the first layer's attention (ModernBERT)
     embed_norm: bool = False  # BERT
     final_norm: bool = True
+    parallel: bool = False  # attention and feed-forward read the same x (GPT-NeoX)
 
     # Positions and attention.
     positions: str = "learned"
+    position_offset: int = 0  # rows before those of `max_length` that no position uses (RoBERTa: 2)
+    separate_positions: bool = False  # encoder-decoder: a table and an embed_norm a side (BART)
     rope_theta: float = 10_000.0
+    rope_local_theta: float = 0.0  # of layers with a window; 0: as the others (Gemma 3)
+    rotary_dim: int = 0  # only so many of each head's dimensions turn; 0: all (GPT-NeoX)
+    rope_scaling: str = ""  # see attention.rotary_rates; not of layers with a local theta
+    rope_factor: float = 1.0
+    rope_low_frequency: float = 1.0
+    rope_high_frequency: float = 4.0
+    rope_original_length: int = 8192
     relative_buckets: int = 32
     relative_max_distance: int = 128
     windows: tuple[int, ...] = ()  # per layer, repeated as a pattern; 0 sees everything
     attention: str = "einsum"
     attention_scale: float = 0.0  # of the scores; 0: head_dim ** -0.5; T5: 1
+    attention_softcap: float = 0.0  # c · tanh(scores / c); 0: off (Gemma 2)
+    qk_norm: bool = False  # RMSNorm over each head of queries and keys (Qwen3)
 
     # Feed-forward, biases.
     activation: str = "gelu_tanh"
@@ -84,8 +102,15 @@ class TransformerConfig:
     embed_scale: float = 1.0
     tied: bool = True
     output_scale: float = 1.0  # of the hidden state before the LM head; T5 when tied: width ** -0.5
+    output_softcap: float = 0.0  # of the LM head's logits; 0: off
     output_bias: bool = False
     pooling: str = ""  # what stands for a sequence, see heads.Heads; "": the family's own
+    pooler: str = ""  # what it goes through; "": dense for `first`, none for the others
+    pooler_activation: str = "tanh"
+    transform_activation: str = ""  # of the masked-LM head's transform; "": `activation`
+    transform_bias: bool = True
+    mlm_bias: bool = True
+    classification_bias: bool = True
 
     # Dropout, by part.
     embed_dropout: float = 0.0
@@ -118,6 +143,8 @@ class TransformerConfig:
         set_(self, "num_kv_heads", self.num_kv_heads or self.num_heads)
         set_(self, "head_dim", self.head_dim or self.width // self.num_heads)
         set_(self, "mlp_width", self.mlp_width or 4 * self.width)
+        set_(self, "embed_width", self.embed_width or self.width)
+        set_(self, "rotary_dim", self.rotary_dim or self.head_dim)
         set_(self, "windows", tuple(self.windows))
         check_positive(self, "num_kv_heads", "head_dim", "mlp_width", "max_length")
         check_positive(self, "num_decoder_layers")
@@ -129,10 +156,25 @@ class TransformerConfig:
             )
         if any(window < 0 for window in self.windows):
             raise ConfigError(f"model.windows={self.windows}: sizes are 0 (no limit) or more")
-        if self.positions == "rotary" and self.head_dim % 2:
-            raise ConfigError(f"model.head_dim={self.head_dim} must be even for rotary positions")
-        if self.positions == "sinusoidal" and self.width % 2:
-            raise ConfigError(f"model.width={self.width} must be even for sinusoidal positions")
+        if self.positions == "rotary" and (
+            self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim
+        ):
+            raise ConfigError(
+                f"model.rotary_dim={self.rotary_dim} must be even and at most "
+                f"head_dim={self.head_dim} for rotary positions"
+            )
+        if self.positions == "sinusoidal" and self.embed_width % 2:
+            raise ConfigError(
+                f"model.embed_width={self.embed_width} must be even for sinusoidal positions"
+            )
+        if self.parallel and self.norm_position != "pre":
+            raise ConfigError("model.parallel=True needs model.norm_position='pre'")
+        if not self.first_norm and self.norm_position == "post":
+            raise ConfigError("model.first_norm=False needs a norm_position with a norm before")
+        if min(self.attention_softcap, self.output_softcap, self.position_offset) < 0:
+            raise ConfigError(
+                "model.attention_softcap, output_softcap and position_offset must not be negative"
+            )
         if self.relative_buckets < 4 or self.relative_max_distance <= self.relative_buckets // 2:
             raise ConfigError(
                 f"model.relative_buckets={self.relative_buckets} must be at least 4 and "
@@ -146,6 +188,10 @@ class TransformerConfig:
             ("attention", ATTENTIONS),
             ("init", INITS),
             ("pooling", POOLINGS),
+            ("pooler", POOLERS),
+            ("pooler_activation", ACTIVATIONS),
+            ("transform_activation", ("", *ACTIVATIONS)),
+            ("rope_scaling", ROPE_SCALINGS),
             ("remat", REMATS),
             ("dtype", DTYPES),
             ("param_dtype", DTYPES),

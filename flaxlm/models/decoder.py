@@ -11,11 +11,11 @@ from flaxlm.models.layers import Embed
 from flaxlm.models.transformer import Stack
 
 AXES = layers.AXES + attention.AXES + heads.AXES
-HEADS = ("lm", "classification", "pooled")
+HEADS = ("lm", "classification", "pooled", "token_classification", "question_answering")
 
 
 class Decoder(nn.Module):
-    """Causal or prefix language model with heads `lm`, `classification`, `pooled`."""
+    """Causal or prefix language model; `HEADS` are its heads."""
 
     config: TransformerConfig
     head_sizes: tuple[tuple[str, int], ...] = (("lm", 0),)

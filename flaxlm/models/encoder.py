@@ -10,11 +10,20 @@ from flaxlm.models.layers import Embed
 from flaxlm.models.transformer import Stack
 
 AXES = layers.AXES + attention.AXES + heads.AXES
-HEADS = ("mlm", "nsp", "classification", "pooled", "lm")
+HEADS = (
+    "mlm",
+    "nsp",
+    "classification",
+    "pooled",
+    "lm",
+    "token_classification",
+    "question_answering",
+    "discriminator",
+)
 
 
 class Encoder(nn.Module):
-    """Bidirectional encoder with heads `mlm`, `nsp`, `classification`, `pooled`, `lm`."""
+    """Bidirectional encoder; `HEADS` are its heads."""
 
     config: TransformerConfig
     head_sizes: tuple[tuple[str, int], ...] = ()

@@ -12,7 +12,7 @@ from flaxlm.models.layers import Embed
 from flaxlm.models.transformer import Stack
 
 AXES = layers.AXES + attention.AXES + heads.AXES
-HEADS = ("lm", "classification", "pooled")
+HEADS = ("lm", "classification", "pooled", "token_classification", "question_answering")
 
 
 class EncoderDecoder(nn.Module):
@@ -24,7 +24,7 @@ class EncoderDecoder(nn.Module):
     def setup(self):
         """Make the parts; see the class."""
         c = self.config
-        self.embed = Embed(c)
+        self.embed = Embed(c, ("encoder_", "decoder_") if c.separate_positions else ("",))
         self.encoder = Stack(c, c.num_layers, causal=False)
         self.decoder = Stack(c, c.num_decoder_layers, causal=True, cross=True)
         self.heads = Heads(c, self.head_sizes, HEADS, pool="last")
@@ -44,14 +44,14 @@ class EncoderDecoder(nn.Module):
     def encode(self, batch: dict, train: bool = False) -> jax.Array:
         """Return the encoder's final hidden state [B, M, D]."""
         positions = positions_of(batch, "encoder_")
-        x_BMD = self.embed(batch["encoder_tokens"], positions, None, train)
+        x_BMD = self.embed(batch["encoder_tokens"], positions, None, train, "encoder_")
         segments = batch.get("encoder_segment_ids")
         return self.encoder(x_BMD, positions, segments, train=train)[0]
 
     def decode(self, batch: dict, memory_BMD, keep: bool = False, train: bool = False):
         """Return the decoder's final hidden state [B, L, D], and keys and values if kept."""
         positions = positions_of(batch)
-        x_BLD = self.embed(batch["tokens"], positions, batch.get("token_types"), train)
+        x_BLD = self.embed(batch["tokens"], positions, batch.get("token_types"), train, "decoder_")
         return self.decoder(
             x_BLD,
             positions,
@@ -78,7 +78,7 @@ class EncoderDecoder(nn.Module):
         """Append one token a row; return the logits [B, V] of the next and the new cache."""
         state = cache.begin_step(state)
         x_B1D, kept = self.decoder(
-            self.embed(tokens_B1, state["positions"]),
+            self.embed(tokens_B1, state["positions"], side="decoder_"),
             state["positions"],
             jnp.ones_like(tokens_B1),
             memory_segments=state["encoder_segment_ids"],

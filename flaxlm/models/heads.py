@@ -1,8 +1,10 @@
 """What is read off the final hidden state; a model is built with the heads an objective names.
 
 `lm` [B, L, V], `mlm` [B, P, V] (transform, then the tied table; on `target_positions` only),
-`nsp` [B, 2], `classification` [B, C], `pooled` [B, D]. Logits are float32, and the padding rows of
-the token table are cut off: they are in no sum and no loss.
+`nsp` [B, 2], `classification` [B, C], `pooled` [B, D], `token_classification` [B, L, C],
+`question_answering` [B, L, 2] (begin and end of the answer), `discriminator` [B, L] (whether a
+token was replaced; ELECTRA, Clark et al., 2020). Logits are float32, and the padding rows of the
+token table are cut off: they are in no sum and no loss.
 """
 
 import flax.linen as nn
@@ -17,13 +19,17 @@ from flaxlm.sharding import constrain
 AXES = (
     (r"heads/(lm|mlm)/kernel$", ("embed", "vocab")),
     (r"heads/(lm|mlm)/bias$", ("vocab",)),
-    (r"heads/(transform|pooler)/kernel$", ("embed", None)),
-    (r"heads/(transform|pooler)/bias$", (None,)),
-    (r"heads/(nsp|classification)/kernel$", ("embed", None)),
-    (r"heads/(nsp|classification)/bias$", (None,)),
+    (r"heads/(transform|pooler|discriminator_dense)/kernel$", ("embed", None)),
+    (r"heads/(transform|pooler|discriminator_dense)/bias$", (None,)),
+    (
+        r"heads/(nsp|(token_)?classification|question_answering|discriminator)/kernel$",
+        ("embed", None),
+    ),
+    (r"heads/(nsp|(token_)?classification|question_answering|discriminator)/bias$", (None,)),
 )
 
 POOLED = ("pooled", "nsp", "classification")
+TOKENWISE = ("token_classification", "question_answering")
 
 
 class VocabularyOutput(nn.Module):
@@ -39,10 +45,15 @@ class VocabularyOutput(nn.Module):
         rows = padded_vocab(c)
         if c.tied:
             kernel = table_VD.T
+            if len(kernel) != x.shape[-1]:
+                raise ConfigError(
+                    f"this head reads states of width {x.shape[-1]}, and the table that it is tied "
+                    f"to has model.embed_width={len(kernel)}; set tied=False"
+                )
         else:
             std = c.width**-0.5 if c.init == "t5" else c.init_std
             kernel = self.param(
-                "kernel", nn.initializers.normal(std), (c.width, rows), c.param_dtype
+                "kernel", nn.initializers.normal(std), (x.shape[-1], rows), c.param_dtype
             )
         y = product(x.astype(c.dtype), kernel.astype(c.dtype), 1, jnp.float32)
         y = constrain(y, "batch", "length", "vocab")
@@ -57,8 +68,9 @@ class Heads(nn.Module):
 
     `heads` is ((name, size), …), size 0 for the vocabulary or the width; `offers` are the names
     that the family has; `pool` is what stands for a sequence where `config.pooling` is empty:
-    `first` (the first token, through BERT's pooler), `last` (the last real token, as it is) or
-    `mean` (of the real tokens' final states).
+    `first` (the first token), `last` (the last real token) or `mean` (of the real tokens' final
+    states). It then goes through the pooler: `dense` (BERT's; the default of `first`), `transform`
+    (the masked-LM head's; then the tokenwise heads read through it as well) or `none`.
     """
 
     config: object
@@ -73,28 +85,44 @@ class Heads(nn.Module):
         for name in names:
             choose("head", name, self.offers)
 
-        def dense(size):
-            return Dense((c.width,), (size,), c.init_std, True, c.dtype, c.param_dtype)
+        def dense(size, bias=True):
+            return Dense((c.width,), (size,), c.init_std, bias, c.dtype, c.param_dtype)
 
         if "lm" in names:
             self.lm = VocabularyOutput(c, c.output_bias)
-        if "mlm" in names:
-            self.transform = dense(c.width)
+        pooled = any(name in POOLED for name in names)
+        read = pooled or any(name in TOKENWISE for name in names)
+        if "mlm" in names or (read and self.pooler_kind == "transform"):
+            self.transform = dense(c.embed_width, c.transform_bias)
             self.transform_norm = Norm(c)
-            self.mlm = VocabularyOutput(c, True)
-        if self.pooling == "first" and any(name in POOLED for name in names):
+        if "mlm" in names:
+            self.mlm = VocabularyOutput(c, c.mlm_bias)
+        if pooled and self.pooler_kind == "dense":
             self.pooler = dense(c.width)
         if "nsp" in names:
             self.nsp = dense(2)
+        if "question_answering" in names:
+            self.question_answering = dense(2)
+        if "discriminator" in names:
+            self.discriminator_dense = dense(c.width)
+            self.discriminator = dense(1)
+        for name in ("classification", "token_classification"):
+            if name in names and names[name] < 1:
+                raise ConfigError(f"head {name} needs its number of classes")
         if "classification" in names:
-            if names["classification"] < 1:
-                raise ConfigError("head classification needs its number of classes")
-            self.classification = dense(names["classification"])
+            self.classification = dense(names["classification"], c.classification_bias)
+        if "token_classification" in names:
+            self.token_classification = dense(names["token_classification"])
 
     @property
     def pooling(self) -> str:
         """What stands for a sequence."""
         return self.config.pooling or self.pool
+
+    @property
+    def pooler_kind(self) -> str:
+        """What the vector that stands for a sequence goes through."""
+        return self.config.pooler or ("dense" if self.pooling == "first" else "none")
 
     def __call__(self, x_BLD, batch: dict, table_VD, train: bool = False) -> dict:
         """Return {head: output} of the final hidden state."""
@@ -104,41 +132,67 @@ class Heads(nn.Module):
             out["lm"] = self.language(x_BLD, table_VD)
         if "mlm" in names:
             out["mlm"] = self.masked(x_BLD, batch.get("target_positions"), table_VD)
+        if "discriminator" in names:
+            hidden_BLD = ACTIVATIONS[self.config.activation](self.discriminator_dense(x_BLD))
+            out["discriminator"] = self.discriminator(hidden_BLD)[..., 0].astype(jnp.float32)
+        rate = self.config.head_dropout
+        words = dropout_words(self, train and rate > 0, 1)
+        word = None if words is None else words[0]
         if any(name in POOLED for name in names):
             pooled_BD = self.pooled(x_BLD, batch.get("segment_ids"))
             if "pooled" in names:
                 out["pooled"] = pooled_BD.astype(jnp.float32)
-            rate = self.config.head_dropout
-            words = dropout_words(self, train and rate > 0, 1)
-            pooled_BD = dropout(pooled_BD, rate, None if words is None else words[0])
+            pooled_BD = dropout(pooled_BD, rate, word)
             for name in ("nsp", "classification"):
                 if name in names:
                     out[name] = getattr(self, name)(pooled_BD).astype(jnp.float32)
+        if any(name in TOKENWISE for name in names):
+            if self.pooler_kind == "transform":
+                x_BLD = self.transformed(x_BLD)
+            x_BLD = dropout(x_BLD, rate, word)
+            for name in TOKENWISE:
+                if name in names:
+                    out[name] = getattr(self, name)(x_BLD).astype(jnp.float32)
         return out
 
     def language(self, x_BLD, table_VD) -> jax.Array:
         """Return next-token logits [B, L, V]."""
-        scale = self.config.output_scale
-        return self.lm(x_BLD if scale == 1 else x_BLD * jnp.asarray(scale, x_BLD.dtype), table_VD)
+        c = self.config
+        scale, cap = c.output_scale, c.output_softcap
+        y = self.lm(x_BLD if scale == 1 else x_BLD * jnp.asarray(scale, x_BLD.dtype), table_VD)
+        return cap * jnp.tanh(y / cap) if cap else y
 
     def masked(self, x_BLD, target_positions, table_VD) -> jax.Array:
         """Return logits [B, P, V] on `target_positions` [B, P]; None: everywhere."""
         if target_positions is not None:
             x_BLD = jnp.take_along_axis(x_BLD, target_positions[..., None], axis=1, mode="clip")
-        x_BPD = ACTIVATIONS[self.config.activation](self.transform(x_BLD))
-        return self.mlm(self.transform_norm(x_BPD), table_VD)
+        return self.mlm(self.transformed(x_BLD), table_VD)
+
+    def transformed(self, x: jax.Array) -> jax.Array:
+        """Return the masked-LM head's dense layer, activation and norm of x [..., D]."""
+        c = self.config
+        act = ACTIVATIONS[c.transform_activation or c.activation]
+        return self.transform_norm(act(self.transform(x)))
 
     def pooled(self, x_BLD, segments_BL) -> jax.Array:
         """Return the vector [B, D] that stands for a sequence."""
-        if self.pooling == "first":
-            return jnp.tanh(self.pooler(x_BLD[:, 0]))
-        if segments_BL is None:
-            segments_BL = jnp.ones(x_BLD.shape[:2], jnp.int32)
-        if self.pooling == "mean":
-            real_BL = (segments_BL != 0).astype(jnp.float32)
-            total_BD = jnp.einsum("bld,bl->bd", x_BLD.astype(jnp.float32), real_BL)
-            mean_BD = total_BD / jnp.maximum(jnp.sum(real_BL, axis=1, keepdims=True), 1)
-            return mean_BD.astype(x_BLD.dtype)
-        index_L = jnp.arange(x_BLD.shape[1], dtype=jnp.int32)
-        last_B = jnp.max(jnp.where(segments_BL != 0, index_L[None], 0), axis=1)
-        return jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1, mode="clip")[:, 0]
+        x_BD = pool(x_BLD, segments_BL, self.pooling)
+        if self.pooler_kind == "dense":
+            return ACTIVATIONS[self.config.pooler_activation](self.pooler(x_BD))
+        return self.transformed(x_BD) if self.pooler_kind == "transform" else x_BD
+
+
+def pool(x_BLD: jax.Array, segments_BL: jax.Array | None, pooling: str) -> jax.Array:
+    """Return [B, D]: the `first` token, the `last` real one, or the `mean` of the real ones."""
+    if pooling == "first":
+        return x_BLD[:, 0]
+    if segments_BL is None:
+        segments_BL = jnp.ones(x_BLD.shape[:2], jnp.int32)
+    if pooling == "mean":
+        real_BL = (segments_BL != 0).astype(jnp.float32)
+        total_BD = jnp.einsum("bld,bl->bd", x_BLD.astype(jnp.float32), real_BL)
+        mean_BD = total_BD / jnp.maximum(jnp.sum(real_BL, axis=1, keepdims=True), 1)
+        return mean_BD.astype(x_BLD.dtype)
+    index_L = jnp.arange(x_BLD.shape[1], dtype=jnp.int32)
+    last_B = jnp.max(jnp.where(segments_BL != 0, index_L[None], 0), axis=1)
+    return jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1, mode="clip")[:, 0]

@@ -17,7 +17,9 @@ from flaxlm.sharding import constrain
 # rematerialises the lookup.
 AXES = (
     (r"embed/token$", ("vocab", None)),
-    (r"embed/(position|token_type)$", (None, "embed")),
+    (r"embed/(encoder_|decoder_)?(position|token_type)$", (None, "embed")),
+    (r"embed/projection/kernel$", (None, "embed")),
+    (r"embed/projection/bias$", (None,)),
     (r"norm/(scale|bias)$", (None,)),
     (r"mlp/(up|gate)/kernel$", ("embed", "mlp")),
     (r"mlp/(up|gate)/bias$", ("mlp",)),
@@ -98,21 +100,27 @@ def aligned(x: jax.Array, ndim: int) -> jax.Array:
 
 
 class Norm(nn.Module):
-    """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang & Sennrich, 2019), computed in float32."""
+    """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang & Sennrich, 2019), computed in float32.
+
+    `kind` is one of config.NORMS; empty for the config's.
+    """
 
     config: TransformerConfig
+    kind: str = ""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return x [..., D] normalised over D, in the compute dtype."""
         c = self.config
+        kind = self.kind or c.norm
         y = x.astype(jnp.float32)
-        if c.norm == "layernorm":
+        if kind == "layernorm":
             y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + c.norm_epsilon)
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], c.param_dtype)
-        y = y * aligned(scale.astype(jnp.float32), y.ndim)
-        if c.norm == "layernorm" and c.norm_bias:
+        init = nn.initializers.constant(1 - c.norm_offset)
+        scale = self.param("scale", init, x.shape[-1:], c.param_dtype).astype(jnp.float32)
+        y = y * aligned(scale + c.norm_offset if c.norm_offset else scale, y.ndim)
+        if kind == "layernorm" and c.norm_bias:
             bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], c.param_dtype)
             y = y + aligned(bias.astype(jnp.float32), y.ndim)
         return y.astype(c.dtype)
@@ -181,60 +189,78 @@ def dropout(x: jax.Array, rate: float, words: jax.Array | None) -> jax.Array:
 
 def sinusoids(positions_BL: jax.Array, width: int) -> jax.Array:
     """Return sine and cosine position encodings [B, L, width] (Vaswani et al., 2017, 3.5)."""
-    angle_BLd = angles(positions_BL, width, 10_000.0)
+    angle_BLd = positions_BL.astype(jnp.float32)[..., None] * rates(width, 10_000.0)[None, None]
     return jnp.concatenate([jnp.sin(angle_BLd), jnp.cos(angle_BLd)], axis=-1)
 
 
-def angles(positions_BL: jax.Array, size: int, theta: float) -> jax.Array:
-    """Return position · theta^(−2i / size) for i < size / 2, float32 [B, L, size / 2]."""
-    rates = np.float32(theta) ** (-np.arange(0, size, 2, dtype=np.float32) / size)
-    return positions_BL.astype(jnp.float32)[..., None] * rates[None, None]
+def rates(size: int, theta: float) -> np.ndarray:
+    """Return theta^(−2i / size) for i < size / 2, radians a position, float32 [size / 2]."""
+    return np.float32(theta) ** (-np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
 
 
 class Embed(nn.Module):
-    """Token, position and type embeddings; with the token table that a tied output reads."""
+    """Token, position and type embeddings; with the token table that a tied output reads.
+
+    Each of `sides` has a position table and a norm of its own; the token table is always one.
+    """
 
     config: TransformerConfig
+    sides: tuple[str, ...] = ("",)
 
     def setup(self):
         """Make the parts; see the class."""
         c = self.config
         std = 1.0 if c.init == "t5" else c.init_std
-        shape = (padded_vocab(c), c.width)
+        shape = (padded_vocab(c), c.embed_width)
         self.token = self.param("token", nn.initializers.normal(std), shape, c.param_dtype)
         init = nn.initializers.normal(c.init_std)
+        sides = self.sides
         if c.positions == "learned":
-            self.position = self.param("position", init, (c.max_length, c.width), c.param_dtype)
+            rows = (c.max_length + c.position_offset, c.embed_width)
+            self.tables = {s: self.param(f"{s}position", init, rows, c.param_dtype) for s in sides}
         if c.token_types:
             self.token_type = self.param(
-                "token_type", init, (c.token_types, c.width), c.param_dtype
+                "token_type", init, (c.token_types, c.embed_width), c.param_dtype
             )
         if c.embed_norm:
-            self.norm = Norm(c)
+            for s in sides:
+                setattr(self, f"{s}norm", Norm(c))
+        if c.embed_width != c.width:
+            self.projection = Dense(
+                (c.embed_width,), (c.width,), c.init_std, True, c.dtype, c.param_dtype
+            )
 
-    def __call__(self, tokens_BL, positions_BL, types_BL=None, train: bool = False) -> jax.Array:
-        """Return x_BLD in the compute dtype from ids, positions and (None: 0) types [B, L]."""
+    def __call__(
+        self, tokens_BL, positions_BL, types_BL=None, train: bool = False, side: str = ""
+    ) -> jax.Array:
+        """Return x_BLD in the compute dtype from ids, positions and (None: 0) types [B, L].
+
+        A `side` that is none of `sides` reads what all share.
+        """
         c = self.config
-        x_BLD = take_rows(self.token, tokens_BL).astype(c.dtype)
+        side = side if side in self.sides else ""
+        x_BLE = take_rows(self.token, tokens_BL).astype(c.dtype)
         if c.embed_scale != 1:
-            x_BLD *= jnp.asarray(c.embed_scale, x_BLD.dtype)
+            x_BLE *= jnp.asarray(c.embed_scale, x_BLE.dtype)
         if c.positions == "learned":
             if tokens_BL.shape[1] > c.max_length:
                 raise ConfigError(
                     f"a length of {tokens_BL.shape[1]} is above model.max_length={c.max_length}"
                 )
-            x_BLD += take_rows(self.position, positions_BL).astype(c.dtype)
+            rows = positions_BL + c.position_offset
+            x_BLE += take_rows(self.tables[side], rows).astype(c.dtype)
         elif c.positions == "sinusoidal":
-            x_BLD += sinusoids(positions_BL, c.width).astype(c.dtype)
+            x_BLE += sinusoids(positions_BL, c.embed_width).astype(c.dtype)
         if c.token_types:
             types_BL = jnp.zeros_like(tokens_BL) if types_BL is None else types_BL
             # A product with one-hot rows: its gradient is a product too, not a scatter of all rows.
             one_hot = jax.nn.one_hot(types_BL, c.token_types, dtype=c.dtype)
-            x_BLD += one_hot @ self.token_type.astype(c.dtype)
+            x_BLE += one_hot @ self.token_type.astype(c.dtype)
         if c.embed_norm:
-            x_BLD = self.norm(x_BLD)
+            x_BLE = getattr(self, f"{side}norm")(x_BLE)
         words = dropout_words(self, train and c.embed_dropout > 0, 1)
-        x_BLD = dropout(x_BLD, c.embed_dropout, None if words is None else words[0])
+        x_BLE = dropout(x_BLE, c.embed_dropout, None if words is None else words[0])
+        x_BLD = self.projection(x_BLE) if c.embed_width != c.width else x_BLE
         return constrain(x_BLD, "batch", "length", "embed")
 
 

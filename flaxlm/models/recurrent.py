@@ -8,7 +8,14 @@ import jax.numpy as jnp
 
 from flaxlm.errors import choose
 from flaxlm.models import heads
-from flaxlm.models.config import DTYPES, POOLINGS, check_positive, check_rates, padded_vocab
+from flaxlm.models.config import (
+    ACTIVATIONS,
+    DTYPES,
+    POOLINGS,
+    check_positive,
+    check_rates,
+    padded_vocab,
+)
 from flaxlm.models.heads import Heads
 from flaxlm.models.inputs import segments_of
 from flaxlm.models.layers import Dense, dropout, dropout_words, take_rows
@@ -35,8 +42,12 @@ class RecurrentConfig:
     cell: str = "lstm"
     tied: bool = True
     output_scale: float = 1.0
+    output_softcap: float = 0.0
     output_bias: bool = False
     pooling: str = ""
+    pooler: str = ""
+    pooler_activation: str = "tanh"
+    classification_bias: bool = True
     embed_dropout: float = 0.0
     layer_dropout: float = 0.0  # of each layer's output
     head_dropout: float = 0.0
@@ -50,6 +61,8 @@ class RecurrentConfig:
         check_rates(self)
         choose("model.cell", self.cell, GATES)
         choose("model.pooling", self.pooling, POOLINGS)
+        choose("model.pooler", self.pooler, ("", "none", "dense"))
+        choose("model.pooler_activation", self.pooler_activation, ACTIVATIONS)
         choose("model.init", self.init, ("normal",))
         choose("model.dtype", self.dtype, DTYPES)
         choose("model.param_dtype", self.param_dtype, DTYPES)

@@ -31,7 +31,8 @@ class Context:
 
     scores: Scores
     cross_scores: Scores | None = None
-    rotary: tuple[jax.Array, jax.Array] | None = None  # (cos, sin) [B, L, 1, K / 2]
+    rotary: tuple[jax.Array, jax.Array] | None = None  # (cos, sin) [B, L, 1, R / 2]
+    local_rotary: tuple[jax.Array, jax.Array] | None = None  # of layers with a window
     memory: jax.Array | None = None  # encoder output [B, M, D]
     index: jax.Array | None = None  # cached decoding: where in the cache this token goes
 
@@ -44,6 +45,7 @@ class Block(nn.Module):
     keep: bool = False  # return keys and values, for a cache
     train: bool = False
     depth: int = 1  # of the stack, for the initial scale of residual outputs
+    normed: bool = True  # False: no norm before the attention
 
     @nn.compact
     def __call__(self, x_BLD, layer, context: Context):
@@ -58,23 +60,37 @@ class Block(nn.Module):
         out_scale = (2 * self.depth) ** -0.5 if c.scale_residual_init else 1.0
         kept = {}
 
+        def branch(name, part, word, x):
+            """Return what a part adds to the residual stream, where its norm comes before it."""
+            if name != "attention" or self.normed:
+                x = Norm(c, name=f"{name}_norm")(x)
+            y = part(x)
+            if c.norm_position == "sandwich":
+                y = Norm(c, name=f"{name}_post_norm")(y)
+            return dropout(y, c.residual_dropout, word)
+
         def residual(name, part, word, x):
-            norm = Norm(c, name=f"{name}_norm")
-            if c.norm_position == "pre":
-                x = x + dropout(part(norm(x)), c.residual_dropout, word)
-                return checkpoint_name(x, "residual")
-            x = x + dropout(part(x), c.residual_dropout, word)
-            return norm(checkpoint_name(x, "residual"))
+            if c.norm_position == "post":
+                x = x + dropout(part(x), c.residual_dropout, word)
+                return Norm(c, name=f"{name}_norm")(checkpoint_name(x, "residual"))
+            return checkpoint_name(x + branch(name, part, word, x), "residual")
+
+        rotary = context.rotary
+        if context.local_rotary is not None:
+            local = window < NO_WINDOW
+            rotary = jax.tree.map(
+                lambda near, far: jnp.where(local, near, far), context.local_rotary, rotary
+            )
 
         def self_attention(x):
             module = Attention(c, out_scale, name="attention")
-            key, value = module.keys_values(x, context.rotary)
+            key, value = module.keys_values(x, rotary)
             kept.update(key=key, value=value)
             if cache is not None:
                 key = _put(cache["key"], key, context.index)
                 value = _put(cache["value"], value, context.index)
             return module(
-                x, key, value, context.scores, rotary=context.rotary, window=window, words=words[0]
+                x, key, value, context.scores, rotary=rotary, window=window, words=words[0]
             )
 
         def cross_attention(x):
@@ -86,11 +102,16 @@ class Block(nn.Module):
                 kept.update(cross_key=key, cross_value=value)
             return module(x, key, value, context.cross_scores, words=words[2])
 
-        x_BLD = residual("attention", self_attention, words[1], x_BLD)
-        if self.cross:
-            x_BLD = residual("cross_attention", cross_attention, words[3], x_BLD)
         mlp = MLP(c, out_scale, name="mlp")
-        x_BLD = residual("mlp", lambda x: mlp(x, words[4]), words[5], x_BLD)
+        if c.parallel:
+            added = branch("attention", self_attention, words[1], x_BLD)
+            added += branch("mlp", lambda x: mlp(x, words[4]), words[5], x_BLD)
+            x_BLD = checkpoint_name(x_BLD + added, "residual")
+        else:
+            x_BLD = residual("attention", self_attention, words[1], x_BLD)
+            if self.cross:
+                x_BLD = residual("cross_attention", cross_attention, words[3], x_BLD)
+            x_BLD = residual("mlp", lambda x: mlp(x, words[4]), words[5], x_BLD)
         x_BLD = constrain(x_BLD, "batch", "length", "embed")
         return x_BLD, kept if self.keep else None
 
@@ -99,6 +120,10 @@ def _put(cached_BMHK, new_BLHK, index):
     return jax.lax.dynamic_update_slice_in_dim(
         cached_BMHK, new_BLHK.astype(cached_BMHK.dtype), index, axis=1
     )
+
+
+def _join(first, others):
+    return jnp.concatenate([first, others])
 
 
 class Stack(nn.Module):
@@ -156,33 +181,58 @@ class Stack(nn.Module):
         context = Context(scores=scores, memory=memory, index=index)
         if c.positions == "rotary":
             context = context.replace(rotary=attention.rotary_table(positions_BL, c))
+            if c.rope_local_theta and any(c.windows):
+                context = context.replace(
+                    local_rotary=attention.rotary_table(positions_BL, c, local=True)
+                )
         if self.cross:
             context = context.replace(
                 cross_scores=Scores(
                     mask=attention.visibility(None, segments_BL, memory_segments, causal=False)
                 )
             )
-        layers_cache = None if cache is None else cache["layers"]
-        x_BLD, kept = self.blocks(keep, train)(x_BLD, (self.windows(), layers_cache), context)
+        layers = (self.windows(), None if cache is None else cache["layers"])
+        apart = 0 if c.first_norm else 1
+        kept_first = None
+        if apart:
+            # One layer of another structure stands before the scanned ones.
+            layer = jax.tree.map(lambda a: a[0], layers)
+            options = {"keep": keep, "train": train, "depth": self.num_layers, "normed": False}
+            first = self.block()(c, self.cross, **options, name="first")
+            x_BLD, kept_first = first(x_BLD, layer, context)
+            layers = jax.tree.map(lambda a: a[1:], layers)
+        kept = None
+        if self.num_layers > apart:
+            x_BLD, kept = self.blocks(keep, train, self.num_layers - apart)(x_BLD, layers, context)
+        if kept_first is not None:
+            alone = jax.tree.map(lambda a: a[None], kept_first)
+            kept = alone if kept is None else jax.tree.map(_join, alone, kept)
         if c.final_norm:
             x_BLD = Norm(c, name="final_norm")(x_BLD)
         words = dropout_words(self, train and c.output_dropout > 0, 1)
         return dropout(x_BLD, c.output_dropout, None if words is None else words[0]), kept
 
-    def blocks(self, keep: bool, train: bool) -> nn.Module:
-        """Return the scanned block, named `layers`."""
+    def block(self):
+        """Return the class of a block, with its rematerialisation."""
         c = self.config
-        block = Block
-        if c.remat != "none":
-            block = nn.remat(Block, policy=REMAT[c.remat], prevent_cse=False)
+        return (
+            Block
+            if c.remat == "none"
+            else nn.remat(Block, policy=REMAT[c.remat], prevent_cse=False)
+        )
+
+    def blocks(self, keep: bool, train: bool, length: int) -> nn.Module:
+        """Return the scanned block, named `layers`; shared parameters are not stacked."""
+        c = self.config
         scanned = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
+            self.block(),
+            variable_axes={} if c.share_layers else {"params": 0},
+            variable_broadcast="params" if c.share_layers else False,
+            split_rngs={"params": not c.share_layers, "dropout": True},
             in_axes=(0, nn.broadcast),
             out_axes=0,
-            length=self.num_layers,
-            unroll=1 if c.scan_layers else self.num_layers,
+            length=length,
+            unroll=1 if c.scan_layers else length,
         )
         return scanned(c, self.cross, keep, train, self.num_layers, name="layers")
 

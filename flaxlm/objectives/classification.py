@@ -18,8 +18,9 @@ from flaxlm.objectives.objective import Objective, Spec, Sums, apply, floats, in
 class Classification(Objective):
     """Choose one of `labels` for each example.
 
-    An encoder reads `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]` and classifies its first token; a
-    decoder or recurrent model reads `BOS a EOS` or `BOS a EOS b EOS` and classifies the last real
+    An encoder reads its tokenizer's template, `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]` unless
+    another project's says otherwise, and classifies its first token; a decoder or recurrent model
+    reads `BOS a EOS` or `BOS a EOS b EOS` and classifies the last real
     one. An encoder-decoder reads `a EOS` or `a EOS b EOS` and learns to write the label; its
     prediction is the label whose text it finds most likely.
 
@@ -73,7 +74,8 @@ class Classification(Objective):
         few = (batch_size, self.decoder_length())
         spec = ints(encoder_tokens=row, encoder_segment_ids=row)
         spec |= ints(tokens=few, targets=few, segment_ids=few) | floats(weights=few) | one
-        return spec | ints(label_tokens=(batch_size, len(self.labels), few[1]))
+        classes = (batch_size, len(self.labels))
+        return spec | ints(label_tokens=(*classes, few[1]), label_lengths=classes)
 
     def plan(self, source, length: int, tokenizer, *, seed: int, shuffle: bool) -> ExamplePlan:
         """Return the order of examples with `text`, `label` and optionally `text_pair`.
@@ -90,34 +92,44 @@ class Classification(Objective):
         first = supervised.encode(tokenizer, supervised.column(source, "text", str))
         pairs = supervised.column(source, "text_pair", str, required=False)
         second = supervised.encode(tokenizer, pairs)
+        pair, encoder = any(map(len, second)), self.model == "encoder"
         begin = [] if self.model == "encoder_decoder" else [tokenizer.bos_id]
-        room = length - len(begin) - 1 - any(map(len, second))
+        framing = len(begin) + 1 + pair
+        if encoder:
+            framing = (tokenizer.template.pair if pair else tokenizer.template.single).size
+        room = length - framing
         if room < 1:
             raise ConfigError(f"train.length={length} holds no text; increase it")
         first, second, cut = supervised.shorten(first, second, room)
-        head = supervised.join(*begin, first, tokenizer.eos_id)
-        rows = supervised.join(head, supervised.with_end(second, tokenizer.eos_id))
-        columns = {"labels": labels, "first": np.array([len(a) for a in head], np.int32)}
-        report = {"examples": len(rows), "truncated": cut}
+        columns, sequences = {"labels": labels}, {}
+        report = {"examples": len(first), "truncated": cut}
+        if encoder:
+            rows, types = supervised.framed(tokenizer.template, first, second)
+            sequences["types"] = supervised.flat(types, length)
+        else:
+            rows = supervised.join(*begin, first, tokenizer.eos_id)
+            rows = supervised.join(rows, supervised.with_end(second, tokenizer.eos_id))
         if self.model == "encoder_decoder":
-            candidates, long = self._label_tokens(tokenizer)
-            report["truncated_labels"] = long
-            count = len(rows)
-            columns["label_tokens"] = np.broadcast_to(candidates, (count, *candidates.shape))
-        sequences = {"text": supervised.flat(rows, length)}
+            candidates, sizes, report["truncated_labels"] = self._label_tokens(tokenizer)
+            columns["label_tokens"] = np.broadcast_to(candidates, (len(rows), *candidates.shape))
+            columns["label_lengths"] = np.broadcast_to(sizes, (len(rows), *sizes.shape))
+        sequences["text"] = supervised.flat(rows, length)
         return ExamplePlan(sequences, columns, seed, shuffle, report)
 
-    def _label_tokens(self, tokenizer) -> tuple[np.ndarray, int]:
-        """Return each label's text and EOS, 0 behind, int32 [C, T], and how many were cut."""
+    def _label_tokens(self, tokenizer) -> tuple[np.ndarray, np.ndarray, int]:
+        """Return each label's text and EOS, 0 behind [C, T], their lengths [C], how many were cut.
+
+        The 0 behind may be an id of text: only the lengths say where a label ends.
+        """
         width = self.decoder_length()
         found = np.zeros((len(self.labels), width), np.int32)
-        cut = 0
-        for row, ids in zip(found, supervised.encode(tokenizer, self.labels), strict=True):
+        cut, sizes = 0, np.zeros(len(self.labels), np.int32)
+        for number, ids in enumerate(supervised.encode(tokenizer, self.labels)):
             cut += len(ids) >= width
-            ids = ids[: width - 1]
-            row[: len(ids)] = ids
-            row[len(ids)] = tokenizer.eos_id
-        return found, cut
+            ids = [*ids[: width - 1], tokenizer.eos_id]
+            found[number, : len(ids)] = ids
+            sizes[number] = len(ids)
+        return found, sizes, cut
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the batch; nothing in it is random."""
@@ -126,19 +138,21 @@ class Classification(Objective):
         if self.model != "encoder_decoder":
             batch = {"tokens": raw["text"], "segment_ids": segments} | one
             if self.model == "encoder":
-                batch["token_types"] = segments - supervised.filled(raw["first"], length)
+                batch["token_types"] = raw["types"]
             return batch
         candidates = np.ascontiguousarray(raw["label_tokens"])
-        targets = candidates[np.arange(len(candidates)), raw["labels"]]
-        real = supervised.filled(np.count_nonzero(targets, axis=1), targets.shape[1])
+        chosen = np.arange(len(candidates)), raw["labels"]
+        targets = candidates[chosen]
+        real = supervised.filled(raw["label_lengths"][chosen], targets.shape[1])
         return {
             "encoder_tokens": raw["text"],
             "encoder_segment_ids": segments,
-            "tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=tokenizer.pad_id),
+            "tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=tokenizer.start_id),
             "targets": targets,
             "segment_ids": real,
             "weights": real.astype(np.float32),
             "label_tokens": candidates,
+            "label_lengths": np.ascontiguousarray(raw["label_lengths"]),
         } | one
 
     def weights(self, batch) -> dict[str, jax.Array]:
@@ -163,12 +177,13 @@ class Classification(Objective):
             return {"scores": jax.nn.log_softmax(logits.astype(jnp.float32))}
 
         # Under vmap only what depends on the label is done C times: the encoder runs once.
-        def score(targets):
-            real = (targets > 0).astype(jnp.int32)  # id 0 is padding in every tokenizer
+        def score(targets, lengths):
+            real = (jnp.arange(targets.shape[1])[None] < lengths[:, None]).astype(jnp.int32)
             start = batch["tokens"][:, :1]
             inputs = jnp.concatenate([start, targets[:, :-1]], axis=1)
             row = batch | {"tokens": inputs, "segment_ids": real}
             logits = apply(model, params, row, None, False)["lm"]
             return losses.log_likelihood(logits, targets, real)
 
-        return {"scores": jax.vmap(score, in_axes=1, out_axes=1)(batch["label_tokens"])}
+        texts = batch["label_tokens"], batch["label_lengths"]
+        return {"scores": jax.vmap(score, in_axes=1, out_axes=1)(*texts)}

@@ -74,6 +74,11 @@ class MaskedLM(Objective):
 
     def plan(self, source, length: int, tokenizer, *, seed: int, shuffle: bool) -> Plan:
         """Return the sentence pairs, or the packed pieces, of a TokenCache."""
+        if tokenizer.mask_id < 0:
+            raise ConfigError(
+                "objective masked_lm puts a mask in place of tokens, and this tokenizer has none; "
+                "choose another tokenizer, or objective.name=causal_lm"
+            )
         if self.nsp:
             special = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
             return PairPlan(source, length, seed, shuffle, **special)
@@ -93,8 +98,9 @@ class MaskedLM(Objective):
         batch = raw if self.nsp else _framed(raw, tokenizer, length)
         tokens = batch["tokens"]
         special = special_tokens(tokenizer)
-        candidates = ~special[tokens]
-        real = np.count_nonzero(batch["segment_ids"], axis=1)
+        inside = batch["segment_ids"] > 0  # 0 stands in the padding, whatever the pad's id is
+        candidates = inside & ~special[tokens]
+        real = np.count_nonzero(inside, axis=1)
         budget = np.maximum(np.rint(self.rate * real).astype(np.int64), 1)
         slots = self.predictions(length)
         if self.whole_word:
@@ -157,8 +163,8 @@ class MaskedLM(Objective):
 def special_tokens(tokenizer) -> np.ndarray:
     """Return bool [V], True for ids that stand for no text: never selected, never drawn."""
     special = np.zeros(tokenizer.vocab_size, bool)
-    special[[tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id]] = True
-    special[[tokenizer.eos_id, tokenizer.mask_id]] = True
+    roles = [tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id]
+    special[[*roles, *[tokenizer.mask_id] * (tokenizer.mask_id >= 0)]] = True
     special[np.asarray(tokenizer.sentinel_ids, np.int64)] = True
     return special
 

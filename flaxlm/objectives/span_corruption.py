@@ -118,7 +118,7 @@ class SpanCorruption(Objective):
             "encoder_tokens": encoder[0],
             "encoder_segment_ids": encoder[1],
             "encoder_positions": encoder[2],
-            "tokens": shift_right(targets, positions, tokenizer.pad_id),
+            "tokens": shift_right(targets, positions, tokenizer.start_id),
             "targets": targets,
             "segment_ids": segments,
             "positions": positions,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from flaxlm.data.vocabulary import Template
 from flaxlm.errors import DataError
 
 Tokens = list[np.ndarray]
@@ -58,6 +59,15 @@ def join(*parts: Tokens | int) -> Tokens:
         [np.array([part], np.int32)] * number if isinstance(part, int) else part for part in parts
     ]
     return [np.concatenate(arrays) for arrays in zip(*columns, strict=True)]
+
+
+def framed(template: Template, first: Tokens, second: Tokens) -> tuple[Tokens, Tokens]:
+    """Return (rows, token types) of texts in a template; an absent second text is empty."""
+    found = [
+        template.pair.around(a, b) if len(b) else template.single.around(a)
+        for a, b in zip(first, second, strict=True)
+    ]
+    return [ids for ids, _ in found], [types for _, types in found]
 
 
 def flat(tokens: Tokens, width: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -115,7 +115,7 @@ class TextToText(Objective):
             return {
                 "encoder_tokens": raw["input"],
                 "encoder_segment_ids": supervised.filled(raw["input_lengths"], length),
-                "tokens": np.pad(targets[:, :-1], start, constant_values=tokenizer.pad_id),
+                "tokens": np.pad(targets[:, :-1], start, constant_values=tokenizer.start_id),
                 "targets": targets,
                 "segment_ids": real,
                 "weights": real.astype(np.float32),

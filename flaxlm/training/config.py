@@ -16,6 +16,7 @@ import typing
 from flaxlm.data.sources import SPLITS, DataConfig
 from flaxlm.data.tokenizer import TokenizerConfig
 from flaxlm.errors import ConfigError, MissingInput, choose, nearest
+from flaxlm.interop.pretrained import SCHEME, Directory
 from flaxlm.models import MODELS, PRESETS
 from flaxlm.objectives import OBJECTIVES
 from flaxlm.sharding import ShardingConfig
@@ -316,11 +317,42 @@ def resolve(recipe: dict) -> dict:
 
 
 def read_run(run: str) -> dict:
-    """Return `config.json` of a run directory; MissingInput where there is none."""
+    """Return `config.json` of a run directory, or what stands for it at `hf:NAME_OR_DIR`.
+
+    MissingInput where there is none.
+    """
+    if run.startswith(SCHEME):
+        return hub_recipe(run)
     path = pathlib.Path(run) / "config.json"
     if not path.is_file():
         raise MissingInput(f"{run} is not a run directory: there is no {path}")
     return read_json(path)
+
+
+def hub_recipe(init: str) -> dict:
+    """Return the tokenizer and model sections of a Hugging Face directory, and a recipe to read it.
+
+    The objective is the one that its heads were trained with, as far as there is one here.
+    """
+    directory = Directory(init)
+    described, heads = directory.description, directory.heads()
+    model = {"name": described.model, **described.fields}
+    length = TrainConfig.length
+    if model.get("positions", "learned") == "learned":
+        length = min(length, model["max_length"])
+    recipe = {
+        "model": model,
+        "tokenizer": {"kind": "huggingface", "vocab_size": model["vocab_size"]},
+        "train": {"epochs": 1.0, "length": length},
+    }
+    if "classification" in heads:
+        recipe["objective"] = {"name": "classification", "labels": described.labels}
+        recipe["task"] = {"name": "classification"}
+    elif described.model == "encoder":
+        recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
+    elif described.model == "encoder_decoder":
+        recipe["objective"] = {"name": "span_corruption"}
+    return recipe
 
 
 def read_json(path: pathlib.Path) -> dict:

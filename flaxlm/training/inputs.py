@@ -17,6 +17,7 @@ from flaxlm.data.order import Mixture
 from flaxlm.data.pipeline import Batches, EvalBatches, loader
 from flaxlm.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from flaxlm.errors import ConfigError, MissingInput, Unsafe
+from flaxlm.interop.pretrained import SCHEME, Directory
 from flaxlm.training import config as run_config
 from flaxlm.training import manifest
 from flaxlm.training.checkpoint import Checkpointer
@@ -91,6 +92,13 @@ class Inputs:
         That is the newest checkpoint's here, or else, where there is none yet, that of `init`.
         """
         for run in filter(None, (self.workdir, self.config.init)):
+            if str(run).startswith(SCHEME):
+                if Directory(run).tokenizer().hash != self.tokenizer.hash:
+                    raise Unsafe(
+                        f"{self.workdir / 'tokenizer'} is not the tokenizer of init={run}; "
+                        "remove it, or take another --workdir"
+                    )
+                continue
             saved = Checkpointer(run, read_only=True)
             step = saved.latest()
             if step is None:
@@ -201,14 +209,14 @@ class Inputs:
         ):
             yield sharding.to_global(host, rows[0], size, program.batch_sharding)
 
-    def identity(self) -> dict:
-        """Return the hashes that a checkpoint's manifest holds."""
+    def identity(self, data: bool = True) -> dict:
+        """Return the hashes that a checkpoint's manifest holds; `data` includes the corpus's."""
         text = json.dumps(self.config.raw, sort_keys=True)
         facts = {
             "config": hashlib.sha256(text.encode()).hexdigest(),
             "tokenizer": self.tokenizer.hash,
         }
-        if not self.config.task.objective:
+        if data and not self.config.task.objective:
             facts["data"] = [source.hash for source in self.sources("train")]
         return facts
 
@@ -225,7 +233,9 @@ def find_tokenizer(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
     own = workdir / "tokenizer"
     if (own / "tokenizer.json").exists():
         return
-    if config.init:
+    if config.init.startswith(SCHEME):
+        Directory(config.init).tokenizer().save(own)
+    elif config.init:
         source = pathlib.Path(config.init) / "tokenizer"
         if not source.is_dir():
             raise MissingInput(f"init={config.init} has no tokenizer: {source} is not there")

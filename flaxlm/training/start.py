@@ -1,4 +1,4 @@
-"""Where a run starts: this workdir → `init` (another run) → scratch."""
+"""Where a run starts: this workdir → `init` (another run, or a Hugging Face model) → scratch."""
 
 import dataclasses
 import pathlib
@@ -9,10 +9,13 @@ import jax
 
 from flaxlm import sharding, tree
 from flaxlm.errors import ConfigError, MissingInput, Unsafe
+from flaxlm.interop.pretrained import SCHEME, Directory, Plan
 from flaxlm.training import arrays, manifest
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.step import Program
+
+INIT = "init"  # the checkpoint that stands for the Hugging Face model of a run's `init`
 
 
 def start(program: Program, saved: Checkpointer, inputs: Inputs, allow_missing: str, say: Callable):
@@ -47,7 +50,7 @@ def start(program: Program, saved: Checkpointer, inputs: Inputs, allow_missing: 
         return state, found.step
     # 2. `init`: the parameters of another run. What it cannot give is said before anything is made.
     if program.config.init and program.config.init_weights:
-        wanted = Wanted.of(program, allow_missing)
+        wanted = wanted_of(program, allow_missing)
         state = program.init(program.config.seed)
         params = wanted.load(state.params, say)
         state = state.replace(params=params)
@@ -68,6 +71,42 @@ def _axes(program: Program):
 
     axes = MODELS[program.config.model_name].axes
     return axes, program.abstract_state.params, program.device_mesh, program.config.sharding
+
+
+def is_head(path: str) -> bool:
+    """Return whether a parameter belongs to a head, which `init` may not have been trained with."""
+    return path.startswith("heads/")
+
+
+def wanted_of(program: Program, allow_missing: str):
+    """Return what a run takes from its `init`, checked; see `Wanted` for what is raised."""
+    if not program.config.init.startswith(SCHEME):
+        return Wanted.of(program, allow_missing)
+    return Hub(program, hub_plan(program, allow_missing, is_head))
+
+
+def hub_plan(
+    program: Program, allow_missing: str = "", fresh: Callable = lambda path: False
+) -> Plan:
+    """Return the plan of loading a run's Hugging Face `init`."""
+    config = program.config
+    heads = config.objective.heads(config.model_name)
+    return Directory(config.init).plan(config.model, heads, allow_missing, fresh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hub:
+    """What a run takes from a Hugging Face directory."""
+
+    program: Program
+    plan: Plan
+
+    def load(self, params, say: Callable):
+        """Return `params` with what the directory has; print loaded, fresh and ignored."""
+        asked = tree.flatten(self.program.abstract_state.params)
+        loaded = self.plan.load(asked, quiet=jax.process_index() != 0)
+        say(f"init from {self.plan}")
+        return tree.unflatten(tree.flatten(params) | loaded)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +144,7 @@ class Wanted:
         refused = [
             path
             for path in fresh
-            if not path.startswith("heads/")
-            and not (allow_missing and re.search(allow_missing, path))
+            if not is_head(path) and not (allow_missing and re.search(allow_missing, path))
         ]
         if refused:
             raise ConfigError(
@@ -145,8 +183,11 @@ def load_for_reading(program: Program, workdir: pathlib.Path, checkpoint: str):
     Args:
       program: of the run's config, on any mesh.
       workdir: the run directory.
-      checkpoint: `latest`, `best` or a step.
+      checkpoint: `latest`, `best`, a step, or INIT.
     """
+    if checkpoint == INIT:
+        asked = tree.flatten(program.abstract_state.params)
+        return tree.unflatten(hub_plan(program).load(asked)), 0
     saved = Checkpointer(workdir, read_only=True)
     step = find_step(saved, workdir, checkpoint)
     branch = branch_of(saved.manifest(step))
@@ -154,6 +195,24 @@ def load_for_reading(program: Program, workdir: pathlib.Path, checkpoint: str):
     asked = None if checkpoint == "latest" else step
     params, found = saved.restore_params(asked, branch, program.abstract_state.params)
     return params, found.step
+
+
+def load_backbone(program: Program, workdir: pathlib.Path, checkpoint: str):
+    """Return the parameters of a run without those of its heads; see `load_for_reading`."""
+    if checkpoint == INIT:
+        asked = tree.flatten(program.abstract_state.params)
+        loaded = hub_plan(program, fresh=is_head).load(asked)
+    else:
+        loaded = tree.flatten(load_for_reading(program, workdir, checkpoint)[0])
+    return tree.unflatten({path: leaf for path, leaf in loaded.items() if not is_head(path)})
+
+
+def require_step(config, workdir: pathlib.Path, checkpoint: str) -> None:
+    """Raise unless `checkpoint` can be read, before anything else is."""
+    if checkpoint != INIT:
+        find_step(Checkpointer(workdir, read_only=True), workdir, checkpoint)
+    elif not config.init.startswith(SCHEME):
+        raise ConfigError(f"--checkpoint={INIT} reads a Hugging Face model; init={config.init!r}")
 
 
 def find_step(saved: Checkpointer, workdir: pathlib.Path, checkpoint: str) -> int:

@@ -1,0 +1,282 @@
+"""Hugging Face tokenizers behind the shared face: `tokenizer.json` through `tokenizers`.
+
+A directory's older files (`vocab.txt`, `vocab.json` with `merges.txt`) are made into what the
+library would have saved, so that a checkpoint carries one self-contained file. Nothing of a
+directory is ever executed.
+"""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+from flaxlm.data.hugging_face_files import (
+    BERT_NAMES,
+    byte_pairs,
+    class_of,
+    named,
+    of_library,
+    read,
+    read_json,
+    sentence_piece,
+    wordpiece,
+)
+from flaxlm.data.sentence_piece import MODEL_FILES
+from flaxlm.data.vocabulary import (
+    SPACE,
+    SPECIALS,
+    ByT5Tokenizer,
+    Frame,
+    Template,
+    Tokenizer,
+    find_sentinels,
+)
+from flaxlm.errors import ConfigError, DataError, MissingInput, Unsafe
+
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json and merges.txt")
+# Spellings of the roles where no file names them.
+KNOWN = {
+    "bos": ("<s>", "<bos>", "<|begin_of_text|>"),
+    "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>"),
+    "unk": ("<unk>", "[UNK]"),
+    "sep": ("[SEP]", "<sep>"),
+    "pad": ("<pad>", "[PAD]", "<|pad|>"),
+    "cls": ("[CLS]", "<cls>"),
+    "mask": ("<mask>", "[MASK]"),
+}
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizers.Tokenizer` behind the shared face.
+
+    `model` is a line of JSON, the ids of the `roles` and the spelling of the special `tokens`,
+    and behind it the text of tokenizer.json. Truncation and padding stored there are off.
+    """
+
+    kind = "huggingface"
+
+    def __init__(self, model: bytes, where: str = "tokenizer.model"):
+        self.model = model
+        head, _, self._text = model.partition(b"\n")
+        try:
+            facts = json.loads(head)
+            roles = {role: int(facts["roles"][role]) for role in (*SPECIALS, "start")}
+            self._cls, self._sep = (int(facts["roles"][role]) for role in ("cls", "sep"))
+            self.special_tokens: dict[str, str] = dict(facts["tokens"])
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{where} is damaged: its first line names no roles") from None
+        self._library = library = _library(self._text, where)
+        for role, index in roles.items():
+            setattr(self, f"{role}_id", index)
+        vocabulary = library.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(vocabulary.values())
+        self.sentinel_ids = find_sentinels(vocabulary)
+        self._prefix = getattr(library.model, "continuing_subword_prefix", None) or ""
+        self._words = type(library.model).__name__ == "WordPiece"
+        stages = str(library.pre_tokenizer) + str(library.decoder)
+        self._byte_level = _byte_values() if "ByteLevel" in stages else None
+
+    @property
+    def tokenizer_json(self) -> bytes:
+        """The text of tokenizer.json."""
+        return self._text
+
+    @property
+    def cls_id(self) -> int:
+        """Id that opens a BERT input."""
+        return self._cls
+
+    @property
+    def sep_id(self) -> int:
+        """Id that closes a BERT segment."""
+        return self._sep
+
+    @functools.cached_property
+    def template(self) -> Template:
+        """What the library puts around one text and around two."""
+        return Template(self._frame(1), self._frame(2))
+
+    def _frame(self, texts: int) -> Frame:
+        for probe in ("a", "A", "0", "的"):
+            encoding = self._library.encode(*[probe] * texts)
+            owners = encoding.sequence_ids
+            # Every text has tokens, and they stand in the texts' order.
+            if [o for o in dict.fromkeys(owners) if o is not None] == list(range(texts)):
+                break
+        else:
+            raise DataError("the tokenizer's post_processor does not keep the texts in order")
+        specials: list[list[int]] = [[] for _ in range(texts + 1)]
+        types: list[list[int]] = [[] for _ in range(texts + 1)]
+        text_types, place = [0] * texts, 0
+        for index, owner, kind in zip(encoding.ids, owners, encoding.type_ids, strict=True):
+            if owner is None:
+                specials[place].append(index)
+                types[place].append(kind)
+            else:
+                text_types[owner], place = kind, owner + 1
+        return Frame(tuple(map(tuple, specials)), tuple(map(tuple, types)), tuple(text_types))
+
+    @functools.cached_property
+    def _silent(self) -> frozenset[int]:
+        added = self._library.get_added_tokens_decoder().items()
+        return super()._silent | {i for i, token in added if token.special and i != self.unk_id}
+
+    def _encode(self, text: str) -> list[int]:
+        return self._library.encode(text, add_special_tokens=False).ids
+
+    def _encode_batch(self, texts: list[str]) -> list[list[int]]:
+        found = self._library.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._library.decode(ids, skip_special_tokens=False)
+
+    def _piece(self, index: int) -> str | None:
+        return self._library.id_to_token(index)
+
+    def _spell(self, piece: str) -> str:
+        if self._words:  # what continues no word begins one
+            inside = piece.startswith(self._prefix)
+            return piece.removeprefix(self._prefix) if inside else SPACE + piece
+        if self._byte_level is not None and all(c in self._byte_level for c in piece):
+            text = bytes(self._byte_level[c] for c in piece).decode(errors="replace")
+            # A byte of a longer character says nothing about words: it counts as a letter.
+            return text.replace("\ufffd", "x").replace(" ", SPACE)
+        return super()._spell(piece)
+
+
+def has_vocabulary(directory: pathlib.Path) -> bool:
+    """Say whether a directory holds Hugging Face's own files, SentencePiece models apart."""
+    pair = all((directory / name).is_file() for name in ("vocab.json", "merges.txt"))
+    if pair or any((directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        return True
+    return class_of(read_json(directory / "tokenizer_config.json"), {}) == "byt5"
+
+
+def load_hugging_face(directory: str | os.PathLike, model_config: dict | None = None) -> Tokenizer:
+    """Load the tokenizer of a Hugging Face directory.
+
+    Args:
+      directory: where to look, in this order, for tokenizer.json; vocab.txt; vocab.json with
+        merges.txt; a SentencePiece model; a tokenizer_config.json of ByT5, which needs no more.
+      model_config: the model's config.json, which names the family and the decoder's first
+        token; None reads the directory's own, if there is one.
+
+    Raises:
+      MissingInput: there is none of these files.
+      DataError: a file is damaged, or is of a class whose ids are made by code of its own.
+      Unsafe: tokenizer_config.json names code to run.
+    """
+    directory = pathlib.Path(directory)
+    try:
+        return _load(directory, model_config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{directory / 'tokenizer_config.json'}, or a file beside it, does not hold what "
+            f"Hugging Face's does: {error}"
+        ) from None
+
+
+def _load(directory: pathlib.Path, model_config: dict | None) -> Tokenizer:
+    config_path = directory / "tokenizer_config.json"
+    config = read_json(directory / "special_tokens_map.json") | read_json(config_path)
+    if "auto_map" in config:
+        raise Unsafe(
+            f"{config_path} names code of its own (auto_map), and flaxlm runs no code of a "
+            "checkpoint; save the tokenizer with a class of transformers"
+        )
+    if model_config is None:
+        model_config = read_json(directory / "config.json")
+    if (directory / "tokenizer.json").is_file():
+        return _wrap(directory / "tokenizer.json", None, config, {}, model_config)
+    if (directory / "vocab.txt").is_file():
+        path = directory / "vocab.txt"
+        return _wrap(path, wordpiece(path, config, model_config), config, BERT_NAMES, model_config)
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        library, names = byte_pairs(directory, config, model_config)
+        return _wrap(directory / "vocab.json", library, config, names, model_config)
+    for name in MODEL_FILES:
+        if (directory / name).is_file():
+            return _started(sentence_piece(directory / name, config, model_config), model_config)
+    if class_of(config, model_config) == "byt5":
+        return _started(ByT5Tokenizer(config.get("extra_ids") or 125), model_config)
+    names = ", ".join((*VOCABULARIES, *MODEL_FILES))
+    raise MissingInput(f"{directory} holds no tokenizer; looked for {names}")
+
+
+def _wrap(path, library, config, names, model_config) -> HuggingFaceTokenizer:
+    """Return the tokenizer of a library (None: that of the file `path`) with its roles found."""
+    if library is None:
+        text = read(path)
+        library = _library(text, str(path))
+    else:
+        text = library.to_str().encode()
+    vocabulary = library.get_vocab(with_added_tokens=True)
+    spelt = {role: name for role, name in names.items() if name in vocabulary}
+    if not names:
+        for role, known in KNOWN.items():
+            found = next((name for name in known if name in vocabulary), None)
+            spelt |= {role: found} if found else {}
+    for role, name in named(config).items():
+        spelt.pop(role, None)
+        if name in vocabulary:
+            spelt[role] = name
+    roles = _roles({role: vocabulary[name] for role, name in spelt.items()}, model_config)
+    size = 1 + max(vocabulary.values())
+    if not 0 <= roles["eos"] < size or not all(-1 <= i < size for i in roles.values()):
+        raise DataError(
+            f"{path}: no token of the vocabulary ends a text; name eos_token or sep_token in "
+            f"{path.parent / 'tokenizer_config.json'}"
+        )
+    facts = {"roles": roles, "tokens": {f"{role}_token": spelt[role] for role in sorted(spelt)}}
+    head = json.dumps(facts, sort_keys=True).encode()
+    return HuggingFaceTokenizer(head + b"\n" + text, str(path))
+
+
+def _roles(ids: Mapping[str, int], model_config: Mapping) -> dict[str, int]:
+    """Return the id of every role, −1 for a mask that there is not."""
+
+    def configured(key: str) -> int:
+        value = model_config.get(key)
+        value = value[0] if isinstance(value, list) and value else value
+        return value if isinstance(value, int) and value >= 0 else -1
+
+    def first(*found: int) -> int:
+        return next((i for i in found if i >= 0), -1)
+
+    ids = {role: ids.get(role, -1) for role in KNOWN}
+    for role in ("bos", "eos", "pad"):
+        ids[role] = first(ids[role], configured(f"{role}_token_id"))
+    ids["eos"] = first(ids["eos"], ids["sep"])
+    ids["bos"] = first(ids["bos"], ids["cls"], ids["eos"])
+    ids["cls"], ids["sep"] = first(ids["cls"], ids["bos"]), first(ids["sep"], ids["eos"])
+    ids["pad"], ids["unk"] = first(ids["pad"], ids["eos"]), first(ids["unk"], ids["eos"])
+    return ids | {"start": first(configured("decoder_start_token_id"), ids["pad"])}
+
+
+def _started(tokenizer: Tokenizer, model_config: Mapping) -> Tokenizer:
+    """Return the tokenizer with the decoder's first token as the model's config names it."""
+    start = model_config.get("decoder_start_token_id")
+    if isinstance(start, int) and 0 <= start < tokenizer.vocab_size:
+        tokenizer.start_id = start
+    return tokenizer
+
+
+@functools.cache
+def _byte_values() -> dict[str, int]:
+    """Return {character: byte} of byte-level BPE: printable bytes are themselves."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+def _library(text: bytes, where: str):
+    try:
+        import tokenizers
+    except ImportError:
+        raise ConfigError(f"{where} needs the tokenizers library: pip install tokenizers") from None
+    library = of_library(where, tokenizers.Tokenizer.from_buffer, text)
+    library.no_truncation()
+    library.no_padding()
+    return library

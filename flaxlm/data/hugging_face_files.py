@@ -1,0 +1,220 @@
+"""Hugging Face's files other than tokenizer.json: what the library would have made of them.
+
+What their classes do in code of their own is known for a few classes; the others are refused.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from flaxlm.data.sentence_piece import SentencePieceTokenizer
+from flaxlm.data.vocabulary import SPECIALS, Tokenizer
+from flaxlm.errors import DataError, MissingInput
+
+LIMIT = 500_000_000  # bytes; what is larger is no tokenizer
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+BERT_NAMES = {role: f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")}
+GPT2_NAMES = dict.fromkeys(("unk", "bos", "eos"), "<|endoftext|>")
+ROBERTA_NAMES = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>"}
+ROBERTA_NAMES |= {role: SPECIALS[role] for role in ("unk", "pad", "mask")}
+# Classes (or model types, lower case, without `Tokenizer`) whose files say everything.
+WORDPIECE = ("bert", "distilbert", "electra", "mobilebert", "convbert", "squeezebert", "lxmert")
+GPT2 = ("gpt2", "gptneo", "gptj", "codegen")
+ROBERTA = ("roberta", "bart", "longformer", "led")
+SENTENCE_PIECE = dict.fromkeys(("t5", "mt5", "longt5", "switchtransformers"), "t5")
+SENTENCE_PIECE |= dict.fromkeys(("llama", "mistral", "mixtral", "gemma"), "llama")
+SENTENCE_PIECE |= {"albert": "albert"}
+
+
+def named(config: Mapping) -> dict[str, str | None]:
+    """Return the spelling of each role that the files name; None says that there is none."""
+    values = {role: config[f"{role}_token"] for role in ROLES if f"{role}_token" in config}
+    return {
+        role: value.get("content") if isinstance(value, dict) else value
+        for role, value in values.items()
+    }
+
+
+def class_of(config: Mapping, model_config: Mapping) -> str:
+    """Return whose tokenizer it is: the tokenizer's class or else the model's type; '' unknown."""
+    name = config.get("tokenizer_class") or model_config.get("tokenizer_class") or ""
+    if name in ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend"):
+        name = ""
+    name = name.removesuffix("Fast").removesuffix("Tokenizer") or model_config.get("model_type", "")
+    return re.sub("[-_]", "", name).lower()
+
+
+def refuse(path: pathlib.Path, name: str, known: Iterable[str]) -> DataError:
+    """Return the error for a file whose class is not among the `known`."""
+    return DataError(
+        f"{path}: what a tokenizer of class {name or '(unnamed)'!r} makes of this file is not "
+        f"known; save a tokenizer.json with transformers, or name in tokenizer_config.json a "
+        f"tokenizer_class that it is one of: {', '.join(known)}"
+    )
+
+
+def wordpiece(path: pathlib.Path, config: Mapping, model_config: Mapping):
+    """Return WordPiece with BERT's normaliser, options from tokenizer_config.json."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    name = class_of(config, model_config)
+    if name and name not in WORDPIECE:
+        raise refuse(path, name, WORDPIECE)
+    read(path)
+    vocabulary = of_library(path, models.WordPiece.read_file, str(path))
+    names = BERT_NAMES | named(config)
+    for role in ("unk", "cls", "sep"):
+        if names[role] not in vocabulary:
+            raise DataError(f"{path} lacks {names[role]}: it is no WordPiece vocabulary of BERT's")
+    library = Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk"]))
+    library.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents"),
+        lowercase=config.get("do_lower_case", True),
+    )
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece(prefix="##")
+    _add(path, library, config, names)
+    cls, sep = names["cls"], names["sep"]
+    _frame_with(library, f"{cls}:0 $A:0 {sep}:0", f" $B:1 {sep}:1", (cls, sep))
+    return library
+
+
+def byte_pairs(directory: pathlib.Path, config: Mapping, model_config: Mapping):
+    """Return byte-level BPE with GPT-2's or RoBERTa's template, and the names of its roles."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    path, name = directory / "vocab.json", class_of(config, model_config)
+    files = [str(path), str(directory / "merges.txt")]
+    for file in files:
+        read(pathlib.Path(file))
+    vocabulary, merges = of_library(path, models.BPE.read_file, *files)
+    if not name:
+        name = "gpt2" if "<|endoftext|>" in vocabulary else "roberta" * ("</s>" in vocabulary)
+    if name not in (*GPT2, *ROBERTA):
+        raise refuse(path, name, (*GPT2, *ROBERTA))
+    roberta = name in ROBERTA
+    names = (ROBERTA_NAMES if roberta else GPT2_NAMES) | named(config)
+    model = models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="")
+    library = Tokenizer(model)
+    prefix = bool(config.get("add_prefix_space", False))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    library.decoder = decoders.ByteLevel()
+    _add(path, library, config, names)
+    ids = {role: library.token_to_id(token) for role, token in names.items() if token}
+    if roberta:
+        if ids.get("sep") is None or ids.get("cls") is None:
+            raise DataError(f"{path} lacks {names['cls']} or {names['sep']}, RoBERTa's specials")
+        ends = (names["sep"], ids["sep"]), (names["cls"], ids["cls"])
+        library.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=prefix)
+    elif config.get("add_bos_token") and ids.get("bos") is not None:
+        bos = names["bos"]
+        _frame_with(library, f"{bos}:0 $A:0", f" {bos}:1 $B:1", (bos,))
+    return library, names
+
+
+def _frame_with(library, single: str, more: str, tokens) -> None:
+    from tokenizers import processors
+
+    library.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=single + more,
+        special_tokens=[(token, library.token_to_id(token)) for token in dict.fromkeys(tokens)],
+    )
+
+
+def _add(path: pathlib.Path, library, config: Mapping, names: Mapping) -> None:
+    """Mark the special tokens in a library, and add what the directory's files add behind."""
+    from tokenizers import AddedToken
+
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    added = {int(i): t for i, t in config.get("added_tokens_decoder", {}).items()}
+    legacy = read_json(path.parent / "added_tokens.json")
+    added |= {int(i): {"content": token} for token, i in legacy.items() if int(i) not in added}
+    given = {role: config.get(f"{role}_token") for role in ROLES}
+    tokens = []
+    for role, name in names.items():
+        value = given[role] if isinstance(given[role], dict) else {}
+        if name and library.token_to_id(name) is not None:
+            tokens.append({"content": name, "normalized": False} | value | {"special": True})
+    tokens += [added[i] for i in sorted(added)]
+    for token in tokens:
+        options = {flag: bool(token[flag]) for flag in flags if flag in token}
+        library.add_tokens([AddedToken(token["content"], **options)])
+    for index, token in added.items():
+        if library.token_to_id(token["content"]) != index:
+            raise DataError(
+                f"{path}: the added token {token['content']!r} cannot have id {index}, as "
+                f"{path.parent} says; save a tokenizer.json with transformers"
+            )
+
+
+def sentence_piece(path: pathlib.Path, config: Mapping, model_config: Mapping) -> Tokenizer:
+    """Return a SentencePiece model with the roles and the template of its family."""
+    data, name = read(path), class_of(config, model_config)
+    try:
+        plain = SentencePieceTokenizer(data, "sentencepiece", 0)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    pieces = plain.piece_ids
+    if not name:  # the names of the files and pieces tell the families apart
+        if "[CLS]" in pieces and "[SEP]" in pieces:
+            return plain
+        bare = {"tokenizer.model": "<s>" in pieces and "llama", "spiece.model": "t5"}
+        name = bare.get(path.name) or ""
+        if name == "t5" and [pieces.get(t) for t in ("<pad>", "</s>", "<unk>")] != [0, 1, 2]:
+            name = ""
+    if name not in SENTENCE_PIECE or config.get("keep_accents"):
+        raise refuse(path, name, SENTENCE_PIECE)
+    family = SENTENCE_PIECE[name]
+    if family == "albert" and not config.get("do_lower_case", True):
+        family = "albert_cased"
+    sentinels = config.get("extra_ids", 100) if family == "t5" else 0
+    tokenizer = SentencePieceTokenizer(data, "sentencepiece", sentinels, family=family)
+    ids = pieces | {f"<extra_id_{n}>": int(i) for n, i in enumerate(tokenizer.sentinel_ids)}
+    added = read_json(path.parent / "added_tokens.json")
+    for index, token in config.get("added_tokens_decoder", {}).items():
+        added[token["content"]] = int(index)
+    if strange := [token for token, index in added.items() if ids.get(token) != index]:
+        raise DataError(
+            f"{path}: {path.parent} adds tokens to the model ({', '.join(strange[:5])}); save a "
+            "tokenizer.json with transformers"
+        )
+    for role, token in named(config).items():
+        if role in SPECIALS and token in pieces:
+            setattr(tokenizer, f"{role}_id", pieces[token])
+    return tokenizer
+
+
+def of_library(where: object, function: Callable, *arguments):
+    """Call the library, whose errors have no class of their own, with the file named."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{where} is damaged or of an unknown kind: {reason}") from None
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """Return a JSON object, {} where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(read(path))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is damaged: it is no JSON object")
+    return value
+
+
+def read(path: pathlib.Path) -> bytes:
+    """Return a file of reasonable size; DataError or MissingInput name it otherwise."""
+    try:
+        if path.stat().st_size > LIMIT:
+            raise DataError(f"{path} is larger than {LIMIT / 1e6:.0f} MB: that is no tokenizer")
+        return path.read_bytes()
+    except OSError as error:
+        raise MissingInput(f"cannot read the tokenizer file {path}: {error.strerror}") from None

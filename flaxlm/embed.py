@@ -1,0 +1,138 @@
+"""Vectors of texts from a trained model: pooled final states, in the texts' own order."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxlm.data import files
+from flaxlm.data.vocabulary import Tokenizer
+from flaxlm.errors import ConfigError, DataError, StorageError, choose
+from flaxlm.models import build
+from flaxlm.models.heads import pool
+from flaxlm.progress import Progress
+from flaxlm.prompts import batches, pad, position_limit
+from flaxlm.tasks import records
+
+MOST_LINE_BYTES = 16 << 20
+POOLINGS = {"mean": "mean", "cls": "first", "last": "last"}
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedConfig:
+    """How to make a vector of a text.
+
+    Attributes:
+      pooling: `mean` of the real tokens' states, the first one's (`cls`) or the `last` one's.
+      normalize: divide by the Euclidean length.
+      batch_size: texts computed together.
+      max_tokens: longer texts are cut, their special tokens kept; 0 for what the model can read,
+        512 where it has no bound.
+    """
+
+    pooling: str = "mean"
+    normalize: bool = False
+    batch_size: int = 32
+    max_tokens: int = 0
+
+    def __post_init__(self):
+        choose("--pooling", self.pooling, POOLINGS)
+        if self.batch_size < 1 or self.max_tokens < 0:
+            raise ConfigError("--batch_size must be at least 1, --max_tokens 0 or more")
+
+
+def read_texts(path: str) -> list[str]:
+    """Return the field `text` of every line of a JSONL file; the errors name file and line."""
+    rows = records.read(path, MOST_LINE_BYTES)
+    # An empty text is one; anything else that is no text is named.
+    texts = ["" if row.columns.get("text") == "" else row.text("text") for row in rows]
+    if not texts:
+        raise DataError(f"{path} holds no line to embed")
+    return texts
+
+
+@contextlib.contextmanager
+def writer(path: str):
+    """Yield a function that writes an array as a NumPy file, whole or not at all.
+
+    The place is tried before anything is computed. StorageError where it cannot be written.
+    """
+    target = pathlib.Path(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(files.replacing(target))
+        except OSError as error:
+            raise StorageError(f"--output={path} cannot be written: {error.strerror}") from None
+        yield lambda array: np.save(file, array)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "pooling", "normalize"))
+def _vectors(module, params, batch, *, pooling, normalize):
+    if hasattr(module, "encode"):  # an encoder-decoder: what its encoder made of the text
+        batch = {f"encoder_{name}": array for name, array in batch.items()}
+        x_BLD = module.apply({"params": params}, batch, method="encode")
+        segments = batch["encoder_segment_ids"]
+    else:
+        x_BLD = module.apply({"params": params}, batch)["hidden"]
+        segments = batch["segment_ids"]
+    x_BD = pool(x_BLD, segments, pooling).astype(jnp.float32)
+    if normalize:
+        x_BD = x_BD / jnp.maximum(jnp.linalg.norm(x_BD, axis=-1, keepdims=True), 1e-12)
+    return x_BD
+
+
+def embed(
+    model: str, config, params, tokenizer: Tokenizer, texts: Sequence[str], options: EmbedConfig
+) -> np.ndarray:
+    """Return a vector for each text, float32 [N, D], row i for text i.
+
+    Texts of like length are computed together: padded to 16, 32, 64, … tokens, so that few shapes
+    are compiled and little is padded.
+
+    Args:
+      model: key of MODELS.
+      config: of the model.
+      params: of its backbone; heads are ignored.
+      tokenizer: the model's.
+      texts: any; an empty one is its special tokens alone.
+      options: see the class.
+    """
+    module = build(model, config)
+    limit = position_limit(module)
+    most = options.max_tokens or limit or 512
+    if limit is not None and most > limit:
+        raise ConfigError(f"--max_tokens={most} is above model.max_length={limit}")
+    rows = [_row(tokenizer, ids, most) for ids in tokenizer.encode_batch(texts)]
+    found = np.zeros((len(rows), config.width), np.float32)
+    size = options.batch_size
+    with Progress("embed", len(rows), unit="texts") as bar:
+        for members, padded in batches([len(ids) for ids, _ in rows], size):
+            length = min(padded, limit or padded)
+            batch = pad([rows[m][0] for m in members], size, length, left=False)
+            types = pad([rows[m][1] for m in members], size, length, left=False)["tokens"]
+            vectors = _vectors(
+                module,
+                params,
+                batch | ({"token_types": types} if getattr(config, "token_types", 0) else {}),
+                pooling=POOLINGS[options.pooling],
+                normalize=options.normalize,
+            )
+            found[members] = np.asarray(vectors)[: len(members)]
+            bar.add(len(members))
+    return found
+
+
+def _row(tokenizer: Tokenizer, ids: list[int], most: int) -> tuple[list[int], list[int]]:
+    """Return (ids, token types) of a text within its special tokens, `most` of them."""
+    specials = len(tokenizer.with_specials([])[0])
+    if specials >= most:
+        raise ConfigError(f"--max_tokens={most} leaves no room beside {specials} special tokens")
+    ids, types = tokenizer.with_specials(ids[: most - specials])
+    # A tokenizer without specials of its own still needs something to read for an empty text.
+    return (ids, types) if ids else ([tokenizer.bos_id], [0])

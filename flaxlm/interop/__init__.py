@@ -1,0 +1,1 @@
+"""Models and tokenizers from and to the formats of Hugging Face."""

@@ -1,0 +1,347 @@
+"""Whole models from and to Hugging Face directories."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxlm import tree
+from flaxlm.data.hugging_face import load_hugging_face
+from flaxlm.data.vocabulary import Tokenizer
+from flaxlm.errors import ConfigError, MissingInput, StorageError, Unsafe
+from flaxlm.interop import config as hf_config
+from flaxlm.interop import tensor_writer
+from flaxlm.interop.config import Description
+from flaxlm.interop.tokenizer import export_tokenizer
+from flaxlm.interop.weights import Weights, tensors_of
+from flaxlm.models import MODELS, abstract_params, build, init_params, real_shapes
+from flaxlm.progress import Progress
+from flaxlm.sharding import ShardingConfig, make_mesh, param_shardings, use
+
+SCHEME = "hf:"
+# What is fetched of a name: weights as safetensors, and texts. Never code, never pickles.
+WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model")
+
+
+def resolve(name: str | os.PathLike, revision: str | None = None) -> pathlib.Path:
+    """Return the directory of a name: itself, or a snapshot from the hub or its cache.
+
+    `NAME@REVISION` names a branch, tag or commit. HF_HUB_OFFLINE=1 takes the cache alone.
+    """
+    text = os.fspath(name)
+    text = text.removeprefix(SCHEME)
+    path = pathlib.Path(text)
+    if path.is_dir():
+        return path
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", text) is None or text.startswith((".", "/")):
+        raise MissingInput(f"there is no directory {path}, and it is not the name of a model")
+    repository, _, at = text.partition("@")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return pathlib.Path(
+            snapshot_download(repository, revision=revision or at or None, allow_patterns=WANTED)
+        )
+    except LocalEntryNotFoundError:
+        raise MissingInput(
+            f"there is no directory {text}, and the model {repository} is neither in the cache nor "
+            "can the hub be reached"
+        ) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise MissingInput(f"the hub has no model {text} for you: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+class Directory:
+    """A Hugging Face directory, opened and checked, nothing loaded yet.
+
+    Attributes:
+      path: where it is.
+      weights: its tensors; `weights.description` says what they are.
+    """
+
+    def __init__(self, name: str | os.PathLike, revision: str | None = None):
+        self.path = resolve(name, revision)
+        self.weights = Weights(self.path, hf_config.read(self.path))
+
+    @property
+    def description(self) -> Description:
+        """What `config.json` says."""
+        return self.weights.description
+
+    def tokenizer(self) -> Tokenizer:
+        """Return its tokenizer; MissingInput where it has none."""
+        return load_hugging_face(self.path, self.description.raw)
+
+    def heads(self) -> dict[str, int]:
+        """Return the heads that the files hold: a backbone may come without its pooler."""
+        heads = self.description.heads
+        if list(heads) == ["pooled"]:
+            shapes = real_shapes(self.description.model, self.weights.config, heads)
+            there = self.weights.offers(shapes)
+            if not any(path.startswith("heads/") for path in there):
+                return {}
+        return heads
+
+    def plan(
+        self,
+        config,
+        heads: dict[str, int],
+        allow_missing: str | None = None,
+        fresh: Callable[[str], bool] = lambda path: False,
+    ) -> "Plan":
+        """Return what to load into a model; what is not here is named, and refused.
+
+        Args:
+          config: the model's.
+          heads: that it is built with.
+          allow_missing: regex of paths that may be missing, or be there in another shape, and
+            then start fresh; None where nobody can be asked.
+          fresh: whether a path may be missing besides.
+
+        Raises:
+          ConfigError: a parameter is missing, or `config` is not what the files hold.
+          DataError: a tensor has another shape, or is one that nothing is known of.
+        """
+        described = self.description
+        wrong = hf_config.differences(config, self.weights.config, described.model, ())
+        if wrong:
+            raise ConfigError(
+                f"{self.path}: the model differs from its weights: {'; '.join(wrong)}"
+            )
+        shapes = real_shapes(described.model, config, heads)
+        named = [path for path in shapes if allow_missing and re.search(allow_missing, path)]
+        there = [
+            path
+            for path in self.weights.offers(shapes)
+            if path not in named or self.weights.fits(path, shapes[path])
+        ]
+        missing = [path for path in shapes if path not in there]
+        refused = [path for path in missing if not fresh(path) and path not in named]
+        if refused:
+            ask = "; name what may start fresh with --allow_missing='regex'"
+            raise ConfigError(
+                f"{self.path} has no {', '.join(refused)}{'' if allow_missing is None else ask}"
+            )
+        rest = self.weights.check({path: shapes[path] for path in there})
+        return Plan(self, shapes, there, missing, rest)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What will be loaded of a directory, checked.
+
+    Attributes:
+      shapes: {path: real shape} of all parameters.
+      there: paths that the directory has.
+      missing: paths that it lacks, and may.
+      rest: names of tensors that are not read.
+    """
+
+    directory: Directory
+    shapes: dict[str, tuple[int, ...]]
+    there: list[str]
+    missing: list[str]
+    rest: list[str]
+
+    def load(self, abstract: dict[str, jax.ShapeDtypeStruct], quiet: bool = False) -> dict:
+        """Return {path: array} of `there`, laid out as `abstract` {path: ShapeDtypeStruct}."""
+        weights = self.directory.weights
+        with Progress("load", weights.nbytes, unit="MB", scale=1e6, quiet=quiet) as bar:
+            asked = {path: abstract[path] for path in self.there}
+            return weights.load(asked, self.shapes, warnings.warn, bar.add)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.directory.path}: {self.directory.description.architecture}, "
+            f"{len(self.there)} parameters loaded; fresh: {', '.join(self.missing) or 'none'}; "
+            f"not read: {', '.join(self.rest) or 'none'}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model with its parameters.
+
+    Attributes:
+      model: key of MODELS.
+      config: of the model.
+      heads: {head: output size}.
+      params: nested dict of arrays.
+      tokenizer: None where the directory has none.
+      labels: names of a classifier's classes.
+      architecture: class of `transformers` that it came from; empty for any that fits.
+      special_ids: special tokens as `config.json` named them, where the tokenizer does not decide.
+      mesh, sharding: over which the parameters are split; None where they are not.
+    """
+
+    model: str
+    config: Any
+    heads: dict[str, int]
+    params: dict
+    tokenizer: Tokenizer | None = None
+    labels: tuple[str, ...] = ()
+    architecture: str = ""
+    special_ids: dict = dataclasses.field(default_factory=dict)
+    mesh: Any = None
+    sharding: ShardingConfig | None = None
+
+    @property
+    def module(self):
+        """The Linen module: `module.apply({'params': params}, batch)`."""
+        return build(self.model, self.config, self.heads)
+
+    def __call__(self, batch: dict) -> dict:
+        """Return {head: output}, and `hidden`, of a batch; see `models.encoder`.
+
+        On a mesh its rows are split over the devices, and so must divide over them.
+        """
+        if self.mesh is None:
+            return _apply(self.module, self.params, batch)
+        with use(self.mesh, self.sharding):
+            return _apply(self.module, self.params, batch)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(module, params, batch):
+    return module.apply({"params": params}, batch)
+
+
+def from_pretrained(
+    name: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    heads: dict[str, int] | None = None,
+    allow_missing: str = "",
+    sharding: ShardingConfig | None = None,
+    **changes,
+) -> Pretrained:
+    """Return the model of a Hugging Face directory, or of a name on its hub.
+
+    Args:
+      name: a directory, or a name as `owner/model`, fetched through `huggingface_hub`.
+      revision: branch, tag or commit of a name.
+      heads: {head: output size} in place of the class's own; {} for the backbone.
+      allow_missing: regex of parameters that may start fresh, from seed 0.
+      sharding: how the parameters are split over all devices; None: all on the first one.
+      changes: fields of the model's config, such as dtype or param_dtype.
+
+    Raises:
+      MissingInput, DataError, ConfigError, Unsafe: what is wrong with it, in one line.
+    """
+    directory = Directory(name, revision)
+    described = directory.description
+    config = dataclasses.replace(directory.weights.config, **changes)
+    heads = directory.heads() if heads is None else heads
+    abstract = abstract_params(described.model, config, heads)
+    mesh = None if sharding is None else make_mesh(sharding)
+    if mesh is not None:
+        axes = MODELS[described.model].axes
+        abstract = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            abstract,
+            param_shardings(axes, abstract, mesh, sharding),
+        )
+    flat = tree.flatten(abstract)
+    plan = directory.plan(config, heads, allow_missing)
+    params = plan.load(flat)
+    if plan.missing:
+        fresh = tree.flatten(init_params(described.model, config, heads, jax.random.key(0)))
+        params |= {path: fresh[path] for path in plan.missing}
+    try:
+        tokenizer = directory.tokenizer()
+    except MissingInput:
+        tokenizer = None
+    return Pretrained(
+        described.model,
+        config,
+        heads,
+        tree.unflatten({path: params[path] for path in flat}),
+        tokenizer,
+        described.labels if set(heads) & set(hf_config.SIZED) else (),
+        described.architecture if heads == described.heads else "",
+        {k: v for k, v in described.raw.items() if k.endswith("_token_id") and v is not None},
+        mesh,
+        sharding,
+    )
+
+
+def save_pretrained(
+    directory: str | os.PathLike,
+    pretrained: Pretrained,
+    *,
+    architecture: str = "",
+    dtype: str = "",
+    limit: int = 5 * 10**9,
+    overwrite: bool = False,
+) -> list[pathlib.Path]:
+    """Write a model as a Hugging Face directory that `transformers` loads; return its files.
+
+    Args:
+      directory: made if it is not there.
+      pretrained: the model.
+      architecture: class to write it as; empty for the one it came from, or the first that fits.
+      dtype: of the tensors; empty for that of the parameters.
+      limit: most bytes of a file of tensors.
+      overwrite: replace the model that stands there.
+
+    Raises:
+      Unsafe: a model stands there.
+      ConfigError: no known architecture computes what the model does.
+      StorageError: the directory cannot be written.
+    """
+    path = pathlib.Path(directory)
+    old = {*path.glob("*.safetensors*"), *path.glob("config.json")}
+    if old and not overwrite:
+        raise Unsafe(f"{path} holds a model already ({min(old).name}); take another directory")
+    p = pretrained
+    described = hf_config.write(
+        p.config, p.model, p.heads, p.labels, architecture or p.architecture
+    )
+    described = dataclasses.replace(described, fields=described.fields | {"tied": p.config.tied})
+    stored = np.dtype(dtype or p.config.param_dtype)
+    shapes = real_shapes(p.model, p.config, p.heads)
+    made = tensors_of(described, tree.flatten(p.params), shapes, stored)
+    raw = described.raw | {"dtype": stored.name, "torch_dtype": stored.name}
+    special = _special_ids(p, described)
+    raw |= special
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        files = tensor_writer.save(path, made, limit)
+        for stale in old - {*files, path / "config.json"}:
+            stale.unlink()
+        (path / "config.json").write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
+        if "lm" in p.heads:
+            text = json.dumps(special, indent=2) + "\n"
+            (path / "generation_config.json").write_text(text)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from None
+    if p.tokenizer is not None:
+        export_tokenizer(p.tokenizer, path)
+    return files
+
+
+def _special_ids(p: Pretrained, described: Description) -> dict[str, int]:
+    """Return the keys of config.json that name special tokens."""
+    ids = {}
+    if p.tokenizer is not None:
+        roles = ("bos", "eos", "pad", *(("cls", "sep") if described.model == "encoder" else ()))
+        ids = {f"{role}_token_id": getattr(p.tokenizer, f"{role}_id") for role in roles}
+        if described.model == "encoder_decoder":
+            ids["decoder_start_token_id"] = p.tokenizer.start_id
+    ids |= p.special_ids
+    if "pad_token_id" in described.raw:  # RoBERTa's positions depend on it
+        ids.pop("pad_token_id", None)
+    return {name: index for name, index in ids.items() if index != -1}

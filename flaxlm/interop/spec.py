@@ -1,0 +1,205 @@
+"""What a table of `names/` is made of: config keys, tensor names and how tensors lie.
+
+Everything here works in both directions, so that what can be read can be written.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flaxlm.errors import ConfigError, choose
+
+
+def _same(value):
+    return value
+
+
+class Key(NamedTuple):
+    """One key of a `config.json` and the field of `TransformerConfig` that it decides.
+
+    Attributes:
+      hf: its name there.
+      ours: the field; several fields, joined by spaces, all get the value.
+      default: what a missing key stands for, as the library that wrote it has it; REQUIRED.
+      read, write: between the two values.
+    """
+
+    hf: str
+    ours: str
+    default: Any
+    read: Callable = _same
+    write: Callable = _same
+
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+
+
+def activation(hf: str, default: str, ours: str = "activation") -> Key:
+    """Return the Key of an activation function."""
+
+    def read(name):
+        return ACTIVATIONS[choose(hf, name, ACTIVATIONS)]
+
+    def write(name):
+        return {"gelu_tanh": "gelu_pytorch_tanh"}.get(name, name)
+
+    return Key(hf, ours, default, read, write)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one of our arrays lies in a tensor of a file.
+
+    A tensor may hold several of ours: `parts` of them stand one after the other along the output
+    (`rows`: [parts · out, in], `columns`: [in, parts · out]), or within each head (`heads`:
+    [heads · parts · head size, in]).
+
+    Attributes:
+      order: rows (torch's Linear, [out, in]), columns ([in, out]) or heads.
+      part: which of the parts.
+      parts: how many there are.
+      inputs: how many leading dimensions of our kernel are inputs.
+      lead: dimensions of size 1 that the tensor has before its own.
+    """
+
+    order: str = "rows"
+    part: int = 0
+    parts: int = 1
+    inputs: int = 1
+    lead: int = 0
+
+    def shape(self, leaf: str, ours: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the tensor's shape for an array of ours (a kernel, or anything else)."""
+        lead = (1,) * self.lead
+        if leaf != "kernel":
+            return lead + ((self.parts * math.prod(ours),) if leaf == "bias" else tuple(ours))
+        ins, outs = math.prod(ours[: self.inputs]), math.prod(ours[self.inputs :])
+        rows = (self.parts * outs, ins)
+        return lead + (rows[::-1] if self.order == "columns" else rows)
+
+    def view(self, tensor: np.ndarray, leaf: str, ours: tuple[int, ...]) -> np.ndarray:
+        """Return a view of `tensor` in our shape: to read from, or to write into."""
+        tensor = tensor.reshape(tensor.shape[self.lead :])
+        if leaf not in ("kernel", "bias"):
+            return tensor.reshape(ours)
+        n = self.inputs if leaf == "kernel" else 0
+        ins, outs = ours[:n], ours[n:]
+        if self.order == "columns" and leaf == "kernel":
+            return tensor.reshape(*ins, self.parts, *outs)[(slice(None),) * n + (self.part,)]
+        if self.order == "heads":
+            tensor = tensor.reshape(outs[0], self.parts, *outs[1:], *ins)[:, self.part]
+        else:
+            tensor = tensor.reshape(self.parts, *outs, *ins)[self.part]
+        return np.moveaxis(tensor, range(len(outs)), range(-len(outs), 0)) if ins else tensor
+
+
+LINEAR = Layout()
+JOINING = Layout(inputs=2)  # an attention's output projection: [heads, head size] come in
+
+
+class Row(NamedTuple):
+    """Where parameters of ours stand in a file.
+
+    Attributes:
+      path: a parameter, or the module whose kernel or scale is `name.weight`, and bias `name.bias`.
+      name: of the tensor or torch module; `{n}` is the layer, and `~` the backbone's prefix.
+      layout: how it lies there.
+      start: the layer that the first of our stacked layers is.
+    """
+
+    path: str
+    name: str
+    layout: Layout = LINEAR
+    start: int = 0
+
+
+class Head(NamedTuple):
+    """A class of a family: the backbone with heads.
+
+    Attributes:
+      heads: names of heads of ours.
+      rows: where their parameters stand.
+      model: key of MODELS, where it is not the family's.
+      fields: of the config, where they are not the family's.
+      zeros: tensors [1, V] that are no parameters; they must be 0, and are written so.
+      prefix: name of the backbone, where it is not the family's.
+    """
+
+    heads: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+    model: str = ""
+    fields: dict = {}  # noqa: RUF012  (never changed)
+    zeros: tuple[str, ...] = ()
+    prefix: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One table of names: all that is known of a `model_type`.
+
+    Attributes:
+      model_types: {model_type: beginning of its class names}.
+      model: key of MODELS.
+      prefix: name of the backbone in classes with heads.
+      prefixed: ends of the classes that have the prefix; empty for all but the bare backbone.
+      keys: of `config.json`.
+      fixed: {key: the values that are understood}; the first is the default.
+      constants: fields of ours that all of its models have.
+      classes: {end of the class name: Head}.
+      rows: config -> rows of the backbone.
+      aliases: (regex, replacement) of names that older files have.
+      ignored: regexes of tensors that hold nothing to learn: buffers, and copies of others.
+      unused: keys of config.json that change nothing in these classes.
+      finish: (fields, rest of config.json) -> None; reads what a Key cannot, by popping it.
+      finish_write: (config, the written keys) -> None; the other way.
+    """
+
+    model_types: dict[str, str]
+    model: str
+    prefix: str
+    keys: tuple[Key, ...]
+    fixed: dict[str, tuple]
+    constants: dict[str, Any]
+    classes: dict[str, Head]
+    rows: Callable[[Any], list[Row]]
+    prefixed: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    finish: Callable[[dict, dict], None] = lambda fields, rest: None
+    finish_write: Callable[[Any, dict], None] = lambda config, out: None
+
+    def architectures(self, model_type: str) -> dict[str, Head]:
+        """Return {class name: Head} of one of its model types."""
+        begin = self.model_types[model_type]
+        return {begin + end: head for end, head in self.classes.items()}
+
+
+def layers(ours: str, theirs: str, names: dict, start: int = 0) -> list[Row]:
+    """Return rows of stacked layers: `{module of ours: its name, or (name, Layout)}`."""
+    rows = []
+    for path, name in names.items():
+        layout = JOINING if path.endswith("/out") else LINEAR
+        if isinstance(name, tuple):
+            name, layout = name
+        rows.append(Row(f"{ours}/{path}", f"{theirs}.{name}", layout, start))
+    return rows
+
+
+def need(condition: bool, message: str) -> None:
+    """Raise ConfigError unless a config is one that can be computed."""
+    if not condition:
+        raise ConfigError(f"config.json: {message}")
