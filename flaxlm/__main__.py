@@ -160,7 +160,7 @@ def find_recipe(verb: str, values, file: str | None) -> dict:
         raise ConfigError(f"--config=FILE is required: {values.workdir} is not a run directory yet")
     if foreign:
         name = re.sub(r"[^\w.-]+", "-", foreign.removeprefix(SCHEME)).strip("-.")
-        values.workdir, values.checkpoint = f"runs/{name}", INIT
+        values.workdir, values.checkpoint = f"runs/hf-{name}", INIT
         recipe["init"] = foreign
     return recipe
 

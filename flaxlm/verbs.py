@@ -180,6 +180,7 @@ def convert(
 
 def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: str) -> dict:
     """Make a run directory of a Hugging Face model, its parameters as step 0."""
+    from flaxlm.train import say
     from flaxlm.training import config as run_config
 
     recipe = run_config.hub_recipe(source)
@@ -191,7 +192,7 @@ def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: st
         with program.mesh(), saved:
             if saved.latest() is not None:
                 raise Unsafe(f"{workdir} holds a run already; take another --to")
-            state, step = start(program, saved, inputs, allow_missing, print)
+            state, step = start(program, saved, inputs, allow_missing, say)
             saved.save(step, state, wait=True)
     return {"model": config.model_name, "parameters": parameter_count(config), "dtype": dtype}
 

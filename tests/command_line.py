@@ -30,13 +30,13 @@ class Done:
 
 
 class CommandLine:
-    """Runs commands in the repository's root; close it at the end."""
+    """Runs commands in `cwd`; close it at the end."""
 
-    def __init__(self, directory: pathlib.Path):
+    def __init__(self, directory: pathlib.Path, cwd: pathlib.Path = ROOT):
         self.directory = directory
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "XDG_CACHE_HOME": str(directory)}
         self.server = subprocess.Popen(
-            [sys.executable, __file__], cwd=ROOT, env=environment, text=True,
+            [sys.executable, __file__], cwd=cwd, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
@@ -59,7 +59,7 @@ def serve() -> None:
     """Fork for each request on standard input; answer with the exit code."""
     import importlib
 
-    sys.path[0] = os.getcwd()  # as `python -m` has it
+    sys.path[0] = str(ROOT)  # as `python -m` has it there
     # Of the package this leaves out `__main__`, which runs anew in each child.
     for name in ("flaxlm.verbs", "flaxlm.train", "flaxlm.generate", "ml_collections.config_flags"):
         importlib.import_module(name)

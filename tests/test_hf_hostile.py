@@ -209,7 +209,7 @@ def test_what_no_architecture_computes_is_not_written(good, tmp_path):
 
 
 def test_the_command_line_says_it_in_one_line(good, tmp_path, compilation_cache):
-    run = CommandLine(tmp_path)
+    run = CommandLine(tmp_path, cwd=tmp_path)
     for name, change in (("code", code), ("pickle", pickled), ("cut", text("{"))):
         shutil.copytree(good / "gpt2", tmp_path / name)
         change(tmp_path / name)

@@ -15,7 +15,8 @@ from flaxlm import from_pretrained
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, compilation_cache):
-    line = CommandLine(tmp_path_factory.mktemp("line"))
+    here = tmp_path_factory.mktemp("line")
+    line = CommandLine(here, cwd=here)
     yield line
     line.close()
 

@@ -21,7 +21,8 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, compilation_cache):
-    line = CommandLine(tmp_path_factory.mktemp("line"))
+    here = tmp_path_factory.mktemp("line")
+    line = CommandLine(here, cwd=here)
     yield line
     line.close()
 
@@ -149,6 +150,8 @@ def test_a_directory_is_read_where_a_run_is(hub, run, tmp_path, monkeypatch):
     options += ["--prompt=the", "--temperature=0", "--max_new_tokens=8"]
     made = good(run("generate", f"--workdir=hf:{gpt2}", *options[2:]))
     assert made.out.startswith("--- the")
+    results = run.directory / "runs" / f"hf-{str(gpt2).strip('/').replace('/', '-')}"
+    assert json.loads((results / "generations.jsonl").read_text())["prompt"] == "the"
     refused = run("train", *options[:2])
     assert refused.code == 2 and "--config.init=hf:" in refused.err
 

@@ -32,7 +32,17 @@ ALLOWED = {
     "embed": {"prompts", "tasks", "models", "data"},
     "evaluate": {"generate", "training", "tasks", "objectives", "models", "sharding", "tree"},
     "train": {"evaluate", "training", "objectives", "models", "sharding", "tree"},
-    "verbs": {"embed", "evaluate", "generate", "training", "interop", "models", "sharding", "tree"},
+    "verbs": {
+        "train",
+        "embed",
+        "evaluate",
+        "generate",
+        "training",
+        "interop",
+        "models",
+        "sharding",
+        "tree",
+    },
     "__main__": {"verbs", "train", "training", "generate", "embed"},
     "__init__": OUTER,
 }

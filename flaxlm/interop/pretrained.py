@@ -38,7 +38,7 @@ def resolve(name: str | os.PathLike, revision: str | None = None) -> pathlib.Pat
     """
     text = os.fspath(name)
     text = text.removeprefix(SCHEME)
-    path = pathlib.Path(text)
+    path = pathlib.Path(text).expanduser()
     if path.is_dir():
         return path
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", text) is None or text.startswith((".", "/")):
