@@ -208,10 +208,13 @@ def read_config(verb: str, argv: list[str]):
     for key in run_config.SELECTORS:
         if key in overrides:
             section, _, name = key.rpartition(".")
+            value = overrides.pop(key)
+            if key == "task.name":
+                run_config.choose_task(recipe, value)
             target = recipe.setdefault(section, {}) if section else recipe
             if key == "model.preset":
                 target.pop("name", None)
-            target[name] = overrides.pop(key)
+            target[name] = value
     full = run_config.resolve(recipe)
     known = [f"{s}.{k}" for s, v in full.items() if isinstance(v, dict) for k in v]
     known += [k for k, v in full.items() if not isinstance(v, dict)]

@@ -48,7 +48,7 @@ class EmbedConfig:
 
 def read_texts(path: str) -> list[str]:
     """Return the field `text` of every line of a JSONL file; the errors name file and line."""
-    rows = records.read(path, MOST_LINE_BYTES)
+    rows = records.read_table(path, MOST_LINE_BYTES)
     # An empty text is one; anything else that is no text is named.
     texts = ["" if row.columns.get("text") == "" else row.text("text") for row in rows]
     if not texts:

@@ -4,6 +4,7 @@ Every example or row counts exactly once, whatever the batch size: batches are p
 weight 0, sums are added in float64 on the host, and divisions are made once, at the end.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -11,9 +12,25 @@ import jax
 import numpy as np
 
 from flaxlm import generate, sharding
+from flaxlm.errors import DataError
 from flaxlm.progress import Progress
 from flaxlm.tasks.metrics import ratio_interval
 from flaxlm.training.step import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a split gave.
+
+    Attributes:
+      scores: {metric: value}, without the split's name.
+      examples, golds, answers: of a task, one of each an example, in their order.
+    """
+
+    scores: dict
+    examples: list = dataclasses.field(default_factory=list)
+    golds: list = dataclasses.field(default_factory=list)
+    answers: list = dataclasses.field(default_factory=list)
 
 
 def batch_size_of(program: Program) -> int:
@@ -122,8 +139,18 @@ def metric_names(program: Program, inputs, split: str) -> list[str]:
     task = program.config.task
     if task.objective and not program.objective.generates:
         golds = task.golds(inputs.examples(split))
-        names += list(task.metrics(golds, golds))
+        if not known(golds):
+            raise DataError(
+                f"the {split} split has no right answers, so nothing can be chosen by them; set "
+                "data.valid_path to a file that has, or eval.split=''"
+            )
+        names += list(task.metrics(task.perfect(golds), golds))
     return names
+
+
+def known(golds: list) -> bool:
+    """Return whether a split has right answers: all of its examples do, or none."""
+    return golds[0] is not None
 
 
 def evaluate_split(
@@ -134,8 +161,10 @@ def evaluate_split(
     label: str = "",
     full: bool = False,
     pause: Callable = lambda: None,
-) -> dict:
-    """Return every metric of a split, without the split's name.
+) -> Evaluation:
+    """Return every metric of a split, and a task's answers.
+
+    A split without right answers has answers and no scores.
 
     Args:
       program, params: the model.
@@ -147,24 +176,30 @@ def evaluate_split(
     """
     corpora = inputs.evaluation(split, batch_size_of(program))
     objective, task = program.objective, program.config.task
-    sums = split_sums(program, params, corpora, label, pause)
-    result = loss_metrics(objective, sums, inputs.counts(split))
+    examples = inputs.examples(split) if task.objective else []
+    golds = task.golds(examples)
+    graded = not task.objective or known(golds)
+    scores = {}
+    if graded:
+        sums = split_sums(program, params, corpora, label, pause)
+        scores = loss_metrics(objective, sums, inputs.counts(split))
     if not task.objective or (objective.generates and not full):
-        return result
-    examples = inputs.examples(split)
+        return Evaluation(scores)
     if objective.generates:
-        rows = predictions(program, params, corpora[0], label, pause)
-        low, high = ratio_interval(-rows["log_likelihood"], rows["num_targets"])
-        result |= {"loss_low": low, "loss_high": high}
+        outputs = predictions(program, params, corpora[0], label, pause)
+        if graded:
+            low, high = ratio_interval(-outputs["log_likelihood"], outputs["num_targets"])
+            scores |= {"loss_low": low, "loss_high": high}
         outputs = {"text": answers(program, params, inputs, examples)}
     else:
         outputs = predictions(program, params, corpora[0], label, pause)
-    found, golds = task.postprocess(outputs, examples), task.golds(examples)
-    result |= task.metrics(found, golds)
-    if full:
+    found = task.postprocess(outputs, examples)
+    if graded:
+        scores |= task.metrics(found, golds)
+    if graded and full:
         for name, (low, high) in task.intervals(found, golds).items():
-            result |= {f"{name}_low": low, f"{name}_high": high}
-    return result
+            scores |= {f"{name}_low": low, f"{name}_high": high}
+    return Evaluation(scores, examples, golds, found)
 
 
 def answers(program: Program, params, inputs, examples: list[dict]) -> list[str]:

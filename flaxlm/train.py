@@ -17,7 +17,7 @@ import time
 import jax
 import numpy as np
 
-from flaxlm import sharding
+from flaxlm import report, sharding
 from flaxlm.errors import Diverged, Preempted, Stuck, choose
 from flaxlm.evaluate import batch_size_of, compare, evaluate_split, metric_names
 from flaxlm.progress import Progress
@@ -25,7 +25,7 @@ from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import RunConfig
 from flaxlm.training.inputs import Inputs, flops_per_token
 from flaxlm.training.metrics import MetricWriter, table, write_result
-from flaxlm.training.start import start
+from flaxlm.training.start import load_for_reading, start
 from flaxlm.training.step import Program, check_batch, make_train_step
 
 
@@ -271,7 +271,7 @@ class Loop:
         config = self.config.eval
         scores = evaluate_split(
             self.program, state.averaged(), self.inputs, config.split, pause=interrupt.check
-        )
+        ).scores
         value, best = scores[config.metric], float(state.best)
         better = compare(value, best, config.mode)
         stale = 0 if better else int(state.stale) + 1
@@ -291,8 +291,9 @@ class Loop:
         return state.replace(best=put[0], stale=put[1], scored=put[2]), better
 
     def finish(self, state, step: int, writer: MetricWriter, first: int) -> dict:
-        """Write `result.json` and print the table."""
+        """Write a task's report and `result.json`, and print the table."""
         result = {"step": step, "train/loss": writer.last.get("loss")} | self.scores
+        result |= self.report(state, step)
         result |= {"best": float(state.best)} if not np.isnan(float(state.best)) else {}
         result = {name: value for name, value in result.items() if value is not None}
         if step == first:
@@ -301,3 +302,18 @@ class Loop:
             write_result(self.workdir, result)
         table(result, f"train: {self.workdir.name}")
         return result
+
+    def report(self, state, step: int) -> dict:
+        """Examine the evaluation split with what readers of this run will take; return its scores.
+
+        It is done once for a step: also where the run was killed in the midst of it.
+        """
+        config = self.config
+        if not config.task.objective or not config.eval.split:
+            return {}
+        params = state.averaged()
+        if config.eval.patience:
+            params, step = load_for_reading(self.program, self.workdir, "best")
+        if report.step_of(report.place(self.workdir, config, config.eval.split)) == step:
+            return {}
+        return report.examine(self.program, params, self.inputs, config.eval.split, step)

@@ -50,15 +50,14 @@ def tokenize(config, workdir: pathlib.Path) -> dict:
 
 def evaluate(config, workdir: pathlib.Path, split: str, checkpoint: str) -> dict:
     """Return `{split/metric: value}` of a run's checkpoint over a whole split."""
-    from flaxlm.evaluate import evaluate_split
+    from flaxlm.report import examine
 
     require_step(config, workdir, checkpoint)
     with Inputs.open(config, workdir, write=checkpoint == INIT) as inputs:
         program = reader(config)
         with program.mesh():
             params, step = load_for_reading(program, workdir, checkpoint)
-            scores = evaluate_split(program, params, inputs, split, label="evaluate", full=True)
-    return {f"{split}/{name}": value for name, value in scores.items()} | {"step": step}
+            return examine(program, params, inputs, split, step) | {"step": step}
 
 
 def generate(config, workdir: pathlib.Path, prompts: list[str], options, checkpoint: str) -> list:

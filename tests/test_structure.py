@@ -14,7 +14,7 @@ TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 # What each room may import, beside itself. `errors` and `progress` are open to all.
 OUTER = {"__main__", "verbs", "train", "evaluate", "generate", "embed", "sampling", "prompts"}
-OUTER |= {"interop"}
+OUTER |= {"interop", "report"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -31,9 +31,11 @@ ALLOWED = {
     "generate": {"sampling", "prompts", "training", "models", "data", "sharding", "tree"},
     "embed": {"prompts", "tasks", "models", "data"},
     "evaluate": {"generate", "training", "tasks", "objectives", "models", "sharding", "tree"},
-    "train": {"evaluate", "training", "objectives", "models", "sharding", "tree"},
+    "report": {"evaluate", "tasks", "data"},
+    "train": {"report", "evaluate", "training", "objectives", "models", "sharding", "tree"},
     "verbs": {
         "train",
+        "report",
         "embed",
         "evaluate",
         "generate",

@@ -16,7 +16,7 @@ from flaxlm.data.stdlib import stdlib_root
 from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.stdlib import documented, package, summary
-from flaxlm.tasks.task import SPLITS, LabelTask
+from flaxlm.tasks.task import SPLITS, LabelTask, values_of
 
 LABELS = ("neg", "pos")
 PACKAGES = ("asyncio", "email", "importlib", "multiprocessing", "tkinter", "unittest", "xml")
@@ -317,10 +317,12 @@ def test_every_task_answers_scores_and_bounds_its_own_golds_perfectly(name):
     else:
         examples = [{"id": "", "text": "t", "target": f"word number {i}"} for i in range(12)]
         outputs = {"text": [f" {e['target']}\n" for e in examples]}
-    predictions, golds = task.postprocess(outputs, examples), task.golds(examples)
-    assert predictions == golds
-    scores = task.metrics(predictions, golds)
+    answers, golds = task.postprocess(outputs, examples), task.golds(examples)
+    assert values_of(answers) == values_of(task.perfect(golds)) == golds
+    scores = task.metrics(answers, golds)
     assert scores and set(scores.values()) == {1.0}
-    assert task.intervals(predictions, golds) == {key: (1.0, 1.0) for key in scores}
+    assert scores == task.metrics(task.perfect(golds), golds)
+    assert task.intervals(answers, golds) == {key: (1.0, 1.0) for key in scores}
+    assert {task.mistake(*pair) for pair in zip(answers, golds, strict=True)} == {0.0}
     with pytest.raises(DataError):
         task.postprocess({key: value[:5] for key, value in outputs.items()}, examples)

@@ -82,7 +82,7 @@ class Classification(Objective):
 
         Texts that are too long are cut, the longer of a pair first; `report` says how many.
         """
-        labels = np.asarray(supervised.column(source, "label", int), np.int32)
+        labels = np.asarray(supervised.gold(source, "label", int, shuffle), np.int32)
         bad = np.flatnonzero((labels < 0) | (labels >= len(self.labels)))
         if len(bad):
             raise DataError(

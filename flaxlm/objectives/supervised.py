@@ -29,6 +29,16 @@ def column(examples: Sequence[Mapping], name: str, kind: type, required: bool = 
     return values
 
 
+def gold(examples: Sequence[Mapping], name: str, kind: type, training: bool) -> list:
+    """Return the right answer of all examples; of a split without any, an empty one for each.
+
+    Such a split can be answered, but DataError where it is to be trained on.
+    """
+    if training or any(example.get(name) is not None for example in examples):
+        return column(examples, name, kind)
+    return [kind()] * len(examples)
+
+
 def encode(tokenizer, texts: Sequence[str]) -> Tokens:
     """Return int32 ids of each text, without special tokens."""
     return [np.asarray(ids, np.int32) for ids in tokenizer.encode_batch(list(texts))]

@@ -65,7 +65,7 @@ class TextToText(Objective):
         inputs = supervised.encode(tokenizer, supervised.column(source, "text", str))
         pairs = supervised.column(source, "text_pair", str, required=False)
         second = supervised.encode(tokenizer, pairs)
-        targets = supervised.encode(tokenizer, supervised.column(source, "target", str))
+        targets = supervised.encode(tokenizer, supervised.gold(source, "target", str, shuffle))
         long = sum(len(target) >= self.target_length for target in targets)
         targets = [target[: self.target_length - 1] for target in targets]
         room = self._room(length, any(map(len, second)))

@@ -10,7 +10,7 @@ from flaxlm.tasks.task import Example, LabelTask, label_ids
 
 @dataclasses.dataclass(frozen=True)
 class Classification(LabelTask):
-    """Rows of JSONL, CSV or TSV files with a text, maybe a second one, and a label.
+    """Rows of a table with a text, maybe a second one, and a label.
 
     Attributes:
       text_column: the text.
@@ -32,4 +32,4 @@ class Classification(LabelTask):
                 found["text_pair"] = record.text(self.pair_column)
             return found | {"label": record.label(self.label_column, ids)}
 
-        return read_split(data, split, example)
+        return read_split(data, split, example, self.label_column)

@@ -163,3 +163,24 @@ def ratio_interval(
     drawn = [rng.integers(0, len(pairs), len(pairs)) for _ in range(resamples)]
     sums = np.array([pairs[rows].sum(axis=0) for rows in drawn])
     return _percentiles(sums[:, 0] / sums[:, 1], confidence)
+
+
+def reliability(probabilities: np.ndarray, golds: Sequence[int], bins: int = 15):
+    """Return (confidence, accuracy, count) [bins]: what the best label's probability is worth.
+
+    Bins are equally wide (Guo et al., 2017, section 2); an empty one has means of 0.
+
+    Args:
+      probabilities: [N, C].
+      golds: label ids [N].
+      bins: number of them.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    _check_lengths(probabilities, golds)
+    sure = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == np.asarray(golds)
+    place = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    full = np.maximum(count, 1)
+    confidence = np.bincount(place, weights=sure, minlength=bins) / full
+    return confidence, np.bincount(place, weights=right, minlength=bins) / full, count

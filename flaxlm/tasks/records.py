@@ -1,11 +1,13 @@
-"""Rows of a supervised data set: JSONL, CSV and TSV files with named columns."""
+"""Rows of a supervised data set: JSONL, CSV, TSV and Parquet files, `datasets` directories."""
 
 import csv
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 
 from flaxlm.data import files
+from flaxlm.data.read import table_rows
 from flaxlm.data.sources import DataConfig, sources
 from flaxlm.data.split import split_by_hash
 from flaxlm.errors import DataError, choose, nearest
@@ -18,11 +20,15 @@ COMPRESSED = (".gz", ".zst")
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One row: where it stands, and its columns by name."""
+    """One row: where it stands, and its columns by name.
+
+    `graded` is False in a test split that has no right answers.
+    """
 
     file: str
     line: int
     columns: dict
+    graded: bool = True
 
     @property
     def id(self) -> str:
@@ -50,8 +56,17 @@ class Record:
             raise DataError(f"{self.place}: column {column!r} is empty; drop the row or fill it")
         return value
 
-    def label(self, column: str, ids: dict[str, int]) -> int:
-        """Return the id of a column's label; a number or truth value stands for its JSON text."""
+    def gold(self, column: str) -> str | None:
+        """Return a column's text, the right answer; None where the split has none."""
+        return self.text(column) if self.graded else None
+
+    def label(self, column: str, ids: dict[str, int]) -> int | None:
+        """Return the id of a column's label, None where the split has none.
+
+        A number or truth value stands for its JSON text.
+        """
+        if not self.graded:
+            return None
         value = self.columns.get(column)
         named = json.dumps(value) if isinstance(value, bool | int) else self.text(column)
         if named not in ids:
@@ -62,11 +77,25 @@ class Record:
         return ids[named]
 
 
-def read_split(data: DataConfig, split: str, example: Callable[[Record], Example]) -> list[Example]:
+def read_split(
+    data: DataConfig,
+    split: str,
+    example: Callable[[Record], Example],
+    gold: str = "",
+    read: Callable[[str, int], Iterator[Record]] | None = None,
+) -> list[Example]:
     """Return the examples of a split, in the order of files and rows; every row is checked.
 
     With `data.split` 'hash' the text decides (both texts, of a pair), so that equal ones are
-    never on both sides; with 'tail' the last rows are held out; 'file' reads other files.
+    never on both sides; with 'tail' the last rows are held out; 'file' reads other files; with
+    'whole' every split is all there is.
+
+    Args:
+      data: where the rows stand.
+      split: train, valid or test.
+      example: makes an example of a row.
+      gold: the column of the right answers; a test split of which no row has it is one without.
+      read: yields the rows of a file; those of a table by default.
     """
     choose("split", split, SPLITS)
     if split not in data.split_names():
@@ -74,11 +103,15 @@ def read_split(data: DataConfig, split: str, example: Callable[[Record], Example
             f"there is no {split} split: set data.{split}_path with data.split='file', or "
             f"data.{split}_fraction above 0"
         )
+    read = read or read_table
     found = [
-        example(record)
+        record
         for source in sources(data, split)
         for record in read(source.path, data.max_line_bytes)
     ]
+    if split == "test" and gold and not any(gold in record.columns for record in found):
+        found = [dataclasses.replace(record, graded=False) for record in found]
+    found = [example(record) for record in found]
     total = len(found)
     if data.split == "hash":
         found = [e for e in found if split_by_hash(_hashed(e), data) == split]
@@ -99,8 +132,17 @@ def _hashed(example: Example) -> str:
     return "\0".join([example["text"], *filter(None, [example.get("text_pair")])])
 
 
-def read(path: str, max_line_bytes: int) -> Iterator[Record]:
-    """Yield the rows of one file; `.gz` and `.zst` are unpacked."""
+def read_table(
+    path: str, max_line_bytes: int, header: Sequence[str] | None = None
+) -> Iterator[Record]:
+    """Yield the rows of one file, or of a `datasets` directory; `.gz` and `.zst` are unpacked.
+
+    `header` names the columns of a CSV or TSV file that does not name them itself.
+    """
+    if os.path.isdir(path) or path.endswith(".parquet"):
+        for number, columns in enumerate(table_rows(path)):
+            yield Record(path, number, columns)
+        return
     name = path
     for ending in COMPRESSED:
         name = name.removesuffix(ending)
@@ -109,13 +151,13 @@ def read(path: str, max_line_bytes: int) -> Iterator[Record]:
         raise DataError(
             f"{path}: what kind of table is this? Name it "
             f"{', '.join((*DELIMITERS, *JSON_LINES))}, with {' or '.join(COMPRESSED)} after it "
-            "if it is compressed"
+            "if it is compressed, or .parquet"
         )
     with files.opened(path) as file:
         lines = _lines(file, path, max_line_bytes)
         if ending in DELIMITERS:
             csv.field_size_limit(max(csv.field_size_limit(), max_line_bytes))
-            yield from _delimited(lines, path, DELIMITERS[ending])
+            yield from _delimited(lines, path, DELIMITERS[ending], header)
         else:
             yield from _json_lines(lines, path)
 
@@ -142,13 +184,14 @@ def _json_lines(lines: Iterator[tuple[int, str]], path: str) -> Iterator[Record]
         yield Record(path, number, value)
 
 
-def _delimited(lines: Iterator[tuple[int, str]], path: str, delimiter: str) -> Iterator[Record]:
+def _delimited(
+    lines: Iterator[tuple[int, str]], path: str, delimiter: str, header: Sequence[str] | None
+) -> Iterator[Record]:
     # In TSV a quotation mark is a character like any other (IANA's text/tab-separated-values).
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(
         (line for _, line in lines), delimiter=delimiter, quoting=quoting, strict=True
     )
-    header: list[str] | None = None
     line = 0
     try:
         for row in reader:

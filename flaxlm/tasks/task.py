@@ -1,8 +1,9 @@
 """What a task is: where its examples come from, and what its answers are worth."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,20 @@ SPLITS = ("train", "valid", "test")
 Example = dict[str, Any]
 
 
+class Answer(NamedTuple):
+    """What a model answers an example with.
+
+    Attributes:
+      value: the answer, of the same kind as a gold.
+      score: how sure the model is of it, a probability or log-likelihood; NaN: it does not say.
+      scores: the probability of each label, where the answer is one of them.
+    """
+
+    value: Any
+    score: float = math.nan
+    scores: Sequence[float] | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Base of every task; the fields of a task are the `task` section of a config.
@@ -28,9 +43,12 @@ class Task:
     Attributes:
       objective: the key of `OBJECTIVES` that the task is trained with, '' for any that reads
         plain text.
+      defaults: {section: {key: value}} of a config, where its recipe is silent: the labels of a
+        published set, the metric that decides the best checkpoint.
     """
 
     objective: ClassVar[str] = ""
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return the examples of a split, in a fixed order.
@@ -42,7 +60,8 @@ class Task:
 
         Returns:
           dicts with `id` (file and place), `text`, `text_pair` for a second sentence, and `label`
-          (int, an index into `labels`) or `target` (str).
+          (int, an index into `labels`) or `target` (str); these are None in a split that has no
+          right answers, which can be answered but neither trained on nor scored.
 
         Raises:
           DataError: a record does not fit; file, line and column are named.
@@ -52,22 +71,50 @@ class Task:
         )
 
     def golds(self, examples: Sequence[Example]) -> list:
-        """Return the right answer of each example, as `metrics` compares it."""
+        """Return the right answer of each example, as `metrics` compares it; None: not known."""
         return []
 
-    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list:
+    def perfect(self, golds: Sequence) -> list[Answer]:
+        """Return the answers of a model that is right and sure."""
+        return [Answer(gold, 1.0) for gold in golds]
+
+    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
         """Return an answer for each example from what the model put out for all of them."""
         return []
 
-    def metrics(self, predictions: Sequence, golds: Sequence) -> dict[str, float]:
+    def metrics(self, answers: Sequence[Answer], golds: Sequence) -> dict[str, float]:
         """Return {name: score} over a whole split."""
         return {}
 
     def intervals(
-        self, predictions: Sequence, golds: Sequence, seed: int = 0
+        self, answers: Sequence[Answer], golds: Sequence, seed: int = 0
     ) -> dict[str, Interval]:
         """Return {name: (low, high)}, the 95 % bootstrap interval of each of `metrics`."""
         return {}
+
+    def mistake(self, answer: Answer, gold: Any) -> float:
+        """Return how wrong an answer is, 0 for a right one: the worst errors are shown."""
+        return float(answer.value != gold)
+
+    def show(self, value: Any, labels: Sequence[str] = ()) -> Any:
+        """Return an answer's or a gold's value as JSON that a person can read."""
+        return value
+
+    def show_input(self, example: Example) -> Any:
+        """Return what the model was given, as JSON that a person can read."""
+        given = {key: example[key] for key in ("text", "text_pair") if key in example}
+        return given if len(given) > 1 else example.get("text")
+
+
+def check_count(outputs: Sequence, examples: Sequence[Example]) -> None:
+    """Raise DataError unless there is one output for each example."""
+    if len(outputs) != len(examples):
+        raise DataError(f"{len(outputs)} outputs for {len(examples)} examples")
+
+
+def values_of(answers: Sequence[Answer]) -> list:
+    """Return the answers alone."""
+    return [answer.value for answer in answers]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,27 +122,43 @@ class LabelTask(Task):
     """One of a fixed set of labels for each example."""
 
     objective: ClassVar[str] = "classification"
+    defaults: ClassVar[Mapping] = {"eval": {"metric": "accuracy", "mode": "max"}}
 
-    def golds(self, examples: Sequence[Example]) -> list[int]:
+    def golds(self, examples: Sequence[Example]) -> list[int | None]:
         """Return the label id of each example."""
         return [example["label"] for example in examples]
 
-    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[int]:
-        """Return the best-scored label id of each example from outputs['scores'] [N, C]."""
-        scores = np.asarray(outputs["scores"])
-        if len(scores) != len(examples):
-            raise DataError(f"{len(scores)} rows of scores for {len(examples)} examples")
-        return np.argmax(scores, axis=-1).tolist()
+    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
+        """Return the best-scored label id of each example from outputs['scores'] [N, C].
 
-    def metrics(self, predictions: Sequence[int], golds: Sequence[int]) -> dict[str, float]:
+        The scores are log-probabilities; of an encoder-decoder's labels, written as text, they
+        are made to sum to 1.
+        """
+        scores_NC = np.asarray(outputs["scores"], np.float64)
+        check_count(scores_NC, examples)
+        shifted_NC = np.exp(scores_NC - scores_NC.max(axis=-1, keepdims=True))
+        shares_NC = shifted_NC / shifted_NC.sum(axis=-1, keepdims=True)
+        best_N = np.argmax(scores_NC, axis=-1).tolist()
+        rows = zip(best_N, shares_NC, strict=True)
+        return [Answer(best, float(shares[best]), shares) for best, shares in rows]
+
+    def metrics(self, answers: Sequence[Answer], golds: Sequence[int]) -> dict[str, float]:
         """Return accuracy, and precision, recall, F1, macro and micro."""
-        return classification_scores(predictions, golds)
+        return classification_scores(values_of(answers), golds)
 
     def intervals(
-        self, predictions: Sequence[int], golds: Sequence[int], seed: int = 0
+        self, answers: Sequence[Answer], golds: Sequence[int], seed: int = 0
     ) -> dict[str, Interval]:
         """Return the 95 % bootstrap interval of each of `metrics`."""
-        return classification_intervals(predictions, golds, seed=seed)
+        return classification_intervals(values_of(answers), golds, seed=seed)
+
+    def mistake(self, answer: Answer, gold: int) -> float:
+        """Return the probability given to a wrong label."""
+        return 0.0 if answer.value == gold else answer.score
+
+    def show(self, value: int, labels: Sequence[str] = ()) -> str | int:
+        """Return the label's name."""
+        return labels[value] if labels else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,31 +167,35 @@ class TextTask(Task):
 
     objective: ClassVar[str] = "text_to_text"
 
-    def golds(self, examples: Sequence[Example]) -> list[str]:
+    def golds(self, examples: Sequence[Example]) -> list[str | None]:
         """Return the reference text of each example."""
         return [example["target"] for example in examples]
 
-    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[str]:
+    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
         """Return outputs['text'] [N], the generated texts, without white space around them."""
-        texts = [str(text).strip() for text in outputs["text"]]
-        if len(texts) != len(examples):
-            raise DataError(f"{len(texts)} generated texts for {len(examples)} examples")
-        return texts
+        check_count(outputs["text"], examples)
+        sure = outputs.get("log_likelihood", [math.nan] * len(examples))
+        pairs = zip(outputs["text"], sure, strict=True)
+        return [Answer(str(text).strip(), float(score)) for text, score in pairs]
 
-    def metrics(self, predictions: Sequence[str], golds: Sequence[str]) -> dict[str, float]:
+    def metrics(self, answers: Sequence[Answer], golds: Sequence[str]) -> dict[str, float]:
         """Return ROUGE-L and the share of exact matches."""
-        return {
-            name: float(score(predictions, golds).mean()) for name, score in TEXT_SCORES.items()
-        }
+        texts = values_of(answers)
+        return {name: float(score(texts, golds).mean()) for name, score in TEXT_SCORES.items()}
 
     def intervals(
-        self, predictions: Sequence[str], golds: Sequence[str], seed: int = 0
+        self, answers: Sequence[Answer], golds: Sequence[str], seed: int = 0
     ) -> dict[str, Interval]:
         """Return the 95 % bootstrap interval of each of `metrics`."""
+        texts = values_of(answers)
         return {
-            name: mean_interval(score(predictions, golds), seed=seed)
+            name: mean_interval(score(texts, golds), seed=seed)
             for name, score in TEXT_SCORES.items()
         }
+
+    def mistake(self, answer: Answer, gold: str) -> float:
+        """Return 1 − ROUGE-L."""
+        return 1.0 - float(TEXT_SCORES["rouge_l"]([answer.value], [gold])[0])
 
 
 def label_ids(labels: Sequence[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from flaxlm.tasks.task import Example, TextTask
 
 @dataclasses.dataclass(frozen=True)
 class TextToText(TextTask):
-    """Rows of JSONL, CSV or TSV files with an input and a target.
+    """Rows of a table with an input and a target.
 
     Attributes:
       input_column: the text that is given.
@@ -29,7 +29,7 @@ class TextToText(TextTask):
             return {
                 "id": record.id,
                 "text": self.prefix + record.text(self.input_column),
-                "target": record.text(self.target_column),
+                "target": record.gold(self.target_column),
             }
 
-        return read_split(data, split, example)
+        return read_split(data, split, example, self.target_column)

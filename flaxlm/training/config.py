@@ -13,7 +13,7 @@ import pathlib
 import types
 import typing
 
-from flaxlm.data.sources import SPLITS, DataConfig
+from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import TokenizerConfig
 from flaxlm.errors import ConfigError, MissingInput, choose, nearest
 from flaxlm.interop.pretrained import SCHEME, Directory
@@ -23,86 +23,7 @@ from flaxlm.sharding import ShardingConfig
 from flaxlm.tasks import TASKS
 from flaxlm.training.checkpoint import CheckpointConfig
 from flaxlm.training.optimizer import OptimizerConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How long and on what shapes to train.
-
-    The duration is `steps`, or `tokens`, or `epochs`: the first that is not 0. `batch_size` is
-    global, in rows; `length` is the row's length in tokens (the encoder's, for encoder-decoder).
-    """
-
-    steps: int = 0
-    tokens: int = 0
-    epochs: float = 0.0
-    batch_size: int = 32
-    length: int = 256
-    microbatches: int = 1
-    ema_decay: float = 0.0
-    skip_nonfinite: int = 0
-    log_every: int = 10
-    profile_steps: str = ""
-    stuck_after: float = 3600.0
-
-    def __post_init__(self):
-        for name in ("batch_size", "length", "microbatches", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 1")
-        if self.steps < 0 or self.tokens < 0 or self.epochs < 0:
-            raise ConfigError("train.steps, train.tokens and train.epochs must not be negative")
-        if not (self.steps or self.tokens or self.epochs):
-            raise ConfigError("no duration: set train.steps, train.tokens or train.epochs")
-        if self.batch_size % self.microbatches:
-            raise ConfigError(
-                f"train.batch_size={self.batch_size} does not divide into "
-                f"train.microbatches={self.microbatches}"
-            )
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"train.ema_decay={self.ema_decay} must be in [0, 1); 0 is off")
-        if self.profile_steps:
-            self.profile_range()
-
-    def profile_range(self) -> tuple[int, int]:
-        """Return (first, last) of `profile_steps`, written `first:last`."""
-        try:
-            first, last = (int(part) for part in self.profile_steps.split(":"))
-        except ValueError:
-            raise ConfigError(
-                f"train.profile_steps={self.profile_steps!r} is not of the form first:last"
-            ) from None
-        return first, last
-
-    def total_steps(self, rows: int) -> int:
-        """Return the duration in steps; `rows` is the number of rows in an epoch."""
-        if self.steps:
-            return self.steps
-        if self.tokens:
-            return -(-self.tokens // (self.batch_size * self.length))
-        return max(1, round(self.epochs * rows / self.batch_size))
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalConfig:
-    """Evaluation in the loop, and what decides the best checkpoint and early stopping.
-
-    `every` is in steps (0: only at the end), `split` may be empty for no evaluation; `metric` is
-    compared as `mode` says, and after `patience` evaluations in a row without a better one the
-    run ends early (0: never).
-    """
-
-    every: int = 0
-    split: str = "valid"
-    batch_size: int = 0
-    metric: str = "loss"
-    mode: str = "min"
-    patience: int = 0
-
-    def __post_init__(self):
-        choose("eval.split", self.split, (*SPLITS, ""))
-        choose("eval.mode", self.mode, ("min", "max"))
-        if self.every < 0 or self.batch_size < 0 or self.patience < 0:
-            raise ConfigError("eval.every, eval.batch_size and eval.patience must be 0 or more")
+from flaxlm.training.sections import EvalConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +72,8 @@ TOP = {"seed": 0, "init": "", "init_weights": True}
 # Objectives that read examples, and so need a task that has them.
 SUPERVISED = {task.objective: name for name, task in reversed(TASKS.items()) if task.objective}
 # Keys that choose a dataclass or its defaults: overrides of these come before all others.
-SELECTORS = ("init", "model.preset", "model.name", "objective.name", "task.name")
+# The task first: it brings an objective along, which may be another in the end.
+SELECTORS = ("init", "task.name", "model.preset", "model.name", "objective.name")
 
 
 def section_class(section: str, name: str = ""):
@@ -187,16 +109,19 @@ def expand(recipe: dict, inherited: dict | None = None) -> dict:
     Args:
       recipe: nested dict of what the recipe and the selecting overrides state.
       inherited: `config.json` of the run that `init` names; its tokenizer and model stand where
-        the recipe is silent.
+        the recipe is silent. Elsewhere what its task brings along does.
 
     Raises:
       ConfigError: a section, key, preset or name is not known; the nearest valid ones are named.
     """
     check_sections(recipe)
     full = {key: recipe.get(key, value) for key, value in TOP.items()}
+    silent = task_defaults(recipe.get("task", {}).get("name") or TABLES["task"][2])
     for section in (*SECTIONS, *TABLES):
         given = dict(recipe.get(section, {}))
-        base = dict((inherited or {}).get(section, {})) if section in ("tokenizer", "model") else {}
+        base = dict(silent.get(section, {}))
+        if section in ("tokenizer", "model"):
+            base |= (inherited or {}).get(section, {})
         if section == "model":
             preset = given.get("preset", "")
             if preset:
@@ -223,6 +148,27 @@ def expand(recipe: dict, inherited: dict | None = None) -> dict:
         if section == "model" and "vocab_size" not in given | base:
             full[section]["vocab_size"] = full["tokenizer"]["vocab_size"]
     return full
+
+
+def task_defaults(name: str) -> dict:
+    """Return {section: {key: value}} that a task brings along: its objective, and its own."""
+    task = TASKS[choose("task.name", name, TASKS)]
+    defaults = {section: dict(values) for section, values in task.defaults.items()}
+    if task.objective:
+        defaults["objective"] = {"name": task.objective} | defaults.get("objective", {})
+    return defaults
+
+
+def choose_task(recipe: dict, name: str) -> None:
+    """Put a task in the place of a recipe's own, with what it brings along."""
+    if recipe.get("task", {}).get("name") == name:
+        return
+    recipe["task"] = {"name": name}
+    for section, values in task_defaults(name).items():
+        kept = recipe.get(section, {})
+        if values.get("name", kept.get("name")) != kept.get("name"):
+            kept = {}  # said of another objective
+        recipe[section] = kept | values
 
 
 def check_sections(recipe) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -28,7 +29,7 @@ class Program:
 
     Attributes:
       init: seed -> TrainState, already laid out on the mesh.
-      step: (TrainState, batch) -> (TrainState, metrics); the state given in is donated.
+      update: (TrainState, batch, seed) -> (TrainState, metrics); the state given in is donated.
       sums: (params, batch) -> {name: (sum, weight)} of the evaluation loss and its metrics.
       predict: (params, batch) -> {name: [B, …]}.
       abstract_state: ShapeDtypeStructs with shardings, what a checkpoint is restored into.
@@ -42,7 +43,7 @@ class Program:
     abstract_state: TrainState
     batch_sharding: NamedSharding
     init: Callable
-    step: Callable
+    update: Callable
     sums: Callable
     predict: Callable
 
@@ -50,6 +51,10 @@ class Program:
     def objective(self):
         """Return the run's objective."""
         return self.config.objective
+
+    def step(self, state: TrainState, batch):
+        """Return (TrainState, metrics) after one batch; the state given in is donated."""
+        return self.update(state, batch, np.uint32(self.config.seed))
 
     def mesh(self):
         """Return the context in which the functions are traced and called."""
@@ -139,9 +144,12 @@ def mean_gradients(objective, model, microbatches: int, pin: Callable) -> Callab
     return grads
 
 
-def _step(state: TrainState, batch, *, config: RunConfig, grads, optimizer, schedule):
-    """One update; a batch whose loss or gradient is not finite changes nothing but counters."""
-    rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
+def _step(state: TrainState, batch, seed, *, config: RunConfig, grads, optimizer, schedule):
+    """One update; a batch whose loss or gradient is not finite changes nothing but counters.
+
+    `seed` is an argument, so that runs which differ in it alone share one compilation.
+    """
+    rng = jax.random.fold_in(jax.random.key(seed), state.step)
     gradients, loss, sums = grads(state.params, batch, rng)
     norm = optax.global_norm(gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -243,9 +251,9 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> Program:
         abstract_state=abstract,
         batch_sharding=batch_sharding,
         init=jax.jit(init, out_shardings=state),
-        step=jax.jit(
+        update=jax.jit(
             step,
-            in_shardings=(state, batch_sharding),
+            in_shardings=(state, batch_sharding, replicated),
             out_shardings=(state, replicated),
             donate_argnums=0,
         ),
