@@ -183,7 +183,7 @@ def _figure(width: float, height: float):
 
 def _save(path: pathlib.Path, figure) -> None:
     with files.replacing(path) as file:
-        figure.savefig(file, format="png", dpi=150)
+        figure.savefig(file, format="png", dpi=150, bbox_inches="tight")
 
 
 def drawable(names: Sequence[str]) -> list[str]:
