@@ -273,8 +273,8 @@ def _several_hosts() -> bool:
 def dispatch(verb: str, values, config) -> None:
     """Call what stands behind a verb, then write `result.json` and print its table."""
     from flaxlm import verbs
-    from flaxlm.training.sections import SPLITS
     from flaxlm.training.metrics import table
+    from flaxlm.training.sections import SPLITS
 
     if verb == "convert":
         result = verbs.convert(
@@ -290,8 +290,10 @@ def dispatch(verb: str, values, config) -> None:
     if verb == "tokenize":
         verbs.report(workdir, verbs.tokenize(config, workdir), "tokenize")
     elif verb == "train":
-        from flaxlm.train import train
-
+        if config.seeds > 1:
+            from flaxlm.seeds import train_seeds as train
+        else:
+            from flaxlm.train import train
         train(config, workdir, values.allow_missing, started=STARTED)
     elif verb == "evaluate":
         choose("--split", values.split, SPLITS)
