@@ -21,11 +21,24 @@ CASES = {
     "classification text": {"labels": ("no", "yes"), "model": "encoder_decoder"},
     "text_to_text": {"target_length": 8},
     "text_to_text decoder": {"target_length": 8, "model": "decoder"},
+    "question_answering": {"stride": 3, "question_length": 4},
+    "question_answering decoder": {"stride": 3, "question_length": 4, "model": "decoder"},
 }
 LENGTH = 16
 
 
 def source_of(name, seed=0):
+    if name.split()[0] == "question_answering":
+        texts = ["abcdefghij" * n for n in (1, 2, 3, 1)]
+        return [
+            {
+                "id": i,
+                "text": "what?",
+                "text_pair": t,
+                "span": (4 + 5 * i, 7 + 5 * i) if i < 3 else (),
+            }
+            for i, t in enumerate(texts)
+        ]
     if name.split()[0] in ("classification", "text_to_text"):
         rng = np.random.default_rng(seed)
         texts = ["".join(map(chr, rng.integers(65, 90, n))) for n in rng.integers(1, 30, 11)]

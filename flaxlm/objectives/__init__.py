@@ -4,6 +4,7 @@ from flaxlm.objectives.causal_lm import CausalLM
 from flaxlm.objectives.classification import Classification
 from flaxlm.objectives.masked_lm import MaskedLM
 from flaxlm.objectives.objective import Objective
+from flaxlm.objectives.question_answering import QuestionAnswering
 from flaxlm.objectives.span_corruption import SpanCorruption
 from flaxlm.objectives.text_to_text import TextToText
 
@@ -13,4 +14,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "span_corruption": SpanCorruption,
     "classification": Classification,
     "text_to_text": TextToText,
+    "question_answering": QuestionAnswering,
 }

@@ -296,6 +296,9 @@ def hub_recipe(init: str) -> dict:
     if "classification" in heads:
         recipe["objective"] = {"name": "classification", "labels": described.labels}
         recipe["task"] = {"name": "classification"}
+    elif "question_answering" in heads and described.model in ("encoder", "decoder"):
+        recipe["task"] = {"name": "question_answering"}
+        recipe["objective"] = {"name": "question_answering"}
     elif described.model == "encoder":
         recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
     elif described.model == "encoder_decoder":
