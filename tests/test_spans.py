@@ -286,6 +286,7 @@ def test_cmrc_scores_by_hand():
     assert score("2018年", "2018 年") == {"exact_match": 0.0, "f1": 1.0}
     assert score("google公司", "Google")["f1"] == pytest.approx(2 / 4)
     assert score("上海", "北京", "上海市")["f1"] == pytest.approx(4 / 5)
+    assert score("是" * 150 + "的" * 150, "国" * 100 + "的" * 200)["f1"] == pytest.approx(1 / 2)
     assert normal_cmrc("，。 、") == "" and score("，。", "")["f1"] == 1.0
     # SQuAD's words do not fall apart into characters.
     assert metrics.span_scores(["在北京"], [["北京市"]])["f1"] == 0.0
