@@ -218,7 +218,7 @@ def answers(program: Program, params, inputs, examples: list[dict]) -> list[str]
     return [generation.text for generation in made]
 
 
-def compare(score_: float, best: float, mode: str) -> bool:
+def is_better(score_: float, best: float, mode: str) -> bool:
     """Return whether a score is better than the best so far (NaN: none yet)."""
     if math.isnan(best):
         return not math.isnan(score_)

@@ -14,7 +14,7 @@ TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 # What each room may import, beside itself. `errors` and `progress` are open to all.
 OUTER = {"__main__", "verbs", "train", "evaluate", "generate", "embed", "sampling", "prompts"}
-OUTER |= {"interop", "report"}
+OUTER |= {"interop", "report", "compare", "seeds"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -31,8 +31,19 @@ ALLOWED = {
     "generate": {"sampling", "prompts", "training", "models", "data", "sharding", "tree"},
     "embed": {"prompts", "tasks", "models", "data"},
     "evaluate": {"generate", "training", "tasks", "objectives", "models", "sharding", "tree"},
-    "report": {"evaluate", "tasks", "data"},
-    "train": {"report", "evaluate", "training", "objectives", "models", "sharding", "tree"},
+    "compare": {"tasks"},
+    "report": {"compare", "evaluate", "tasks", "data"},
+    "seeds": {"compare", "report", "train", "training"},
+    "train": {
+        "compare",
+        "report",
+        "evaluate",
+        "training",
+        "objectives",
+        "models",
+        "sharding",
+        "tree",
+    },
     "verbs": {
         "train",
         "report",
@@ -45,7 +56,7 @@ ALLOWED = {
         "sharding",
         "tree",
     },
-    "__main__": {"verbs", "train", "training", "generate", "embed"},
+    "__main__": {"verbs", "train", "seeds", "training", "generate", "embed"},
     "__init__": OUTER,
 }
 
