@@ -198,6 +198,7 @@ def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: st
 
 def export_run(workdir: pathlib.Path, checkpoint: str):
     """Return a run's model as a `Pretrained`."""
+    from flaxlm.interop.config import SIZED
     from flaxlm.interop.pretrained import Pretrained
     from flaxlm.training import config as run_config
 
@@ -208,9 +209,7 @@ def export_run(workdir: pathlib.Path, checkpoint: str):
         with program.mesh():
             params, _ = load_for_reading(program, workdir, checkpoint)
         heads = config.objective.heads(config.model_name)
-        labels = (
-            tuple(getattr(config.objective, "labels", ())) if heads.get("classification") else ()
-        )
+        labels = getattr(config.objective, "labels", ()) if any(map(heads.get, SIZED)) else ()
         return Pretrained(config.model_name, config.model, heads, params, inputs.tokenizer, labels)
 
 

@@ -19,6 +19,8 @@ CASES = {
     "span_corruption": {},
     "classification": {"labels": ("no", "yes")},
     "classification text": {"labels": ("no", "yes"), "model": "encoder_decoder"},
+    "token_classification": {"labels": ("O", "B", "I")},
+    "token_classification decoder": {"labels": ("O", "B", "I"), "model": "decoder"},
     "text_to_text": {"target_length": 8},
     "text_to_text decoder": {"target_length": 8, "model": "decoder"},
 }
@@ -26,9 +28,12 @@ LENGTH = 16
 
 
 def source_of(name, seed=0):
+    rng = np.random.default_rng(seed)
+    texts = ["".join(map(chr, rng.integers(65, 90, n))) for n in rng.integers(1, 30, 11)]
+    if name.split()[0] == "token_classification":
+        words = [[t[0], *(f" {t[i : i + 3]}" for i in range(1, len(t), 3))] for t in texts]
+        return [{"id": i, "words": w, "tags": [len(p) % 3 for p in w]} for i, w in enumerate(words)]
     if name.split()[0] in ("classification", "text_to_text"):
-        rng = np.random.default_rng(seed)
-        texts = ["".join(map(chr, rng.integers(65, 90, n))) for n in rng.integers(1, 30, 11)]
         return [
             {"id": i, "text": t, "text_pair": t[:3] * (i % 2), "label": i % 2, "target": t[::-1]}
             for i, t in enumerate(texts)

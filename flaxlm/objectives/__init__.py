@@ -6,11 +6,13 @@ from flaxlm.objectives.masked_lm import MaskedLM
 from flaxlm.objectives.objective import Objective
 from flaxlm.objectives.span_corruption import SpanCorruption
 from flaxlm.objectives.text_to_text import TextToText
+from flaxlm.objectives.token_classification import TokenClassification
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "causal_lm": CausalLM,
     "masked_lm": MaskedLM,
     "span_corruption": SpanCorruption,
     "classification": Classification,
+    "token_classification": TokenClassification,
     "text_to_text": TextToText,
 }

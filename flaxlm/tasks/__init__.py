@@ -2,6 +2,7 @@
 
 from flaxlm.tasks.classification import Classification
 from flaxlm.tasks.stdlib import StdlibPackage, StdlibSummary
+from flaxlm.tasks.tagging import NamedEntities, PartsOfSpeech, UniversalParts, Wnut17
 from flaxlm.tasks.task import Task
 from flaxlm.tasks.text import Text
 from flaxlm.tasks.text_to_text import TextToText
@@ -9,6 +10,10 @@ from flaxlm.tasks.text_to_text import TextToText
 TASKS: dict[str, type[Task]] = {
     "text": Text,
     "classification": Classification,
+    "ner": NamedEntities,
+    "pos": PartsOfSpeech,
+    "wnut17": Wnut17,
+    "ud_pos": UniversalParts,
     "text_to_text": TextToText,
     "stdlib_package": StdlibPackage,
     "stdlib_summary": StdlibSummary,

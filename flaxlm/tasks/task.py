@@ -36,6 +36,19 @@ class Answer(NamedTuple):
     scores: Sequence[float] | None = None
 
 
+class Decisions(NamedTuple):
+    """Choices of one label of a set, M of them.
+
+    Attributes:
+      golds, chosen: label ids [M], the right one and the answered one.
+      scores: probability of each label [M, C].
+    """
+
+    golds: Sequence[int]
+    chosen: Sequence[int]
+    scores: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Base of every task; the fields of a task are the `task` section of a config.
@@ -96,6 +109,12 @@ class Task:
         """Return how wrong an answer is, 0 for a right one: the worst errors are shown."""
         return float(answer.value != gold)
 
+    def decisions(
+        self, answers: Sequence[Answer], golds: Sequence, labels: Sequence[str]
+    ) -> Decisions | None:
+        """Return the choices among `labels` that the answers consist of; None: of none."""
+        return None
+
     def show(self, value: Any, labels: Sequence[str] = ()) -> Any:
         """Return an answer's or a gold's value as JSON that a person can read."""
         return value
@@ -155,6 +174,13 @@ class LabelTask(Task):
     def mistake(self, answer: Answer, gold: int) -> float:
         """Return the probability given to a wrong label."""
         return 0.0 if answer.value == gold else answer.score
+
+    def decisions(
+        self, answers: Sequence[Answer], golds: Sequence[int], labels: Sequence[str]
+    ) -> Decisions:
+        """Return the label of each example."""
+        scores = np.array([answer.scores for answer in answers])
+        return Decisions(golds, values_of(answers), scores)
 
     def show(self, value: int, labels: Sequence[str] = ()) -> str | int:
         """Return the label's name."""

@@ -21,6 +21,7 @@ from flaxlm.models import MODELS, PRESETS
 from flaxlm.objectives import OBJECTIVES
 from flaxlm.sharding import ShardingConfig
 from flaxlm.tasks import TASKS
+from flaxlm.tasks.tagging import task_of_labels
 from flaxlm.training.checkpoint import CheckpointConfig
 from flaxlm.training.optimizer import OptimizerConfig
 from flaxlm.training.sections import EvalConfig, TrainConfig
@@ -296,6 +297,12 @@ def hub_recipe(init: str) -> dict:
     if "classification" in heads:
         recipe["objective"] = {"name": "classification", "labels": described.labels}
         recipe["task"] = {"name": "classification"}
+    elif (
+        "token_classification" in heads
+        and described.model in OBJECTIVES["token_classification"].models
+    ):
+        recipe["objective"] = {"name": "token_classification", "labels": described.labels}
+        recipe["task"] = task_of_labels(described.labels)
     elif described.model == "encoder":
         recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
     elif described.model == "encoder_decoder":
