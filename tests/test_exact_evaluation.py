@@ -1,4 +1,4 @@
-"""An evaluation is the same whatever the batch size and the devices, and counts each example once."""
+"""An evaluation is the same at any batch size and on any mesh, and counts each example once."""
 
 import dataclasses
 import json

@@ -1,6 +1,10 @@
 """What is done with a model: `TASKS`, a row each."""
 
 from flaxlm.tasks.classification import Classification
+from flaxlm.tasks.glue import GLUE
+from flaxlm.tasks.multi_label import MultiLabel
+from flaxlm.tasks.regression import Regression
+from flaxlm.tasks.similarity import Similarity
 from flaxlm.tasks.stdlib import StdlibPackage, StdlibSummary
 from flaxlm.tasks.tagging import NamedEntities, PartsOfSpeech, UniversalParts, Wnut17
 from flaxlm.tasks.task import Task
@@ -14,7 +18,11 @@ TASKS: dict[str, type[Task]] = {
     "pos": PartsOfSpeech,
     "wnut17": Wnut17,
     "ud_pos": UniversalParts,
+    "regression": Regression,
+    "multi_label": MultiLabel,
+    "similarity": Similarity,
     "text_to_text": TextToText,
     "stdlib_package": StdlibPackage,
     "stdlib_summary": StdlibSummary,
+    **GLUE,
 }
