@@ -273,8 +273,8 @@ def _several_hosts() -> bool:
 def dispatch(verb: str, values, config) -> None:
     """Call what stands behind a verb, then write `result.json` and print its table."""
     from flaxlm import verbs
-    from flaxlm.training.sections import SPLITS
     from flaxlm.training.metrics import table
+    from flaxlm.training.sections import SPLITS
 
     if verb == "convert":
         result = verbs.convert(
