@@ -21,6 +21,7 @@ CASES = {
     "classification text": {"labels": ("no", "yes"), "model": "encoder_decoder"},
     "text_to_text": {"target_length": 8},
     "text_to_text decoder": {"target_length": 8, "model": "decoder"},
+    "text_to_text packed": {"target_length": 5, "pack": True},
 }
 LENGTH = 16
 
