@@ -234,7 +234,7 @@ def answers(
     return {"text": [g.text for g in made], "log_likelihood": [g.logprob for g in made]}
 
 
-def compare(score_: float, best: float, mode: str) -> bool:
+def is_better(score_: float, best: float, mode: str) -> bool:
     """Return whether a score is better than the best so far (NaN: none yet)."""
     if math.isnan(best):
         return not math.isnan(score_)

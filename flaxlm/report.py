@@ -1,7 +1,7 @@
 """What an evaluation leaves behind for a person to look at.
 
 WORKDIR/evaluations/TASK-SPLIT/
-predictions.jsonl   id, input, gold, prediction and score of every example, in their order
+predictions.jsonl   id, input, gold, prediction, score, mistake of each example, in order
 scores.json         the scores
 errors.txt          the worst errors
 confusion.csv, confusion.png, reliability.png   where a label is answered
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from flaxlm import compare
 from flaxlm.data import files
 from flaxlm.errors import StorageError
 from flaxlm.evaluate import Evaluation, evaluate_split
@@ -42,7 +43,11 @@ def examine(program, params, inputs, split: str, step: int) -> dict:
         labels = getattr(config.objective, "labels", ())
         write(place(inputs.workdir, config, split), found, config.task, labels, step)
     of = config.task_name if config.data.split == "whole" else split
-    return {f"{of}/{name}": value for name, value in found.scores.items()}
+    scores = {f"{of}/{name}": value for name, value in found.scores.items()}
+    if config.baseline and found.scores and jax.process_index() == 0:
+        name, judged = place(inputs.workdir, config, split).name, config.eval
+        scores |= compare.summary(inputs.workdir, name, judged.metric, judged.mode, config.baseline)
+    return scores
 
 
 def place(workdir: pathlib.Path, config, split: str) -> pathlib.Path:
@@ -97,7 +102,7 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 
 def rows(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()):
-    """Yield {id, input, gold, prediction, score} of each example; null where it is not known."""
+    """Yield {id, input, gold, prediction, score, mistake} of each example; null: not known."""
     for example, gold, answer in zip(
         evaluation.examples, evaluation.golds, evaluation.answers, strict=True
     ):
@@ -107,6 +112,7 @@ def rows(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()):
             "gold": None if gold is None else task.show(gold, labels),
             "prediction": task.show(answer.value, labels),
             "score": None if math.isnan(answer.score) else round(answer.score, 6),
+            "mistake": None if gold is None else round(task.mistake(answer, gold), 6),
         }
 
 
@@ -177,7 +183,7 @@ def _figure(width: float, height: float):
 
 def _save(path: pathlib.Path, figure) -> None:
     with files.replacing(path) as file:
-        figure.savefig(file, format="png", dpi=150)
+        figure.savefig(file, format="png", dpi=150, bbox_inches="tight")
 
 
 def drawable(names: Sequence[str]) -> list[str]:

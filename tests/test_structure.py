@@ -14,7 +14,7 @@ TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 # What each room may import, beside itself. `errors` and `progress` are open to all.
 OUTER = {"__main__", "verbs", "train", "evaluate", "generate", "embed", "sampling", "prompts"}
-OUTER |= {"interop", "report", "beam", "decoding"}
+OUTER |= {"interop", "report", "compare", "seeds", "beam", "decoding"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -33,8 +33,19 @@ ALLOWED = {
     "generate": {"decoding", "prompts", "data"},
     "embed": {"prompts", "tasks", "models", "data"},
     "evaluate": {"generate", "training", "tasks", "objectives", "models", "sharding", "tree"},
-    "report": {"evaluate", "tasks", "data"},
-    "train": {"report", "evaluate", "training", "objectives", "models", "sharding", "tree"},
+    "compare": {"tasks"},
+    "report": {"compare", "evaluate", "tasks", "data"},
+    "seeds": {"compare", "report", "train", "training"},
+    "train": {
+        "compare",
+        "report",
+        "evaluate",
+        "training",
+        "objectives",
+        "models",
+        "sharding",
+        "tree",
+    },
     "verbs": {
         "train",
         "report",
@@ -47,7 +58,7 @@ ALLOWED = {
         "sharding",
         "tree",
     },
-    "__main__": {"verbs", "train", "training", "generate", "embed"},
+    "__main__": {"verbs", "train", "seeds", "training", "generate", "embed"},
     "__init__": OUTER,
 }
 

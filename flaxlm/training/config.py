@@ -33,6 +33,8 @@ class RunConfig:
     seed: int
     init: str
     init_weights: bool
+    seeds: int
+    baseline: str
     tokenizer: TokenizerConfig
     data: DataConfig
     task: typing.Any
@@ -68,7 +70,7 @@ SECTIONS = {
     "eval": EvalConfig,
     "sharding": ShardingConfig,
 }
-TOP = {"seed": 0, "init": "", "init_weights": True}
+TOP = {"seed": 0, "init": "", "init_weights": True, "seeds": 1, "baseline": ""}
 # Objectives that read examples, and so need a task that has them.
 SUPERVISED = {task.objective: name for name, task in reversed(TASKS.items()) if task.objective}
 # Keys that choose a dataclass or its defaults: overrides of these come before all others.
@@ -319,9 +321,10 @@ def _tuples(value):
 
 # What a resumed run may change: how long, how often, how it is shown and saved, where it runs.
 FREE = (
-    "train.steps", "train.tokens", "train.epochs", "train.log_every", "train.profile_steps",
-    "train.stuck_after", "train.skip_nonfinite", "eval.every", "eval.batch_size", "checkpoint.",
-    "sharding.", "data.workers", "data.threads", "data.prefetch", "data.cache_dir",
+    "seeds", "baseline", "train.steps", "train.tokens", "train.epochs", "train.log_every",
+    "train.profile_steps", "train.stuck_after", "train.skip_nonfinite", "eval.every",
+    "eval.batch_size", "checkpoint.", "sharding.", "data.workers", "data.threads",
+    "data.prefetch", "data.cache_dir",
 )  # fmt: skip
 
 
