@@ -22,13 +22,15 @@ COMPRESSED = (".gz", ".zst")
 class Record:
     """One row: where it stands, and its columns by name.
 
-    `graded` is False in a test split that has no right answers.
+    `graded` is False in a test split that has no right answers; `where` is its place in a file
+    that is not made of lines.
     """
 
     file: str
     line: int
     columns: dict
     graded: bool = True
+    where: str = ""
 
     @property
     def id(self) -> str:
@@ -38,7 +40,7 @@ class Record:
     @property
     def place(self) -> str:
         """How an error names the row."""
-        return f"{self.file}, line {self.line}"
+        return f"{self.file}, {self.where or f'line {self.line}'}"
 
     def text(self, column: str) -> str:
         """Return a column's text; DataError where it is absent, no text, or blank."""
@@ -86,9 +88,9 @@ def read_split(
 ) -> list[Example]:
     """Return the examples of a split, in the order of files and rows; every row is checked.
 
-    With `data.split` 'hash' the text decides (both texts, of a pair), so that equal ones are
-    never on both sides; with 'tail' the last rows are held out; 'file' reads other files; with
-    'whole' every split is all there is.
+    With `data.split` 'hash' the text decides (both texts, of a pair; an example's `group`, if it
+    has one), so that equal ones are never on both sides; with 'tail' the last rows are held out;
+    'file' reads other files; with 'whole' every split is all there is.
 
     Args:
       data: where the rows stand.
@@ -129,6 +131,8 @@ def read_split(
 
 
 def _hashed(example: Example) -> str:
+    if "group" in example:
+        return example["group"]
     return "\0".join([example["text"], *filter(None, [example.get("text_pair")])])
 
 

@@ -96,6 +96,12 @@ class Task:
         """Return how wrong an answer is, 0 for a right one: the worst errors are shown."""
         return float(answer.value != gold)
 
+    def files(
+        self, answers: Sequence[Answer], examples: Sequence[Example], labels: Sequence[str] = ()
+    ) -> dict[str, str]:
+        """Return {name: contents} of the files that a benchmark wants its answers in."""
+        return {}
+
     def show(self, value: Any, labels: Sequence[str] = ()) -> Any:
         """Return an answer's or a gold's value as JSON that a person can read."""
         return value
