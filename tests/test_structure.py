@@ -14,7 +14,7 @@ TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 # What each room may import, beside itself. `errors` and `progress` are open to all.
 OUTER = {"__main__", "verbs", "train", "evaluate", "generate", "embed", "sampling", "prompts"}
-OUTER |= {"interop", "report", "compare", "seeds", "beam", "decoding"}
+OUTER |= {"interop", "report", "compare", "seeds", "beam", "decoding", "glue", "flags"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -58,7 +58,9 @@ ALLOWED = {
         "sharding",
         "tree",
     },
-    "__main__": {"verbs", "train", "seeds", "training", "generate", "embed"},
+    "glue": {"verbs", "train", "report", "training", "tasks", "data"},
+    "flags": {"training"},
+    "__main__": {"flags", "glue", "verbs", "train", "seeds", "training", "generate", "embed"},
     "__init__": OUTER,
 }
 

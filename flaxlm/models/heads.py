@@ -30,6 +30,7 @@ AXES = (
 
 POOLED = ("pooled", "nsp", "classification")
 TOKENWISE = ("token_classification", "question_answering")
+POOLINGS = {"mean": "mean", "cls": "first", "last": "last"}  # users' words: the argument of `pool`
 
 
 class VocabularyOutput(nn.Module):

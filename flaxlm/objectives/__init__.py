@@ -2,8 +2,11 @@
 
 from flaxlm.objectives.causal_lm import CausalLM
 from flaxlm.objectives.classification import Classification
+from flaxlm.objectives.in_batch import InBatch
 from flaxlm.objectives.masked_lm import MaskedLM
+from flaxlm.objectives.multi_label import MultiLabel
 from flaxlm.objectives.objective import Objective
+from flaxlm.objectives.regression import Regression
 from flaxlm.objectives.span_corruption import SpanCorruption
 from flaxlm.objectives.text_to_text import TextToText
 
@@ -12,5 +15,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "masked_lm": MaskedLM,
     "span_corruption": SpanCorruption,
     "classification": Classification,
+    "regression": Regression,
+    "multi_label": MultiLabel,
+    "in_batch": InBatch,
     "text_to_text": TextToText,
 }

@@ -8,6 +8,7 @@ from flaxlm.data.vocabulary import Template
 from flaxlm.errors import DataError
 
 Tokens = list[np.ndarray]
+NUMBERS = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
 
 
 def column(examples: Sequence[Mapping], name: str, kind: type, required: bool = True) -> list:
@@ -17,7 +18,7 @@ def column(examples: Sequence[Mapping], name: str, kind: type, required: bool = 
         value = example.get(name)
         if value is None and not required:
             value = kind()
-        if not isinstance(value, (int, np.integer) if kind is int else kind):
+        if not isinstance(value, NUMBERS.get(kind, kind)):
             who = example.get("id", number)
             raise DataError(
                 f"example {who}: {name!r} is {type(value).__name__}, a {kind.__name__} is needed; "

@@ -12,6 +12,8 @@ from flaxlm.errors import ConfigError, DataError
 from flaxlm.tasks.metrics import (
     TEXT_SCORES,
     Interval,
+    calibration_intervals,
+    calibration_scores,
     classification_intervals,
     classification_scores,
     mean_interval,
@@ -59,8 +61,9 @@ class Task:
           labels: the names of the classes, in the order of their ids.
 
         Returns:
-          dicts with `id` (file and place), `text`, `text_pair` for a second sentence, and `label`
-          (int, an index into `labels`) or `target` (str); these are None in a split that has no
+          dicts with `id` (file and place), `text`, `text_pair` for a second sentence, and what its
+          objective learns: `label` (int, an index into `labels`), `labels` (a truth value for each
+          of `labels`), `score` (float) or `target` (str); these are None in a split that has no
           right answers, which can be answered but neither trained on nor scored.
 
         Raises:
@@ -69,6 +72,10 @@ class Task:
         raise ConfigError(
             f"task {type(self).__name__} has no examples: its corpus is the training text itself"
         )
+
+    def found_labels(self, data: DataConfig) -> list[str]:
+        """Return the labels that stand in the training data, for a config that names none."""
+        return []
 
     def golds(self, examples: Sequence[Example]) -> list:
         """Return the right answer of each example, as `metrics` compares it; None: not known."""
@@ -96,12 +103,6 @@ class Task:
         """Return how wrong an answer is, 0 for a right one: the worst errors are shown."""
         return float(answer.value != gold)
 
-    def files(
-        self, answers: Sequence[Answer], examples: Sequence[Example], labels: Sequence[str] = ()
-    ) -> dict[str, str]:
-        """Return {name: contents} of the files that a benchmark wants its answers in."""
-        return {}
-
     def show(self, value: Any, labels: Sequence[str] = ()) -> Any:
         """Return an answer's or a gold's value as JSON that a person can read."""
         return value
@@ -110,6 +111,12 @@ class Task:
         """Return what the model was given, as JSON that a person can read."""
         given = {key: example[key] for key in ("text", "text_pair") if key in example}
         return given if len(given) > 1 else example.get("text")
+
+    def files(
+        self, answers: Sequence[Answer], examples: Sequence[Example], labels: Sequence[str] = ()
+    ) -> dict[str, str]:
+        """Return {name: contents} of files in the form that others score, beside the report."""
+        return {}
 
 
 def check_count(outputs: Sequence, examples: Sequence[Example]) -> None:
@@ -148,15 +155,23 @@ class LabelTask(Task):
         rows = zip(best_N, shares_NC, strict=True)
         return [Answer(best, float(shares[best]), shares) for best, shares in rows]
 
+    def perfect(self, golds: Sequence[int]) -> list[Answer]:
+        """Return the right labels, with all of the probability."""
+        sure_CC = np.eye(max(1, *golds) + 1)
+        return [Answer(gold, 1.0, sure_CC[gold]) for gold in golds]
+
     def metrics(self, answers: Sequence[Answer], golds: Sequence[int]) -> dict[str, float]:
-        """Return accuracy, and precision, recall, F1, macro and micro."""
-        return classification_scores(values_of(answers), golds)
+        """Return `classification_scores`, and `calibration_scores` of the probabilities."""
+        scores = classification_scores(values_of(answers), golds)
+        return scores | calibration_scores([answer.scores for answer in answers], golds)
 
     def intervals(
         self, answers: Sequence[Answer], golds: Sequence[int], seed: int = 0
     ) -> dict[str, Interval]:
         """Return the 95 % bootstrap interval of each of `metrics`."""
-        return classification_intervals(values_of(answers), golds, seed=seed)
+        found = classification_intervals(values_of(answers), golds, seed=seed)
+        shares_NC = [answer.scores for answer in answers]
+        return found | calibration_intervals(shares_NC, golds, seed=seed)
 
     def mistake(self, answer: Answer, gold: int) -> float:
         """Return the probability given to a wrong label."""

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 import types
 import typing
 
@@ -223,12 +224,19 @@ def _splat(section: str, cls, values: dict):
 def build(full: dict) -> RunConfig:
     """Return the RunConfig of an expanded nested dict; each dataclass checks its own values."""
     names = {section: full[section][TABLES[section][0]] for section in TABLES}
-    sections = {
-        section: _splat(section, section_class(section, names.get(section, "")), full[section])
-        for section in (*SECTIONS, *TABLES)
-    }
+    sections = {}
+    for section in (*SECTIONS, "task", "model", "objective"):
+        if section == "objective" and not full[section].get("labels", True):
+            _show_labels(sections["task"], sections["data"])
+        cls = section_class(section, names.get(section, ""))
+        sections[section] = _splat(section, cls, full[section])
     sections["objective"] = sections["objective"].for_model(names["model"])
     _check_task(names["task"], names["objective"])
+    if sections["train"].microbatches > 1 and not sections["objective"].decomposes:
+        raise ConfigError(
+            f"train.microbatches={sections['train'].microbatches}: the loss of objective.name="
+            f"{names['objective']!r} needs its whole batch at once; set it to 1"
+        )
     raw = json.loads(json.dumps(full))
     return RunConfig(
         **{key: full[key] for key in TOP},
@@ -236,6 +244,26 @@ def build(full: dict) -> RunConfig:
         **{f"{section}_name": name for section, name in names.items()},
         raw=raw,
     )
+
+
+MOST_LABELS = 100  # that an error message lists
+
+
+def _show_labels(task, data: DataConfig) -> None:
+    """Raise ConfigError with the labels that stand in the data, where a config names none."""
+    found = task.found_labels(data)
+    if len(found) > MOST_LABELS:
+        raise ConfigError(
+            f"objective.labels is empty, and {', '.join(data.paths)} has {len(found)} different "
+            f"ones ({', '.join(map(repr, found[:5]))}, …): do they stand in the right column?"
+        )
+    if found:
+        # Ready for a shell, in which these mean something within quotation marks.
+        listed = re.sub(r'(["\\$`])', r"\\\1", repr(tuple(found)))
+        raise ConfigError(
+            f"objective.labels is empty; those of {', '.join(data.paths)} are "
+            f'--config.objective.labels="{listed}"'
+        )
 
 
 def _check_task(task: str, objective: str) -> None:
@@ -293,7 +321,10 @@ def hub_recipe(init: str) -> dict:
         "tokenizer": {"kind": "huggingface", "vocab_size": model["vocab_size"]},
         "train": {"epochs": 1.0, "length": length},
     }
-    if "classification" in heads:
+    if "classification" in heads and len(described.labels) == 1:  # their word for a number
+        recipe["objective"] = {"name": "regression"}
+        recipe["task"] = {"name": "regression"}
+    elif "classification" in heads:
         recipe["objective"] = {"name": "classification", "labels": described.labels}
         recipe["task"] = {"name": "classification"}
     elif described.model == "encoder":
