@@ -140,7 +140,7 @@ def read_split(
     data: DataConfig,
     split: str,
     example: Callable[[Record], Example],
-    gold: str = "",
+    gold: str | tuple[str, ...] = "",
     read: Callable[[str, int], Iterator[Record]] | None = None,
 ) -> list[Example]:
     """Return the examples of a split, in the order of files and rows; every row is checked.
@@ -153,7 +153,8 @@ def read_split(
       data: where the rows stand.
       split: train, valid or test.
       example: makes an example of a row.
-      gold: the column of the right answers; a test split of which no row has it is one without.
+      gold: the column of the right answers, or the columns that they may stand in; a test split
+        of which no row has one is one without.
       read: yields the rows of a file; those of a table by default.
     """
     choose("split", split, SPLITS)
@@ -163,7 +164,12 @@ def read_split(
             f"data.{split}_fraction above 0"
         )
     found = list(records(data, split, read))
-    if split == "test" and gold and not any(gold in record.columns for record in found):
+    golds = {gold} if isinstance(gold, str) else {*gold}
+    if (
+        split == "test"
+        and any(golds)
+        and not any(golds & record.columns.keys() for record in found)
+    ):
         found = [dataclasses.replace(record, graded=False) for record in found]
     found = [example(record) for record in found]
     total = len(found)
