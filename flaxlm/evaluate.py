@@ -137,7 +137,7 @@ def metric_names(program: Program, inputs, split: str) -> list[str]:
     fake = {name: (0.0, 1.0) for name in sums}
     names = list(loss_metrics(program.objective, fake, inputs.counts(split)))
     task = program.config.task
-    if task.objective and not program.objective.generates:
+    if task.objective:
         golds = task.golds(inputs.examples(split))
         if not known(golds):
             raise DataError(
@@ -183,16 +183,20 @@ def evaluate_split(
     if graded:
         sums = split_sums(program, params, corpora, label, pause)
         scores = loss_metrics(objective, sums, inputs.counts(split))
-    if not task.objective or (objective.generates and not full):
+    # In the loop texts are generated only where they decide.
+    idle = objective.generates and program.config.eval.metric in scores and not full
+    if not task.objective or idle:
         return Evaluation(scores)
-    if objective.generates:
+    plan = corpora[0].plan
+    if graded and full:
+        scores |= {n: count for n, count in plan.report.items() if n.startswith("truncated")}
+    if not objective.generates or (graded and full):
         outputs = predictions(program, params, corpora[0], label, pause)
-        if graded:
+    if objective.generates:
+        if graded and full:
             low, high = ratio_interval(-outputs["log_likelihood"], outputs["num_targets"])
             scores |= {"loss_low": low, "loss_high": high}
-        outputs = {"text": answers(program, params, inputs, examples)}
-    else:
-        outputs = predictions(program, params, corpora[0], label, pause)
+        outputs = answers(program, params, inputs.tokenizer, plan, label and "generate", pause)
     found = task.postprocess(outputs, examples)
     if graded:
         scores |= task.metrics(found, golds)
@@ -202,20 +206,32 @@ def evaluate_split(
     return Evaluation(scores, examples, golds, found)
 
 
-def answers(program: Program, params, inputs, examples: list[dict]) -> list[str]:
-    """Return the greedily generated text of each example."""
+def answers(
+    program: Program, params, tokenizer, plan, label: str = "", pause: Callable = lambda: None
+) -> dict[str, list]:
+    """Return {text, log_likelihood} of what the model writes for each row of a plan, in order.
+
+    Nothing is drawn: the texts are greedy, or the best of `objective.num_beams`.
+    """
     objective = program.objective
-    # A decoder's row holds prompt and answer both.
-    length = program.config.train.length
-    length -= 0 if program.config.model_name == "encoder_decoder" else objective.target_length
     options = generate.GenerateConfig(
-        max_new_tokens=objective.target_length, temperature=0.0, batch_size=batch_size_of(program)
+        max_new_tokens=objective.target_length,
+        temperature=0.0,
+        batch_size=batch_size_of(program),
+        num_beams=objective.num_beams,
+        length_penalty=objective.length_penalty,
     )
-    prompts = [objective.prompt(example, inputs.tokenizer, length) for example in examples]
-    made = generate.generate(
-        program.model, params, inputs.tokenizer, prompts, options, program.config.model_name
-    )
-    return [generation.text for generation in made]
+    prompts = objective.prompts(plan)
+    quiet = not label or jax.process_index() != 0
+    with Progress(label, len(prompts), unit="texts", quiet=quiet) as bar:
+
+        def progress(done: int) -> None:
+            pause()
+            bar.update(done)
+
+        name = program.config.model_name
+        made = generate.generate(program.model, params, tokenizer, prompts, options, name, progress)
+    return {"text": [g.text for g in made], "log_likelihood": [g.logprob for g in made]}
 
 
 def is_better(score_: float, best: float, mode: str) -> bool:

@@ -5,7 +5,7 @@ predictions.jsonl   id, input, gold, prediction, score, mistake of each example,
 scores.json         the scores
 errors.txt          the worst errors
 confusion.csv, confusion.png, reliability.png   where a label is answered
-and what a task writes for others to score
+and what a task writes besides, such as the file that a benchmark is sent
 """
 
 import json
@@ -88,9 +88,8 @@ def write(
         directory.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(row, ensure_ascii=False) for row in rows(evaluation, task, labels)]
         _write(directory / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
-        own = task.files(evaluation.answers, evaluation.examples, labels)
-        for name, contents in own.items():
-            _write(directory / name, contents)
+        for name, text in task.files(evaluation.answers, evaluation.examples, labels).items():
+            _write(directory / name, text)
         if evaluation.scores:  # there is something to compare with
             _write(directory / "errors.txt", worst(evaluation, task, labels))
             decisions = task.decisions(evaluation.answers, evaluation.golds, labels)

@@ -27,6 +27,7 @@ CASES = {
     "in_batch": {"pooling": "last"},
     "text_to_text": {"target_length": 8},
     "text_to_text decoder": {"target_length": 8, "model": "decoder"},
+    "text_to_text packed": {"target_length": 5, "pack": True},
 }
 SUPERVISED = {OBJECTIVES[task.objective] for task in TASKS.values() if task.objective}
 LENGTH = 16

@@ -14,7 +14,7 @@ TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 # What each room may import, beside itself. `errors` and `progress` are open to all.
 OUTER = {"__main__", "verbs", "train", "evaluate", "generate", "embed", "sampling", "prompts"}
-OUTER |= {"interop", "report", "compare", "seeds", "glue", "flags"}
+OUTER |= {"interop", "report", "compare", "seeds", "beam", "decoding", "glue", "flags"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -27,8 +27,10 @@ ALLOWED = {
     "interop": {"data", "models", "sharding", "tree"},
     "training": {"interop", "objectives", "models", "tasks", "data", "sharding", "tree"},
     "sampling": set(),
+    "beam": set(),
     "prompts": {"data"},
-    "generate": {"sampling", "prompts", "training", "models", "data", "sharding", "tree"},
+    "decoding": {"sampling", "beam", "prompts", "data"},
+    "generate": {"decoding", "prompts", "data"},
     "embed": {"prompts", "tasks", "models", "data"},
     "evaluate": {"generate", "training", "tasks", "objectives", "models", "sharding", "tree"},
     "compare": {"tasks"},

@@ -1,15 +1,19 @@
 """What is done with a model: `TASKS`, a row each."""
 
 from flaxlm.tasks.classification import Classification
+from flaxlm.tasks.generative_qa import GenerativeQA
 from flaxlm.tasks.glue import GLUE
+from flaxlm.tasks.instruction import Chat, Instruction
 from flaxlm.tasks.multi_label import MultiLabel
 from flaxlm.tasks.regression import Regression
 from flaxlm.tasks.similarity import Similarity
 from flaxlm.tasks.stdlib import StdlibPackage, StdlibSummary
+from flaxlm.tasks.t5_glue import T5Glue
 from flaxlm.tasks.tagging import NamedEntities, PartsOfSpeech, UniversalParts, Wnut17
 from flaxlm.tasks.task import Task
 from flaxlm.tasks.text import Text
-from flaxlm.tasks.text_to_text import TextToText
+from flaxlm.tasks.text_to_text import DialogSum, Summarization, TextToText
+from flaxlm.tasks.translation import Multi30k, Translation
 
 TASKS: dict[str, type[Task]] = {
     "text": Text,
@@ -22,6 +26,14 @@ TASKS: dict[str, type[Task]] = {
     "multi_label": MultiLabel,
     "similarity": Similarity,
     "text_to_text": TextToText,
+    "summarization": Summarization,
+    "dialogsum": DialogSum,
+    "translation": Translation,
+    "multi30k": Multi30k,
+    "generative_qa": GenerativeQA,
+    "instruction": Instruction,
+    "chat": Chat,
+    "t5_glue": T5Glue,
     "stdlib_package": StdlibPackage,
     "stdlib_summary": StdlibSummary,
     **GLUE,

@@ -10,13 +10,11 @@ import numpy as np
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.tasks.metrics import (
-    TEXT_SCORES,
     Interval,
     calibration_intervals,
     calibration_scores,
     classification_intervals,
     classification_scores,
-    mean_interval,
 )
 
 SPLITS = ("train", "valid", "test")
@@ -206,43 +204,6 @@ class LabelTask(Task):
     def show(self, value: int, labels: Sequence[str] = ()) -> str | int:
         """Return the label's name."""
         return labels[value] if labels else value
-
-
-@dataclasses.dataclass(frozen=True)
-class TextTask(Task):
-    """A text for each example."""
-
-    objective: ClassVar[str] = "text_to_text"
-
-    def golds(self, examples: Sequence[Example]) -> list[str | None]:
-        """Return the reference text of each example."""
-        return [example["target"] for example in examples]
-
-    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
-        """Return outputs['text'] [N], the generated texts, without white space around them."""
-        check_count(outputs["text"], examples)
-        sure = outputs.get("log_likelihood", [math.nan] * len(examples))
-        pairs = zip(outputs["text"], sure, strict=True)
-        return [Answer(str(text).strip(), float(score)) for text, score in pairs]
-
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[str]) -> dict[str, float]:
-        """Return ROUGE-L and the share of exact matches."""
-        texts = values_of(answers)
-        return {name: float(score(texts, golds).mean()) for name, score in TEXT_SCORES.items()}
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[str], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        texts = values_of(answers)
-        return {
-            name: mean_interval(score(texts, golds), seed=seed)
-            for name, score in TEXT_SCORES.items()
-        }
-
-    def mistake(self, answer: Answer, gold: str) -> float:
-        """Return 1 − ROUGE-L."""
-        return 1.0 - float(TEXT_SCORES["rouge_l"]([answer.value], [gold])[0])
 
 
 def label_ids(labels: Sequence[str]) -> dict[str, int]:
