@@ -28,12 +28,25 @@ CASES = {
     "text_to_text": {"target_length": 8},
     "text_to_text decoder": {"target_length": 8, "model": "decoder"},
     "text_to_text packed": {"target_length": 5, "pack": True},
+    "question_answering": {"stride": 3, "question_length": 4},
+    "question_answering decoder": {"stride": 3, "question_length": 4, "model": "decoder"},
 }
 SUPERVISED = {OBJECTIVES[task.objective] for task in TASKS.values() if task.objective}
 LENGTH = 16
 
 
 def source_of(name, seed=0):
+    if name.split()[0] == "question_answering":
+        texts = ["abcdefghij" * n for n in (1, 2, 3, 1)]
+        return [
+            {
+                "id": i,
+                "text": "what?",
+                "text_pair": t,
+                "span": (4 + 5 * i, 7 + 5 * i) if i < 3 else (),
+            }
+            for i, t in enumerate(texts)
+        ]
     if OBJECTIVES[name.split()[0]] in SUPERVISED:
         rng = np.random.default_rng(seed)
         texts = ["".join(map(chr, rng.integers(65, 90, n))) for n in rng.integers(1, 30, 11)]

@@ -6,6 +6,7 @@ from flaxlm.objectives.in_batch import InBatch
 from flaxlm.objectives.masked_lm import MaskedLM
 from flaxlm.objectives.multi_label import MultiLabel
 from flaxlm.objectives.objective import Objective
+from flaxlm.objectives.question_answering import QuestionAnswering
 from flaxlm.objectives.regression import Regression
 from flaxlm.objectives.span_corruption import SpanCorruption
 from flaxlm.objectives.text_to_text import TextToText
@@ -21,4 +22,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "multi_label": MultiLabel,
     "in_batch": InBatch,
     "text_to_text": TextToText,
+    "question_answering": QuestionAnswering,
 }

@@ -5,6 +5,7 @@ from flaxlm.tasks.generative_qa import GenerativeQA
 from flaxlm.tasks.glue import GLUE
 from flaxlm.tasks.instruction import Chat, Instruction
 from flaxlm.tasks.multi_label import MultiLabel
+from flaxlm.tasks.question_answering import Cmrc2018, QuestionAnswering, Squad2
 from flaxlm.tasks.regression import Regression
 from flaxlm.tasks.similarity import Similarity
 from flaxlm.tasks.stdlib import StdlibPackage, StdlibSummary
@@ -34,6 +35,10 @@ TASKS: dict[str, type[Task]] = {
     "instruction": Instruction,
     "chat": Chat,
     "t5_glue": T5Glue,
+    "question_answering": QuestionAnswering,
+    "squad": QuestionAnswering,
+    "squad2": Squad2,
+    "cmrc2018": Cmrc2018,
     "stdlib_package": StdlibPackage,
     "stdlib_summary": StdlibSummary,
     **GLUE,

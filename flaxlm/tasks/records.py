@@ -146,8 +146,8 @@ def read_split(
     """Return the examples of a split, in the order of files and rows; every row is checked.
 
     With `data.split` 'hash' the text decides (both texts, of a pair; an example's `group`, if it
-    has one), so that equal ones are never on both sides; with 'tail' the last rows are held out;
-    'file' reads other files; with 'whole' every split is all there is.
+    has one), so that equal ones are never on both sides; with 'tail' the last rows are held out,
+    from where a group ends; 'file' reads other files; with 'whole' every split is all there is.
 
     Args:
       data: where the rows stand.
@@ -178,6 +178,7 @@ def read_split(
     elif data.split == "tail":
         last = int(total * (1 - data.test_fraction))
         first = int(total * (1 - data.test_fraction - data.valid_fraction))
+        first, last = _edge(found, first), _edge(found, last)
         borders = {"train": (0, first), "valid": (first, last), "test": (last, total)}
         found = found[slice(*borders[split])]
     if not found:
@@ -186,6 +187,13 @@ def read_split(
             f"data.split={data.split!r} sends none there; use more rows or a larger share"
         )
     return found
+
+
+def _edge(found: list[Example], at: int) -> int:
+    """Return the next border from `at` on that parts no `group`."""
+    while 0 < at < len(found) and found[at].get("group", at) == found[at - 1].get("group"):
+        at += 1
+    return at
 
 
 def records(

@@ -91,3 +91,39 @@ def _list(parent, key: str, path: str, where: str) -> list:
         has = ", ".join(parent) if isinstance(parent, dict) else type(parent).__name__
         raise DataError(f"{path}, {where} has no list {key!r}; it has: {has}")
     return value
+
+
+def answers_of(record: Record, column: str) -> list[tuple[str, int]]:
+    """Return (text, the character that it begins at) of a question's answers; none: [].
+
+    They are {"text": […], "answer_start": […]}, as `datasets` has them, or a list of such pairs,
+    as SQuAD has them. `plausible_answers` of a question without an answer are none.
+
+    Raises:
+      DataError: they are something else, or `is_impossible` says otherwise.
+    """
+    impossible = record.columns.get("is_impossible") is True
+    value = record.columns.get(column, [] if impossible else None)
+    if value is None:
+        record.text(column)  # names what is there
+    if isinstance(value, dict):
+        texts, starts = value.get("text"), value.get("answer_start")
+        lists = isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)
+        value = list(zip(texts, starts, strict=True)) if lists else None
+    elif isinstance(value, list) and all(isinstance(pair, dict) for pair in value):
+        value = [(pair.get("text"), pair.get("answer_start")) for pair in value]
+    good = isinstance(value, list) and all(
+        isinstance(text, str) and text.strip() and type(start) is int for text, start in value
+    )
+    if not good:
+        given = json.dumps(record.columns[column], ensure_ascii=False, default=str)
+        raise DataError(
+            f"{record.place}: column {column!r} must be "
+            '{"text": [texts], "answer_start": [numbers]} or a list of '
+            f'{{"text": …, "answer_start": …}}, of texts that are not empty; it is {given[:80]}'
+        )
+    if impossible and value:
+        raise DataError(f"{record.place} has an answer, and is_impossible is true")
+    if record.columns.get("is_impossible") is False and not value:
+        raise DataError(f"{record.place} has no answer, and is_impossible is false")
+    return value

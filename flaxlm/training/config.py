@@ -334,6 +334,9 @@ def hub_recipe(init: str) -> dict:
     ):
         recipe["objective"] = {"name": "token_classification", "labels": described.labels}
         recipe["task"] = task_of_labels(described.labels)
+    elif "question_answering" in heads and described.model in ("encoder", "decoder"):
+        recipe["task"] = {"name": "question_answering"}
+        recipe["objective"] = {"name": "question_answering"}
     elif described.model == "encoder":
         recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
     elif described.model == "encoder_decoder":
