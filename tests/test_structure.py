@@ -15,6 +15,7 @@ TESTS = sorted((ROOT / "tests").glob("*.py"))
 # What each room may import, beside itself. `errors` and `progress` are open to all.
 OUTER = {"__main__", "verbs", "train", "evaluate", "generate", "embed", "sampling", "prompts"}
 OUTER |= {"interop", "report", "compare", "seeds"}
+OUTER |= {"likelihood", "lm_eval_adapter"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -29,8 +30,18 @@ ALLOWED = {
     "sampling": set(),
     "prompts": {"data"},
     "generate": {"sampling", "prompts", "training", "models", "data", "sharding", "tree"},
+    "likelihood": {"prompts", "objectives", "tasks", "data", "sharding"},
     "embed": {"prompts", "tasks", "models", "data"},
-    "evaluate": {"generate", "training", "tasks", "objectives", "models", "sharding", "tree"},
+    "evaluate": {
+        "generate",
+        "likelihood",
+        "training",
+        "tasks",
+        "objectives",
+        "models",
+        "sharding",
+        "tree",
+    },
     "compare": {"tasks"},
     "report": {"compare", "evaluate", "tasks", "data"},
     "seeds": {"compare", "report", "train", "training"},
@@ -56,6 +67,7 @@ ALLOWED = {
         "sharding",
         "tree",
     },
+    "lm_eval_adapter": {"verbs", "generate", "likelihood", "tasks", "sharding"},
     "__main__": {"verbs", "train", "seeds", "training", "generate", "embed"},
     "__init__": OUTER,
 }
