@@ -172,8 +172,10 @@ def _hidden(tokenizer, number: int, request: Masked, limit) -> tuple[list[_Row],
             if first <= over:
                 raise _too_long(number, len(ids) - first, limit)
             cut = True
-        kept, kinds = (part[:1] + part[1 + over :] for part in (ids, types))
-        rows.append(_Row(number, kept, (place - over,), (ids[place],), kinds))
+        target = ids[place]
+        if over:
+            ids, types = (part[:1] + part[1 + over :] for part in (ids, types))
+        rows.append(_Row(number, ids, (place - over,), (target,), types))
     return rows, cut
 
 
