@@ -20,35 +20,19 @@ from flaxlm.errors import ConfigError, DataError, choose
 from flaxlm.objectives import losses
 from flaxlm.progress import Progress
 from flaxlm.prompts import bucket, pad, position_limit
-from flaxlm.tasks.requests import Continuation, Ids, Masked, Request, masked
+from flaxlm.tasks.requests import (
+    Continuation,
+    Ids,
+    Masked,
+    Request,
+    Scores,
+    masked,
+    windows,
+)
 
 # Tokens that a device reads at a time, in rows of one padded length: as many as keep an accelerator
 # busy, and few enough that a request by itself is not dear on a CPU.
 BLOCK_TOKENS = 1024
-
-
-class Scores(NamedTuple):
-    """What a model makes of N requests.
-
-    Attributes:
-      tokens: the log-probability (nats, float32) of every token of each request, N arrays.
-      greedy: bool [N], whether each token is the one that the model finds likeliest there.
-      cut: bool [N], whether the context was cut on the left to fit into the model's positions.
-    """
-
-    tokens: list[np.ndarray]
-    greedy: np.ndarray
-    cut: np.ndarray
-
-    @property
-    def log_likelihood(self) -> np.ndarray:
-        """Nats, float64 [N]."""
-        return np.array([values.sum(dtype=np.float64) for values in self.tokens], np.float64)
-
-    @property
-    def num_tokens(self) -> np.ndarray:
-        """How many tokens were judged, int64 [N]."""
-        return np.array([len(values) for values in self.tokens], np.int64)
 
 
 class Rolling(NamedTuple):
@@ -98,8 +82,7 @@ def score(
       ConfigError: the model has no head to judge tokens with.
     """
     layout, head = FAMILIES[choose("family", family, FAMILIES)]
-    limits = [limit for limit in (position_limit(model), max_length) if limit]
-    limit = min(limits, default=None)
+    limit = reading_limit(model, max_length)
     index: dict[Request, int] = {}
     owners = np.array([index.setdefault(request, len(index)) for request in requests], np.int64)
     rows, cut = [], np.zeros(len(index), bool)
@@ -115,6 +98,11 @@ def score(
     # Rows of a request stand in their order: its tokens come out in theirs.
     joined = [np.concatenate(parts) if parts else np.zeros(0, np.float32) for parts in tokens]
     return Scores([joined[i] for i in owners], greedy[owners], cut[owners])
+
+
+def reading_limit(model, max_length: int = 0) -> int | None:
+    """Return how many tokens a model reads at once; `max_length` may ask for fewer (0: not)."""
+    return min((n for n in (position_limit(model), max_length) if n), default=None)
 
 
 def _continued(tokenizer, number: int, request: Continuation, limit) -> tuple[list[_Row], bool]:
@@ -310,9 +298,7 @@ def rolling(
 ) -> Rolling:
     """Return the nats of long texts, each token judged exactly once.
 
-    A text is read as BOS and its tokens, in windows of `window` tokens that overlap: each judges
-    the last `stride` tokens, so that all but the first window's have `window − stride` tokens of
-    context or more.
+    A text is read as BOS and its tokens, in windows that overlap: see `requests.windows`.
 
     Args:
       model: the Linen module.
@@ -343,13 +329,3 @@ def rolling(
         np.array([len(text.encode()) for text in texts], np.int64),
         np.array([len(text.split()) for text in texts], np.int64),
     )
-
-
-def windows(stream: Sequence[int], window: int, stride: int) -> Iterator[Continuation]:
-    """Yield requests that judge every token of a stream but its first exactly once."""
-    begin, end = 1, min(len(stream), 1 + window)
-    while begin < end:
-        # The last token is judged and not read: so many are read as the window holds.
-        first = max(0, end - 1 - window)
-        yield Continuation(tuple(stream[first:begin]), tuple(stream[begin:end]))
-        begin, end = end, min(len(stream), end + stride)

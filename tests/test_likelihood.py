@@ -20,9 +20,18 @@ from flaxlm.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokeniz
 from flaxlm.data.vocabulary import ByteTokenizer
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.interop.pretrained import from_pretrained
-from flaxlm.likelihood import pseudo_log_likelihood, rolling, score, windows
+from flaxlm.likelihood import pseudo_log_likelihood, rolling, score
 from flaxlm.models import build
-from flaxlm.tasks.requests import Continuation, border, cloze, masked, request
+from flaxlm.tasks.requests import (
+    Continuation,
+    Reader,
+    border,
+    cloze,
+    following,
+    masked,
+    request,
+    windows,
+)
 
 CASES = {"gpt2": "lm", "t5": "lm", "bert": "mlm"}
 POSITIONS = 24  # of the learned tables in hf_cases
@@ -338,15 +347,22 @@ def test_a_text_encoded_apart_gets_no_space_of_its_own(shared):
 
 def test_a_request_is_laid_out_as_its_family_reads():
     tokens = ByteTokenizer()
-    a, b = tokens.encode("ab"), tokens.encode(" c")
-    assert request(tokens, "decoder", "ab", " c") == ((tokens.bos_id, *a), tuple(b))
-    assert request(tokens, "recurrent", "", "ab") == ((tokens.bos_id,), tuple(a))
-    assert request(tokens, "encoder_decoder", "ab ", "c") == ((*a, tokens.eos_id), tuple(b))
-    rows = request(tokens, "encoder", "ab", " c").rows
+    a, b, bc = tokens.encode("ab"), tokens.encode("c"), tokens.encode(" c")
+    reader = {family: Reader(tokens, family) for family in ("decoder", "recurrent")}
+    assert request(reader["decoder"], "ab", " c") == ((tokens.bos_id, *a), tuple(bc))
+    assert request(reader["recurrent"], "", "ab") == ((tokens.bos_id,), tuple(a))
+    assert following(reader["decoder"], "ab", "c") == request(reader["decoder"], "ab", " c")
+    both = Reader(tokens, "encoder_decoder")
+    assert request(both, "ab ", "c") == ((*a, tokens.eos_id), tuple(bc))
+    encoder = Reader(tokens, "encoder")
+    rows = request(encoder, "ab", " c").rows
     assert [place for *_, place in rows] == [3, 4]
-    assert {ids for ids, *_ in rows} == {(tokens.cls_id, *a, *b, tokens.sep_id)}
+    assert {ids for ids, *_ in rows} == {(tokens.cls_id, *a, *bc, tokens.sep_id)}
+    ((ids, kinds, place),) = following(encoder, "ab", "c").rows
+    assert ids == (tokens.cls_id, *a, tokens.sep_id, *b, tokens.sep_id)
+    assert kinds == (0, 0, 0, 0, 1, 1) and place == 4
     with pytest.raises(DataError, match="nothing to judge: '' has no tokens"):
-        request(tokens, "decoder", "ab", "")
+        request(reader["decoder"], "ab", "")
 
 
 def test_the_tokens_of_a_blank_are_shown_from_left_to_right():
