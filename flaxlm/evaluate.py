@@ -234,9 +234,12 @@ def rank(program: Program, params, inputs, split: str, label: str, full: bool) -
     groups = found.groups([len(requests) for requests in asked])
     given = task.postprocess({"scores": groups, "family": family}, examples)
     golds = task.golds(examples)
-    scores = task.metrics(given, golds) | (interval_metrics(task, given, golds) if full else {})
     cut = sum(bool(group.cut.any()) for group in groups)
-    return Evaluation(scores | {"examples": len(examples), "cut": cut}, examples, golds, given)
+    scores = {"examples": len(examples), "cut": cut}
+    if known(golds):
+        scores = task.metrics(given, golds) | scores
+        scores |= interval_metrics(task, given, golds) if full else {}
+    return Evaluation(scores, examples, golds, given)
 
 
 def answers(program: Program, params, inputs, examples: list[dict]) -> list[str]:

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on a run directory or a Hugging Face directory (pip install flaxlm[lm_eval]).
+"""lm-evaluation-harness on run directories and Hugging Face directories (extra `lm_eval`).
 
     python -m flaxlm.lm_eval_adapter --model flaxlm --model_args workdir=runs/gpt --tasks hellaswag
 

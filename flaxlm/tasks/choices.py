@@ -42,15 +42,20 @@ class MultipleChoice(Prompted):
     norms: ClassVar[tuple[str, ...]] = ("acc", "acc_norm", "acc_tokens", "acc_bytes", "acc_uncond")
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
-        """Return {id, text, choices, gold, solved} for each row; see `Task.examples`."""
+        """Return {id, text, choices, gold, groups, solved} for each row; see `Task.examples`."""
         return self.prompted(data, split, self._example, self.gold_column)
 
     def _example(self, record: Record) -> Example:
         choices = self._choices(record)
         gold = self._gold(record, choices)
-        solved = "" if gold is None else choices[gold]
-        text = record.text(self.context_column)
-        return {"id": record.id, "text": text, "choices": choices, "gold": gold, "solved": solved}
+        return {
+            "id": record.id,
+            "text": record.text(self.context_column),
+            "choices": choices,
+            "gold": gold,
+            "groups": (),
+            "solved": "" if gold is None else choices[gold],
+        }
 
     def _choices(self, record: Record) -> list[str]:
         if self.choice_columns:
@@ -150,16 +155,16 @@ class LastWord(Prompted):
     word_column: str = "word"
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
-        """Return {id, text, gold, solved} for each row; see `Task.examples`."""
-        return self.prompted(data, split, self._example, self.word_column)
+        """Return {id, text, gold, groups, solved} for each row; see `Task.examples`."""
+        return self.prompted(data, split, self._example)
 
     def _example(self, record: Record) -> Example:
         text = record.text(self.context_column)
         if self.word_column:
-            word = record.gold(self.word_column)
+            word = record.text(self.word_column)
         else:
             text, word = self._split(record, text.strip())
-        return {"id": record.id, "text": text, "gold": word, "solved": word or ""}
+        return {"id": record.id, "text": text, "gold": word, "groups": (), "solved": word}
 
     def _split(self, record: Record, text: str) -> list[str]:
         parts = text.rsplit(maxsplit=1)

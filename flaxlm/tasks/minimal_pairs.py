@@ -97,8 +97,9 @@ class CrowsPairs(MinimalPairs):
     metric: ClassVar[str] = "score"
     sides: ClassVar[tuple[str, str]] = ("more stereotyping", "less stereotyping")
 
-    def _example(self, record: Record) -> Example:
-        return super()._example(record) | {"gold": None}  # neither is right
+    def golds(self, examples: Sequence[Example]) -> list[Gold]:
+        """Return the groups of each example: neither sentence is right."""
+        return [Gold("", example["groups"]) for example in examples]
 
     def requests(self, examples: Sequence[Example], reader: Reader) -> list[list[Request]]:
         """Return both sentences, of a masked LM their common tokens."""

@@ -38,13 +38,13 @@ class Perplexity(Ranked):
             )
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
-        """Return {id, text} for each document of a split."""
+        """Return {id, text, groups} for each document of a split."""
         if data.split == "whole":
             cleaner = Cleaner(data)
             texts = ((d.id, cleaner(d.text)) for d in documents(data))
         else:
             texts = ((d.id, d.text) for of, d in split_documents(data) if of == split)
-        found = [{"id": name, "text": text} for name, text in texts if text is not None]
+        found = [{"id": i, "text": t, "groups": ()} for i, t in texts if t is not None]
         if not found:
             raise DataError(f"the {split} split of {', '.join(data.paths)} holds no text")
         return found

@@ -18,7 +18,7 @@ from flaxlm.tasks.task import Answer, Example, Task, check_count
 
 
 class Gold(NamedTuple):
-    """What is right (None: nothing is), and the `column=value` groups that an example is of."""
+    """What is right ('' where nothing is), and the `column=value` groups that an example is of."""
 
     value: Any
     groups: tuple[str, ...] = ()
@@ -54,9 +54,14 @@ class Ranked(Task, abc.ABC):
     def values(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> dict[str, np.ndarray]:
         """Return {metric: a number for each example}, whose means are the scores."""
 
-    def golds(self, examples: Sequence[Example]) -> list[Gold]:
-        """Return the right answer and the groups of each example."""
-        return [Gold(example.get("gold"), example.get("groups", ())) for example in examples]
+    def golds(self, examples: Sequence[Example]) -> list[Gold | None]:
+        """Return the right answer and the groups of each example; None where it is not known."""
+        return [
+            None
+            if example.get("gold", "") is None
+            else Gold(example.get("gold"), example["groups"])
+            for example in examples
+        ]
 
     def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
         """Return the answer of each example.
@@ -134,7 +139,7 @@ class Prompted(Ranked):
             raise ConfigError("task.shots_path names solved examples, and task.shots asks for none")
 
     def prompted(
-        self, data: DataConfig, split: str, example: Callable[[Record], Example], gold: str
+        self, data: DataConfig, split: str, example: Callable[[Record], Example], gold: str = ""
     ) -> list[Example]:
         """Return the examples of a split, solved ones put before the `text` of each.
 
@@ -142,7 +147,7 @@ class Prompted(Ranked):
           data: where the rows stand.
           split: train, valid or test.
           example: makes an example of a row; `text` is its context, `solved` what belongs behind.
-          gold: the column of the right answers.
+          gold: as in `read_split`.
         """
         found = read_split(data, split, example, gold)
         pool = found
