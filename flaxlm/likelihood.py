@@ -19,7 +19,7 @@ from flaxlm.data.vocabulary import Tokenizer
 from flaxlm.errors import ConfigError, DataError, choose
 from flaxlm.objectives import losses
 from flaxlm.progress import Progress
-from flaxlm.prompts import bucket, pad, position_limit
+from flaxlm.prompts import SMALLEST_BUCKET, bucket, pad, position_limit
 from flaxlm.tasks.requests import (
     Continuation,
     Ids,
@@ -209,14 +209,19 @@ def _groups(rows: Sequence[_Row], limit: int | None) -> Iterator[tuple[list[int]
     The longest come first, so that what does not fit into the memory fails at once.
     """
 
-    def padded(ids, alone: int = 0) -> int:
-        if len(ids) <= alone:  # no encoder, or one masked token
-            return len(ids)
-        return min(bucket(len(ids)), limit or bucket(len(ids)))  # not more than there are positions
+    def padded(ids) -> int:  # no more than there are positions
+        return min(bucket(len(ids)), limit or bucket(len(ids))) if ids else 0
+
+    def judged(count: int, length: int) -> int:  # one, or room for 16, 64, 256, …: fewer shapes
+        room = SMALLEST_BUCKET
+        while room < count:
+            room *= 4
+        return min(room, length) if count > 1 else count
 
     shapes: dict[tuple[int, int, int], list[int]] = {}
     for index, row in enumerate(rows):
-        shape = (padded(row.tokens), padded(row.encoder), padded(row.targets, alone=1))
+        length = padded(row.tokens)
+        shape = (length, padded(row.encoder), judged(len(row.targets), length))
         shapes.setdefault(shape, []).append(index)
     for shape, indices in sorted(shapes.items(), reverse=True):
         size = max(1, BLOCK_TOKENS // (shape[0] + shape[1])) * sharding.batch_width()

@@ -36,6 +36,7 @@ from flaxlm.tasks.requests import (
 CASES = {"gpt2": "lm", "t5": "lm", "bert": "mlm"}
 POSITIONS = 24  # of the learned tables in hf_cases
 transformers.logging.set_verbosity_error()
+torch.set_num_threads(1)  # tiny models: a second thread waits more than it works
 
 
 class Tokens(fakes.FakeTokenizer):
@@ -127,7 +128,7 @@ def greedier(request, likeliest):
 @pytest.mark.parametrize("name", CASES)
 def test_every_token_is_as_likely_as_torch_says(loaded, name):
     model = loaded(name)
-    asked = questions(model.family)
+    asked = questions(model.family, count=6)
     best = torch_tokens(model.torch, model.family, asked[0], model.start[2])[0][-1]
     asked.append(greedier(asked[0], best))
     found = score(*model.start, asked, model.family)
@@ -156,7 +157,7 @@ def test_recurrent_likelihoods_equal_a_walk_token_by_token():
         return jax.nn.log_softmax(logits)[0], state
 
     rng = np.random.default_rng(0)
-    asked = [Continuation(*(tuple(rng.integers(0, tiny.V, n)) for n in (3, k))) for k in (1, 4, 5)]
+    asked = [Continuation(*(tuple(rng.integers(0, tiny.V, n)) for n in (3, k))) for k in (4, 5)]
     found = score(module, params, Tokens(), asked, "recurrent")
     for ours, (context, continuation) in zip(found.tokens, asked, strict=True):
         logprobs, state = begin({"tokens": np.array([context], np.int32)})
@@ -207,7 +208,6 @@ def test_a_context_that_does_not_fit_is_cut_on_the_left_and_counted(loaded):
         score(*model.start, [whole, Continuation(context, (*whole.continuation, 7))], "decoder")
     with pytest.raises(DataError, match="the 5 tokens to be judged do not fit into the 4 "):
         score(*model.start, [Continuation(context, continuation)], "decoder", max_length=4)
-    assert score(*model.start, [Continuation(context[:9], continuation)], "decoder", 12).cut.all()
 
 
 def test_an_encoder_keeps_its_first_token_when_a_context_is_cut(loaded):
