@@ -11,10 +11,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from flaxlm import generate, sharding
+from flaxlm import generate, likelihood, sharding
 from flaxlm.errors import DataError
 from flaxlm.progress import Progress
 from flaxlm.tasks.metrics import ratio_interval
+from flaxlm.tasks.requests import Reader
 from flaxlm.training.step import Program
 
 
@@ -174,6 +175,8 @@ def evaluate_split(
       full: also what takes long: metrics of generated text, bootstrap intervals.
       pause: called between batches; may raise to give the evaluation up.
     """
+    if program.config.task.ranks:
+        return rank(program, params, inputs, split, label, full)
     corpora = inputs.evaluation(split, batch_size_of(program))
     objective, task = program.objective, program.config.task
     examples = inputs.examples(split) if task.objective else []
@@ -201,9 +204,46 @@ def evaluate_split(
     if graded:
         scores |= task.metrics(found, golds)
     if graded and full:
-        for name, (low, high) in task.intervals(found, golds).items():
-            scores |= {f"{name}_low": low, f"{name}_high": high}
+        scores |= interval_metrics(task, found, golds)
     return Evaluation(scores, examples, golds, found)
+
+
+def interval_metrics(task, found: list, golds: list) -> dict:
+    """Return the ends of the interval of each of a task's metrics."""
+    ends = {}
+    for name, (low, high) in task.intervals(found, golds).items():
+        ends |= {f"{name}_low": low, f"{name}_high": high}
+    return ends
+
+
+def rank(program: Program, params, inputs, split: str, label: str, full: bool) -> Evaluation:
+    """Return the metrics of a task that is answered by likelihoods; see `evaluate_split`.
+
+    The scores say how many examples there are, and of how many a context was cut to fit.
+    """
+    task, family = program.config.task, program.config.model_name
+    limit = likelihood.reading_limit(program.model, task.max_length)
+    examples = inputs.examples(split)
+    reader = Reader(inputs.tokenizer, family, limit)
+    asked = task.requests(examples, reader)
+    found = likelihood.score(
+        program.model,
+        params,
+        inputs.tokenizer,
+        [request for requests in asked for request in requests],
+        family,
+        task.max_length,
+        label,
+    )
+    groups = found.groups([len(requests) for requests in asked])
+    given = task.postprocess({"scores": groups, "family": family}, examples)
+    golds = task.golds(examples)
+    cut = sum(bool(group.cut.any()) for group in groups)
+    scores = {"examples": len(examples), "cut": cut}
+    if known(golds):
+        scores = task.metrics(given, golds) | scores
+        scores |= interval_metrics(task, given, golds) if full else {}
+    return Evaluation(scores, examples, golds, given)
 
 
 def answers(

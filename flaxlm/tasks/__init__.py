@@ -1,14 +1,18 @@
 """What is done with a model: `TASKS`, a row each."""
 
+from flaxlm.tasks.choices import HellaSwag, Lambada, LastWord, MultipleChoice
 from flaxlm.tasks.classification import Classification
 from flaxlm.tasks.generative_qa import GenerativeQA
 from flaxlm.tasks.glue import GLUE
 from flaxlm.tasks.instruction import Chat, Instruction
+from flaxlm.tasks.minimal_pairs import Blimp, CrowsPairs, MinimalPairs
 from flaxlm.tasks.multi_label import MultiLabel
+from flaxlm.tasks.perplexity import Perplexity
 from flaxlm.tasks.question_answering import Cmrc2018, QuestionAnswering, Squad2
 from flaxlm.tasks.regression import Regression
 from flaxlm.tasks.similarity import Similarity
 from flaxlm.tasks.stdlib import StdlibPackage, StdlibSummary
+from flaxlm.tasks.stereoset import StereoSet
 from flaxlm.tasks.t5_glue import T5Glue
 from flaxlm.tasks.tagging import NamedEntities, PartsOfSpeech, UniversalParts, Wnut17
 from flaxlm.tasks.task import Task
@@ -42,4 +46,13 @@ TASKS: dict[str, type[Task]] = {
     "stdlib_package": StdlibPackage,
     "stdlib_summary": StdlibSummary,
     **GLUE,
+    "multiple_choice": MultipleChoice,
+    "hellaswag": HellaSwag,
+    "last_word": LastWord,
+    "lambada": Lambada,
+    "minimal_pairs": MinimalPairs,
+    "blimp": Blimp,
+    "crows_pairs": CrowsPairs,
+    "stereoset": StereoSet,
+    "perplexity": Perplexity,
 }

@@ -298,10 +298,11 @@ def _delimited(
             if not row:
                 continue
             if header is None:
-                header = [name.strip() for name in row]
-                if len(set(header)) < len(header) or not all(header):
+                # A column without a name (pandas writes its index so) is called by its number.
+                header = [name.strip() or str(number) for number, name in enumerate(row)]
+                if len(set(header)) < len(header):
                     raise DataError(
-                        f"{path}, line {first}: the header must name each column, once; it is: "
+                        f"{path}, line {first}: the header must name each column once; it is: "
                         f"{', '.join(header)}"
                     )
                 continue

@@ -56,11 +56,13 @@ class Task:
     Attributes:
       objective: the key of `OBJECTIVES` that the task is trained with, '' for any that reads
         plain text.
+      ranks: whether it is answered by likelihoods (`tasks.ranked.Ranked`), and nothing trained.
       defaults: {section: {key: value}} of a config, where its recipe is silent: the labels of a
         published set, the metric that decides the best checkpoint.
     """
 
     objective: ClassVar[str] = ""
+    ranks: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:

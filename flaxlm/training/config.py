@@ -172,6 +172,8 @@ def choose_task(recipe: dict, name: str) -> None:
         kept = recipe.get(section, {})
         if values.get("name", kept.get("name")) != kept.get("name"):
             kept = {}  # said of another objective
+        if values.get("split") == "whole":
+            kept = {}  # said of the data that a run was trained on
         recipe[section] = kept | values
 
 
@@ -274,7 +276,7 @@ def _check_task(task: str, objective: str) -> None:
         raise ConfigError(
             f"task.name={task!r} is trained with objective.name={wanted!r}, not {objective!r}"
         )
-    if not wanted and objective in SUPERVISED:
+    if not wanted and objective in SUPERVISED and not TASKS[task].ranks:
         raise ConfigError(
             f"objective.name={objective!r} needs a task with examples, such as "
             f"task.name={SUPERVISED[objective]!r}; task.name is {task!r}"
