@@ -1,11 +1,12 @@
 """What an evaluation leaves behind for a person to look at.
 
-WORKDIR/evaluations/TASK-SPLIT/
-predictions.jsonl   id, input, gold, prediction, score, mistake of each example, in order
-scores.json         the scores
-errors.txt          the worst errors
-confusion.csv, confusion.png, reliability.png   where a label is answered
-and what a task writes besides, such as the file that a benchmark is sent
+    WORKDIR/evaluations/TASK-SPLIT/
+        predictions.jsonl   id, input, gold, prediction, score, mistake of each example, in order
+        scores.json         the scores
+        errors.txt          the worst errors
+        confusion.csv, confusion.png, reliability.png   where a label is answered
+
+Beside them lies what a task writes for others to score, such as the file that a benchmark is sent.
 """
 
 import json
