@@ -1,11 +1,12 @@
 """What an evaluation leaves behind for a person to look at.
 
-WORKDIR/evaluations/TASK-SPLIT/
-predictions.jsonl   id, input, gold, prediction, score, mistake of each example, in order
-scores.json         the scores
-errors.txt          the worst errors
-confusion.csv, confusion.png, reliability.png   where a label is answered
-and what a task writes besides, such as the file that a benchmark is sent
+    WORKDIR/evaluations/TASK-SPLIT/
+        predictions.jsonl   id, input, gold, prediction, score, mistake of each example, in order
+        scores.json         the scores
+        errors.txt          the worst errors
+        confusion.csv, confusion.png, reliability.png   where a label is answered
+
+Beside them lies what a task writes for others to score, such as the file that a benchmark is sent.
 """
 
 import json
@@ -22,7 +23,7 @@ from flaxlm.data import files
 from flaxlm.errors import StorageError
 from flaxlm.evaluate import Evaluation, evaluate_split
 from flaxlm.tasks.metrics import reliability
-from flaxlm.tasks.task import LabelTask, Task
+from flaxlm.tasks.task import Decisions, Task
 
 WORST = 20
 COLUMN = 100  # characters of a line of errors.txt
@@ -92,8 +93,9 @@ def write(
             _write(directory / name, text)
         if evaluation.scores:  # there is something to compare with
             _write(directory / "errors.txt", worst(evaluation, task, labels))
-            if isinstance(task, LabelTask):
-                _pictures(directory, evaluation, labels)
+            decisions = task.decisions(evaluation.answers, evaluation.golds, labels)
+            if decisions is not None:
+                _pictures(directory, decisions, labels)
         text = json.dumps(evaluation.scores | {"step": step}, indent=2, sort_keys=True)
         _write(directory / "scores.json", f"{text}\n")
     except OSError as error:
@@ -135,8 +137,7 @@ def worst(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()) -> str
         sure = "" if row["score"] is None else f"  ({row['score']:.3f})"
         entries = given | {"gold": row["gold"], "prediction": row["prediction"]}
         for name, value in entries.items():
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            text = " ".join(text.split()) + (sure if name == "prediction" else "")
+            text = " ".join(_plain(value).split()) + (sure if name == "prediction" else "")
             lead = f"  {name:12}"
             parts.append(
                 textwrap.fill(
@@ -150,23 +151,28 @@ def worst(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()) -> str
     return "".join(parts)
 
 
-def confusion(evaluation: Evaluation, classes: int) -> np.ndarray:
+def _plain(value) -> str:
+    """Return a shown value as text; pairs, as of words and tags, as `word/tag word/tag`."""
+    if isinstance(value, list) and all(isinstance(item, list) for item in value):
+        return " ".join("/".join(map(str, item)) for item in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def confusion(decisions: Decisions, classes: int) -> np.ndarray:
     """Return int64 [C, C]: how often gold i was answered with j."""
     counts = np.zeros((classes, classes), np.int64)
-    golds = np.array(evaluation.golds, np.int64)
-    np.add.at(counts, (golds, [answer.value for answer in evaluation.answers]), 1)
+    np.add.at(counts, (np.array(decisions.golds, np.int64), decisions.chosen), 1)
     return counts
 
 
-def _pictures(directory: pathlib.Path, evaluation: Evaluation, labels: Sequence[str]) -> None:
-    shares = np.array([answer.scores for answer in evaluation.answers])
-    names = list(labels) or [str(index) for index in range(shares.shape[1])]
-    counts = confusion(evaluation, len(names))
+def _pictures(directory: pathlib.Path, decisions: Decisions, labels: Sequence[str]) -> None:
+    names = list(labels) or [str(index) for index in range(decisions.scores.shape[1])]
+    counts = confusion(decisions, len(names))
     lines = [["gold \\ prediction", *names], *([n, *r] for n, r in zip(names, counts, strict=True))]
     text = "".join(",".join(_quoted(cell) for cell in line) + "\n" for line in lines)
     _write(directory / "confusion.csv", text)
     _draw_confusion(directory / "confusion.png", counts, names)
-    bins = reliability(shares, evaluation.golds)
+    bins = reliability(decisions.scores, decisions.golds)
     _draw_reliability(directory / "reliability.png", *bins)
 
 

@@ -14,6 +14,7 @@ class FakeTokenizer:
     cls_id, sep_id, start_id = BOS, EOS, 0
     template = Template.of([BOS], [EOS], [EOS])
     hash = "fake"
+    spaces_join = False
 
     def __init__(self, vocab_size=120, sentinels=20):
         self.vocab_size = vocab_size

@@ -16,9 +16,11 @@ from flaxlm.data.stdlib import stdlib_root
 from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.stdlib import documented, package, summary
+from flaxlm.tasks.tagging import Tagging
 from flaxlm.tasks.task import SPLITS, LabelTask, values_of
 
 LABELS = ("neg", "pos")
+BIO = ("O", "B-LOC", "I-LOC")
 PACKAGES = ("asyncio", "email", "importlib", "multiprocessing", "tkinter", "unittest", "xml")
 STDLIB = DataConfig(valid_fraction=0.05, test_fraction=0.25)
 ROWS = [{"text": f'text {i}, said "so"\tand', "label": LABELS[i % 2]} for i in range(400)]
@@ -315,6 +317,16 @@ def test_every_task_answers_scores_and_bounds_its_own_golds_perfectly(name):
     if isinstance(task, LabelTask):
         examples = [{"id": "", "text": "t", "label": i % 3} for i in range(12)]
         outputs = {"scores": np.eye(3)[[e["label"] for e in examples]]}
+    elif isinstance(task, Tagging):
+        words, tags = ["To", " New", " York", "!"], [0, 1, 2, 0]
+        examples = [
+            {"id": "", "text": "To New York!", "words": words, "tags": tags, "labels": BIO}
+        ] * 12
+        outputs = {
+            "scores": np.log([np.eye(3)[tags] + 1e-9] * 12),
+            "words": np.array([[1, 2, 3, 4]] * 12),
+            "owner": np.arange(12),
+        }
     else:
         examples = [{"id": "", "text": "t", "target": f"word number {i}"} for i in range(12)]
         outputs = {"text": [f" {e['target']}\n" for e in examples]}
