@@ -390,6 +390,6 @@ def test_right_labels_give_the_right_answers_of_real_sets(
     answers = task.postprocess(sure(batch), golds)
     right = span_values([a.value.text for a in answers], task.golds(golds), style=task.style)
     assert (np.count_nonzero(right["exact_match"] == 0), len(golds)) == lost
-    assert right["f1"].mean() > 0.995
+    assert right["f1"].mean() > 0.99
     for gold, answer in zip(golds, answers, strict=True):  # nothing of it is missing
         assert (gold["answers"] or ("",))[0].strip() in answer.value.text
