@@ -14,13 +14,12 @@ from flaxlm.data import files
 from flaxlm.data.vocabulary import Tokenizer
 from flaxlm.errors import ConfigError, DataError, StorageError, choose
 from flaxlm.models import build
-from flaxlm.models.heads import pool
+from flaxlm.models.heads import POOLINGS, pool
 from flaxlm.progress import Progress
 from flaxlm.prompts import batches, pad, position_limit
 from flaxlm.tasks import records
 
 MOST_LINE_BYTES = 16 << 20
-POOLINGS = {"mean": "mean", "cls": "first", "last": "last"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """What an evaluation leaves behind for a person to look at.
 
-WORKDIR/evaluations/TASK-SPLIT/
-predictions.jsonl   id, input, gold, prediction, score, mistake of each example, in order
-scores.json         the scores
-errors.txt          the worst errors
-confusion.csv, confusion.png, reliability.png   where a label is answered
+    WORKDIR/evaluations/TASK-SPLIT/
+        predictions.jsonl   id, input, gold, prediction, score, mistake of each example, in order
+        scores.json         the scores
+        errors.txt          the worst errors
+        confusion.csv, confusion.png, reliability.png   where a label is answered
+
+Beside them lies what a task writes for others to score, such as the file that a benchmark is sent.
 """
 
 import json
@@ -87,6 +89,8 @@ def write(
         directory.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(row, ensure_ascii=False) for row in rows(evaluation, task, labels)]
         _write(directory / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
+        for name, text in task.files(evaluation.answers, evaluation.examples, labels).items():
+            _write(directory / name, text)
         if evaluation.scores:  # there is something to compare with
             _write(directory / "errors.txt", worst(evaluation, task, labels))
             decisions = task.decisions(evaluation.answers, evaluation.golds, labels)

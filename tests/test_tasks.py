@@ -307,7 +307,8 @@ def test_stdlib_tasks_refuse_what_would_leak_or_cannot_be():
         task.examples(DataConfig(), "test", PACKAGES)
 
 
-@pytest.mark.parametrize("name", TASKS)
+# Those that point at spans: tests/test_question_answering.py.
+@pytest.mark.parametrize("name", [n for n in TASKS if TASKS[n].objective != "question_answering"])
 def test_every_task_answers_scores_and_bounds_its_own_golds_perfectly(name):
     task = TASKS[name]()
     if not task.objective:

@@ -2,8 +2,8 @@
 
 Runs `python -m flaxlm train` once to its end, then again and again in fresh directories: killed
 with SIGKILL at random moments (every other time while a checkpoint is being written) and started
-again by the same command until it ends. The digests that `inspect` prints must be the same, and of a
-fine-tuning run every file of predictions, byte for byte.
+again by the same command until it ends. The digests that `inspect` prints must be the same, and
+of a fine-tuning run every file of predictions, byte for byte.
 
     python experiments/kill_resume/kill_resume.py --runs=10 --workdir=runs/kill -- \
         --config=configs/quickstart.py --config.train.steps=300 --config.checkpoint.every=20

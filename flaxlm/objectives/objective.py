@@ -84,6 +84,10 @@ class Objective(abc.ABC):
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the batch of a plan's rows; numpy, all rows at once."""
 
+    def model_inputs(self, batch) -> Batch:
+        """Return the part of a batch that the model is called with, its arrays [rows, L]."""
+        return batch
+
     def weights(self, batch) -> dict[str, jax.Array]:
         """Return the weight of each term, from the batch alone: what `loss` returns beside."""
         return {"loss": jnp.sum(batch["weights"])}
@@ -133,6 +137,13 @@ def between(objective, **limits: tuple[float, float]) -> None:
             raise ConfigError(
                 f"objective.{field}={value}: {objective.name} needs a number in [{low}, {high}]"
             )
+
+
+def without(objective, *fields: str) -> None:
+    """Raise ConfigError for a field that an objective has no use for and that is not 0."""
+    for field in fields:
+        if value := getattr(objective, field):
+            raise ConfigError(f"objective.{field}={value}: {objective.name} has no use for it")
 
 
 def ints(**shapes: tuple[int, ...]) -> Spec:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from flaxlm.data.sources import DataConfig
-from flaxlm.tasks.records import Record, read_split
+from flaxlm.tasks.records import Record, found_labels, read_split
 from flaxlm.tasks.task import Example, LabelTask, label_ids
 
 
@@ -33,3 +33,7 @@ class Classification(LabelTask):
             return found | {"label": record.label(self.label_column, ids)}
 
         return read_split(data, split, example, self.label_column)
+
+    def found_labels(self, data: DataConfig) -> list[str]:
+        """Return the labels of the training rows."""
+        return found_labels(data, lambda record: [record.label_name(self.label_column)])

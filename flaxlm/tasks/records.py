@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -22,13 +23,15 @@ COMPRESSED = (".gz", ".zst")
 class Record:
     """One row: where it stands, and its columns by name.
 
-    `graded` is False in a test split that has no right answers.
+    `graded` is False in a test split that has no right answers; `where` is its place in a file
+    that is not made of lines.
     """
 
     file: str
     line: int
     columns: dict
     graded: bool = True
+    where: str = ""
 
     @property
     def id(self) -> str:
@@ -38,7 +41,7 @@ class Record:
     @property
     def place(self) -> str:
         """How an error names the row."""
-        return f"{self.file}, line {self.line}"
+        return f"{self.file}, {self.where or f'line {self.line}'}"
 
     def text(self, column: str) -> str:
         """Return a column's text; DataError where it is absent, no text, or blank."""
@@ -65,36 +68,93 @@ class Record:
 
         A number or truth value stands for its JSON text.
         """
+        return self._id(self.label_name(column), column, ids) if self.graded else None
+
+    def label_name(self, column: str) -> str:
+        """Return a column's label as it is named; a number or truth value by its JSON text."""
+        value = self.columns.get(column)
+        return json.dumps(value) if isinstance(value, bool | int) else self.text(column)
+
+    def _id(self, name: str, column: str, ids: dict[str, int]) -> int:
+        if name not in ids:
+            raise DataError(
+                f"{self.place}: column {column!r} holds the label {name!r}, which is not in "
+                f"objective.labels{nearest(name, ids)}; valid: {', '.join(ids)}"
+            )
+        return ids[name]
+
+    def labels(self, column: str, ids: dict[str, int], separator: str) -> tuple[bool, ...] | None:
+        """Return whether the row has each label, None where the split has none; see `label_names`.
+
+        DataError where one is not in `ids`.
+        """
+        if not self.graded:
+            return None
+        found = {self._id(name, column, ids) for name in self.label_names(column, separator)}
+        return tuple(index in found for index in ids.values())
+
+    def label_names(self, column: str, separator: str) -> list[str]:
+        """Return the labels in a column: a list, or a text with `separator` between them.
+
+        None at all is an empty list or an empty text. DataError where one stands there twice.
+        """
+        value = self.columns.get(column)
+        if isinstance(value, str):
+            names = [name.strip() for name in value.split(separator)] if value.strip() else []
+        elif isinstance(value, list) and all(isinstance(name, str | int) for name in value):
+            names = [name if isinstance(name, str) else json.dumps(name) for name in value]
+        else:
+            self.text(column)  # names what is wrong with anything else but a list
+            raise DataError(f"{self.place}: column {column!r} must be a list of texts")
+        for name in names:
+            if not name.strip() or names.count(name) > 1:
+                raise DataError(
+                    f"{self.place}: column {column!r} holds an empty label, or one twice: {names}"
+                )
+        return names
+
+    def number(self, column: str, low: float = 0.0, high: float = 0.0) -> float | None:
+        """Return a column's number, None where the split has none.
+
+        DataError where it is none, not finite, or not in low … high; equal ones are no bounds.
+        """
         if not self.graded:
             return None
         value = self.columns.get(column)
-        named = json.dumps(value) if isinstance(value, bool | int) else self.text(column)
-        if named not in ids:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            value = self.text(column)
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(f"{self.place}: column {column!r} holds {value!r}, not a finite number")
+        if low != high and not low <= number <= high:
             raise DataError(
-                f"{self.place}: column {column!r} holds the label {named!r}, which is not in "
-                f"objective.labels{nearest(named, ids)}; valid: {', '.join(ids)}"
+                f"{self.place}: column {column!r} holds {number}, which is not in {low} … {high}"
             )
-        return ids[named]
+        return number
 
 
 def read_split(
     data: DataConfig,
     split: str,
     example: Callable[[Record], Example],
-    gold: str = "",
+    gold: str | tuple[str, ...] = "",
     read: Callable[[str, int], Iterator[Record]] | None = None,
 ) -> list[Example]:
     """Return the examples of a split, in the order of files and rows; every row is checked.
 
-    With `data.split` 'hash' the text decides (both texts, of a pair), so that equal ones are
-    never on both sides; with 'tail' the last rows are held out; 'file' reads other files; with
-    'whole' every split is all there is.
+    With `data.split` 'hash' the text decides (both texts, of a pair; an example's `group`, if it
+    has one), so that equal ones are never on both sides; with 'tail' the last rows are held out,
+    from where a group ends; 'file' reads other files; with 'whole' every split is all there is.
 
     Args:
       data: where the rows stand.
       split: train, valid or test.
       example: makes an example of a row.
-      gold: the column of the right answers; a test split of which no row has it is one without.
+      gold: the column of the right answers, or the columns that they may stand in; a test split
+        of which no row has one is one without.
       read: yields the rows of a file; those of a table by default.
     """
     choose("split", split, SPLITS)
@@ -103,13 +163,13 @@ def read_split(
             f"there is no {split} split: set data.{split}_path with data.split='file', or "
             f"data.{split}_fraction above 0"
         )
-    read = read or read_table
-    found = [
-        record
-        for source in sources(data, split)
-        for record in read(source.path, data.max_line_bytes)
-    ]
-    if split == "test" and gold and not any(gold in record.columns for record in found):
+    found = list(records(data, split, read))
+    golds = {gold} if isinstance(gold, str) else {*gold}
+    if (
+        split == "test"
+        and any(golds)
+        and not any(golds & record.columns.keys() for record in found)
+    ):
         found = [dataclasses.replace(record, graded=False) for record in found]
     found = [example(record) for record in found]
     total = len(found)
@@ -118,6 +178,7 @@ def read_split(
     elif data.split == "tail":
         last = int(total * (1 - data.test_fraction))
         first = int(total * (1 - data.test_fraction - data.valid_fraction))
+        first, last = _edge(found, first), _edge(found, last)
         borders = {"train": (0, first), "valid": (first, last), "test": (last, total)}
         found = found[slice(*borders[split])]
     if not found:
@@ -128,16 +189,50 @@ def read_split(
     return found
 
 
+def _edge(found: list[Example], at: int) -> int:
+    """Return the next border from `at` on that parts no `group`."""
+    while 0 < at < len(found) and found[at].get("group", at) == found[at - 1].get("group"):
+        at += 1
+    return at
+
+
+def records(
+    data: DataConfig,
+    split: str,
+    read: Callable[[str, int], Iterator[Record]] | None = None,
+) -> Iterator[Record]:
+    """Yield the rows of the files behind a split; see `read_split`."""
+    for source in sources(data, split):
+        yield from (read or read_table)(source.path, data.max_line_bytes)
+
+
+def found_labels(data: DataConfig, names: Callable[[Record], list[str]]) -> list[str]:
+    """Return the labels that `names` finds in the rows behind the train split, numbers by size."""
+    found = {name for record in records(data, "train") for name in names(record)}
+    numeric = all(name.isdecimal() for name in found)
+    return sorted(found, key=int if numeric else None)
+
+
 def _hashed(example: Example) -> str:
+    if "group" in example:
+        return example["group"]
     return "\0".join([example["text"], *filter(None, [example.get("text_pair")])])
 
 
 def read_table(
-    path: str, max_line_bytes: int, header: Sequence[str] | None = None
+    path: str,
+    max_line_bytes: int,
+    header: Sequence[str] | None = None,
+    skipped: list[str] | None = None,
 ) -> Iterator[Record]:
     """Yield the rows of one file, or of a `datasets` directory; `.gz` and `.zst` are unpacked.
 
-    `header` names the columns of a CSV or TSV file that does not name them itself.
+    Args:
+      path: of the file.
+      max_line_bytes: bound on a line.
+      header: names the columns of a CSV or TSV file that does not name them itself.
+      skipped: takes what is wrong with rows that have more or fewer fields than the header, which
+        are left out; without it, the first of them is refused.
     """
     if os.path.isdir(path) or path.endswith(".parquet"):
         for number, columns in enumerate(table_rows(path)):
@@ -157,7 +252,7 @@ def read_table(
         lines = _lines(file, path, max_line_bytes)
         if ending in DELIMITERS:
             csv.field_size_limit(max(csv.field_size_limit(), max_line_bytes))
-            yield from _delimited(lines, path, DELIMITERS[ending], header)
+            yield from _delimited(lines, path, DELIMITERS[ending], header, skipped)
         else:
             yield from _json_lines(lines, path)
 
@@ -185,7 +280,11 @@ def _json_lines(lines: Iterator[tuple[int, str]], path: str) -> Iterator[Record]
 
 
 def _delimited(
-    lines: Iterator[tuple[int, str]], path: str, delimiter: str, header: Sequence[str] | None
+    lines: Iterator[tuple[int, str]],
+    path: str,
+    delimiter: str,
+    header: Sequence[str] | None,
+    skipped: list[str] | None,
 ) -> Iterator[Record]:
     # In TSV a quotation mark is a character like any other (IANA's text/tab-separated-values).
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
@@ -199,18 +298,23 @@ def _delimited(
             if not row:
                 continue
             if header is None:
-                header = [name.strip() for name in row]
-                if len(set(header)) < len(header) or not all(header):
+                # A column without a name (pandas writes its index so) is called by its number.
+                header = [name.strip() or str(number) for number, name in enumerate(row)]
+                if len(set(header)) < len(header):
                     raise DataError(
-                        f"{path}, line {first}: the header must name each column, once; it is: "
+                        f"{path}, line {first}: the header must name each column once; it is: "
                         f"{', '.join(header)}"
                     )
                 continue
             if len(row) != len(header):
-                raise DataError(
+                wrong = (
                     f"{path}, line {first} has {len(row)} fields, but the header names "
                     f"{len(header)} columns: {', '.join(header)}"
                 )
+                if skipped is None:
+                    raise DataError(wrong)
+                skipped.append(wrong)
+                continue
             yield Record(path, first, dict(zip(header, row, strict=True)))
     except csv.Error as error:
         raise DataError(f"{path}, line {line + 1} cannot be read as a table: {error}") from None

@@ -10,11 +10,11 @@ import numpy as np
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.tasks.metrics import (
-    TEXT_SCORES,
     Interval,
+    calibration_intervals,
+    calibration_scores,
     classification_intervals,
     classification_scores,
-    mean_interval,
 )
 
 SPLITS = ("train", "valid", "test")
@@ -56,11 +56,13 @@ class Task:
     Attributes:
       objective: the key of `OBJECTIVES` that the task is trained with, '' for any that reads
         plain text.
+      ranks: whether it is answered by likelihoods (`tasks.ranked.Ranked`), and nothing trained.
       defaults: {section: {key: value}} of a config, where its recipe is silent: the labels of a
         published set, the metric that decides the best checkpoint.
     """
 
     objective: ClassVar[str] = ""
+    ranks: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
@@ -72,8 +74,9 @@ class Task:
           labels: the names of the classes, in the order of their ids.
 
         Returns:
-          dicts with `id` (file and place), `text`, `text_pair` for a second sentence, and `label`
-          (int, an index into `labels`) or `target` (str); these are None in a split that has no
+          dicts with `id` (file and place), `text`, `text_pair` for a second sentence, and what its
+          objective learns: `label` (int, an index into `labels`), `labels` (a truth value for each
+          of `labels`), `score` (float) or `target` (str); these are None in a split that has no
           right answers, which can be answered but neither trained on nor scored.
 
         Raises:
@@ -82,6 +85,10 @@ class Task:
         raise ConfigError(
             f"task {type(self).__name__} has no examples: its corpus is the training text itself"
         )
+
+    def found_labels(self, data: DataConfig) -> list[str]:
+        """Return the labels that stand in the training data, for a config that names none."""
+        return []
 
     def golds(self, examples: Sequence[Example]) -> list:
         """Return the right answer of each example, as `metrics` compares it; None: not known."""
@@ -124,6 +131,12 @@ class Task:
         given = {key: example[key] for key in ("text", "text_pair") if key in example}
         return given if len(given) > 1 else example.get("text")
 
+    def files(
+        self, answers: Sequence[Answer], examples: Sequence[Example], labels: Sequence[str] = ()
+    ) -> dict[str, str]:
+        """Return {name: contents} of files in the form that others score, beside the report."""
+        return {}
+
 
 def check_count(outputs: Sequence, examples: Sequence[Example]) -> None:
     """Raise DataError unless there is one output for each example."""
@@ -161,15 +174,23 @@ class LabelTask(Task):
         rows = zip(best_N, shares_NC, strict=True)
         return [Answer(best, float(shares[best]), shares) for best, shares in rows]
 
+    def perfect(self, golds: Sequence[int]) -> list[Answer]:
+        """Return the right labels, with all of the probability."""
+        sure_CC = np.eye(max(1, *golds) + 1)
+        return [Answer(gold, 1.0, sure_CC[gold]) for gold in golds]
+
     def metrics(self, answers: Sequence[Answer], golds: Sequence[int]) -> dict[str, float]:
-        """Return accuracy, and precision, recall, F1, macro and micro."""
-        return classification_scores(values_of(answers), golds)
+        """Return `classification_scores`, and `calibration_scores` of the probabilities."""
+        scores = classification_scores(values_of(answers), golds)
+        return scores | calibration_scores([answer.scores for answer in answers], golds)
 
     def intervals(
         self, answers: Sequence[Answer], golds: Sequence[int], seed: int = 0
     ) -> dict[str, Interval]:
         """Return the 95 % bootstrap interval of each of `metrics`."""
-        return classification_intervals(values_of(answers), golds, seed=seed)
+        found = classification_intervals(values_of(answers), golds, seed=seed)
+        shares_NC = [answer.scores for answer in answers]
+        return found | calibration_intervals(shares_NC, golds, seed=seed)
 
     def mistake(self, answer: Answer, gold: int) -> float:
         """Return the probability given to a wrong label."""
@@ -185,43 +206,6 @@ class LabelTask(Task):
     def show(self, value: int, labels: Sequence[str] = ()) -> str | int:
         """Return the label's name."""
         return labels[value] if labels else value
-
-
-@dataclasses.dataclass(frozen=True)
-class TextTask(Task):
-    """A text for each example."""
-
-    objective: ClassVar[str] = "text_to_text"
-
-    def golds(self, examples: Sequence[Example]) -> list[str | None]:
-        """Return the reference text of each example."""
-        return [example["target"] for example in examples]
-
-    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
-        """Return outputs['text'] [N], the generated texts, without white space around them."""
-        check_count(outputs["text"], examples)
-        sure = outputs.get("log_likelihood", [math.nan] * len(examples))
-        pairs = zip(outputs["text"], sure, strict=True)
-        return [Answer(str(text).strip(), float(score)) for text, score in pairs]
-
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[str]) -> dict[str, float]:
-        """Return ROUGE-L and the share of exact matches."""
-        texts = values_of(answers)
-        return {name: float(score(texts, golds).mean()) for name, score in TEXT_SCORES.items()}
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[str], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        texts = values_of(answers)
-        return {
-            name: mean_interval(score(texts, golds), seed=seed)
-            for name, score in TEXT_SCORES.items()
-        }
-
-    def mistake(self, answer: Answer, gold: str) -> float:
-        """Return 1 − ROUGE-L."""
-        return 1.0 - float(TEXT_SCORES["rouge_l"]([answer.value], [gold])[0])
 
 
 def label_ids(labels: Sequence[str]) -> dict[str, int]:

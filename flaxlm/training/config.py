@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 import types
 import typing
 
@@ -171,6 +172,8 @@ def choose_task(recipe: dict, name: str) -> None:
         kept = recipe.get(section, {})
         if values.get("name", kept.get("name")) != kept.get("name"):
             kept = {}  # said of another objective
+        if values.get("split") == "whole":
+            kept = {}  # said of the data that a run was trained on
         recipe[section] = kept | values
 
 
@@ -224,12 +227,19 @@ def _splat(section: str, cls, values: dict):
 def build(full: dict) -> RunConfig:
     """Return the RunConfig of an expanded nested dict; each dataclass checks its own values."""
     names = {section: full[section][TABLES[section][0]] for section in TABLES}
-    sections = {
-        section: _splat(section, section_class(section, names.get(section, "")), full[section])
-        for section in (*SECTIONS, *TABLES)
-    }
+    sections = {}
+    for section in (*SECTIONS, "task", "model", "objective"):
+        if section == "objective" and not full[section].get("labels", True):
+            _show_labels(sections["task"], sections["data"])
+        cls = section_class(section, names.get(section, ""))
+        sections[section] = _splat(section, cls, full[section])
     sections["objective"] = sections["objective"].for_model(names["model"])
     _check_task(names["task"], names["objective"])
+    if sections["train"].microbatches > 1 and not sections["objective"].decomposes:
+        raise ConfigError(
+            f"train.microbatches={sections['train'].microbatches}: the loss of objective.name="
+            f"{names['objective']!r} needs its whole batch at once; set it to 1"
+        )
     raw = json.loads(json.dumps(full))
     return RunConfig(
         **{key: full[key] for key in TOP},
@@ -239,6 +249,26 @@ def build(full: dict) -> RunConfig:
     )
 
 
+MOST_LABELS = 100  # that an error message lists
+
+
+def _show_labels(task, data: DataConfig) -> None:
+    """Raise ConfigError with the labels that stand in the data, where a config names none."""
+    found = task.found_labels(data)
+    if len(found) > MOST_LABELS:
+        raise ConfigError(
+            f"objective.labels is empty, and {', '.join(data.paths)} has {len(found)} different "
+            f"ones ({', '.join(map(repr, found[:5]))}, …): do they stand in the right column?"
+        )
+    if found:
+        # Ready for a shell, in which these mean something within quotation marks.
+        listed = re.sub(r'(["\\$`])', r"\\\1", repr(tuple(found)))
+        raise ConfigError(
+            f"objective.labels is empty; those of {', '.join(data.paths)} are "
+            f'--config.objective.labels="{listed}"'
+        )
+
+
 def _check_task(task: str, objective: str) -> None:
     """Refuse a task and an objective that do not read the same rows."""
     wanted = TASKS[task].objective
@@ -246,7 +276,7 @@ def _check_task(task: str, objective: str) -> None:
         raise ConfigError(
             f"task.name={task!r} is trained with objective.name={wanted!r}, not {objective!r}"
         )
-    if not wanted and objective in SUPERVISED:
+    if not wanted and objective in SUPERVISED and not TASKS[task].ranks:
         raise ConfigError(
             f"objective.name={objective!r} needs a task with examples, such as "
             f"task.name={SUPERVISED[objective]!r}; task.name is {task!r}"
@@ -294,7 +324,10 @@ def hub_recipe(init: str) -> dict:
         "tokenizer": {"kind": "huggingface", "vocab_size": model["vocab_size"]},
         "train": {"epochs": 1.0, "length": length},
     }
-    if "classification" in heads:
+    if "classification" in heads and len(described.labels) == 1:  # their word for a number
+        recipe["objective"] = {"name": "regression"}
+        recipe["task"] = {"name": "regression"}
+    elif "classification" in heads:
         recipe["objective"] = {"name": "classification", "labels": described.labels}
         recipe["task"] = {"name": "classification"}
     elif (
@@ -303,6 +336,9 @@ def hub_recipe(init: str) -> dict:
     ):
         recipe["objective"] = {"name": "token_classification", "labels": described.labels}
         recipe["task"] = task_of_labels(described.labels)
+    elif "question_answering" in heads and described.model in ("encoder", "decoder"):
+        recipe["task"] = {"name": "question_answering"}
+        recipe["objective"] = {"name": "question_answering"}
     elif described.model == "encoder":
         recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
     elif described.model == "encoder_decoder":

@@ -77,7 +77,8 @@ def init_params(config: RunConfig, model, seed: int):
     # Only shapes matter here: under jit the forward pass itself is dead code.
     rows = config.train.batch_size // config.train.microbatches
     spec = config.objective.batch_spec(rows, config.train.length)
-    variables = model.init({"params": jax.random.key(seed)}, zeros_batch(spec), train=False)
+    inputs = config.objective.model_inputs(zeros_batch(spec))
+    variables = model.init({"params": jax.random.key(seed)}, inputs, train=False)
     return variables["params"]
 
 
