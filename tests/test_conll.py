@@ -104,6 +104,9 @@ def test_columns_are_chosen_by_name_or_number(tmp_path):
         assert (found["words"], found["tags"]) == (["a", " b"], ["B", "O"])
     path = write(tmp_path / "a.jsonl", '{"w": ["a", "b"], "ner": [1, 0]}\n')
     assert next(read(path, MOST, "w", "ner")).columns["tags"] == [1, 0]
+    task = TASKS["ner"](word_column="w", tag_column="ner")
+    (found,) = task.examples(DataConfig(path=path, split="whole"), "test", LABELS)
+    assert found["tags"] == [1, 0] and task.golds([found])[0].tags == ("B-L", "O")
 
 
 @pytest.mark.parametrize(

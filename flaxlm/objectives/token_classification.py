@@ -203,8 +203,7 @@ def windows(sizes: Sequence[int], room: int, stride: int, causal: bool = False) 
     Args:
       sizes: pieces of each word, 1 … room.
       room: pieces of a row.
-      stride: most pieces from the first of a row to that of the next, 1 … room, or as many more
-        as it takes for the next to hold another word.
+      stride: most pieces from the first of a row to that of the next, 1 … room; at least a word.
       causal: context is what stands before a word, and not the shorter of its two sides.
     """
     ends = np.cumsum(sizes)
@@ -216,9 +215,8 @@ def windows(sizes: Sequence[int], room: int, stride: int, causal: bool = False) 
         if stop == len(ends):
             break
         far = int(np.searchsorted(starts, starts[first] + stride, "right")) - 1
-        # Each row holds a word that the one before does not; the last is as full as the others.
-        first = max(far, int(np.searchsorted(starts, ends[stop] - room)))
-        first = min(first, int(np.searchsorted(starts, ends[-1] - room)))
+        # The last row is as full as the others.
+        first = min(max(far, first + 1), int(np.searchsorted(starts, ends[-1] - room)))
     context, chosen = np.full(len(ends), -1), np.zeros(len(ends), np.int64)
     for number, (first, stop) in enumerate(spans):
         here = starts[first:stop] - starts[first]
