@@ -13,17 +13,28 @@ from flaxlm.errors import ConfigError
 from flaxlm.models.config import TransformerConfig, padded_vocab
 from flaxlm.sharding import constrain
 
+
+def kernel_axes(pattern: str, inputs: tuple, outputs: tuple) -> tuple:
+    """Return the rows of a kernel [*inputs, *outputs], and of low-rank factors beside it."""
+    return (
+        (rf"{pattern}/kernel$", inputs + outputs),
+        (rf"{pattern}/lora_a$", (*inputs, None)),
+        (rf"{pattern}/lora_b$", (None, *outputs)),
+        (rf"{pattern}/lora_scale$", ()),
+    )
+
+
 # Rows of the token table go over (tensor, fsdp) and its columns stay whole: with both split XLA
 # rematerialises the lookup.
 AXES = (
     (r"embed/token$", ("vocab", None)),
     (r"embed/(encoder_|decoder_)?(position|token_type)$", (None, "embed")),
-    (r"embed/projection/kernel$", (None, "embed")),
+    *kernel_axes(r"embed/projection", (None,), ("embed",)),
     (r"embed/projection/bias$", (None,)),
     (r"norm/(scale|bias)$", (None,)),
-    (r"mlp/(up|gate)/kernel$", ("embed", "mlp")),
+    *kernel_axes(r"mlp/(up|gate)", ("embed",), ("mlp",)),
     (r"mlp/(up|gate)/bias$", ("mlp",)),
-    (r"mlp/down/kernel$", ("mlp", "embed")),
+    *kernel_axes(r"mlp/down", ("mlp",), ("embed",)),
     (r"mlp/down/bias$", (None,)),
 )
 
@@ -87,11 +98,33 @@ class Dense(nn.Module):
         """Return [..., *outputs] in `dtype` from x [..., *inputs]."""
         init = nn.initializers.normal(self.std)
         kernel = self.param("kernel", init, self.inputs + self.outputs, self.param_dtype)
-        y = product(x.astype(self.dtype), kernel.astype(self.dtype), len(self.inputs))
+        x = x.astype(self.dtype)
+        y = product(x, kernel.astype(self.dtype), len(self.inputs))
+        y = adapted(self, x, y, len(self.inputs))
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, self.outputs, self.param_dtype)
             y += aligned(bias.astype(self.dtype), y.ndim)
         return y
+
+
+def adapted(module: nn.Module, x: jax.Array, y: jax.Array, n: int = 1) -> jax.Array:
+    """Return y + scale · (x · a) · b if low-rank factors lie beside a module's kernel, else y.
+
+    LoRA (Hu et al., 2021, section 4.1); `training.lora` puts the factors there. Nothing of the
+    kernel's size is made, in either direction, and a small product is not rounded away in a sum
+    with the kernel.
+
+    Args:
+      module: whose parameters may hold lora_a [*inputs, R], lora_b [R, *outputs] and lora_scale.
+      x: [..., *inputs], in the dtype to compute in.
+      y: [..., *outputs], x · kernel.
+      n: number of input dimensions.
+    """
+    if not module.has_variable("params", "lora_a"):
+        return y
+    a, b, scale = (module.get_variable("params", f"lora_{part}") for part in ("a", "b", "scale"))
+    low = product(x, a.astype(x.dtype), n) * scale.astype(x.dtype)
+    return y + product(low, b.astype(x.dtype)).astype(y.dtype)
 
 
 def aligned(x: jax.Array, ndim: int) -> jax.Array:

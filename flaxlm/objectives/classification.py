@@ -28,11 +28,14 @@ class Classification(Objective):
       labels: the names of the classes; an example's `label` is an index into them.
       target_length: decoder columns of an encoder-decoder; 0 for what the longest label can need
         in any tokenizer, its bytes and two more.
+      class_weights: what an example of each label counts in the training loss, which is
+        Σ w · loss / Σ w over the batch; empty: all the same. Evaluation has none.
       model: the key of MODELS that rows are laid out for; `for_model` sets it.
     """
 
     labels: tuple[str, ...] = ()
     target_length: int = 0
+    class_weights: tuple[float, ...] = ()
     model: str = "encoder"
 
     name: ClassVar[str] = "classification"
@@ -45,6 +48,14 @@ class Classification(Objective):
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
             raise ConfigError(
                 f"objective.labels={self.labels}: two or more different labels are needed"
+            )
+
+        object.__setattr__(self, "class_weights", tuple(self.class_weights))
+        count = len(self.class_weights)
+        if count and (count != len(self.labels) or min(self.class_weights) <= 0):
+            raise ConfigError(
+                f"objective.class_weights={self.class_weights}: one positive number for each of "
+                f"the {len(self.labels)} labels {self.labels} is needed"
             )
 
     def heads(self, model_name: str) -> dict[str, int]:
@@ -155,20 +166,35 @@ class Classification(Objective):
             "label_lengths": np.ascontiguousarray(raw["label_lengths"]),
         } | one
 
-    def weights(self, batch) -> dict[str, jax.Array]:
-        """Return the number of examples, or of label tokens."""
+    def counted(self, batch) -> jax.Array:
+        """Return what is counted: 1 for each example [B], or for each token of its label [B, T]."""
         if self.model == "encoder_decoder":
-            return super().weights(batch)
-        return {"loss": jnp.sum(batch["example_ids"] >= 0, dtype=jnp.float32)}
+            return batch["weights"]
+        return (batch["example_ids"] >= 0).astype(jnp.float32)
+
+    def weighted(self, batch) -> jax.Array:
+        """Return `counted` times the weight of the example's class."""
+        counted = self.counted(batch)
+        if not self.class_weights:
+            return counted
+        weights_B = jnp.take(jnp.asarray(self.class_weights, jnp.float32), batch["labels"])
+        return counted * weights_B.reshape(-1, *(1,) * (counted.ndim - 1))
+
+    def weights(self, batch) -> dict[str, jax.Array]:
+        """Return the weight of the training loss: examples or label tokens, by their classes."""
+        return {"loss": jnp.sum(self.weighted(batch))}
 
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
         """Return the term `loss` and the accuracy, of examples or of label tokens."""
-        if self.model == "encoder_decoder":
-            return super().loss(model, params, batch, rng, train)
-        logits = apply(model, params, batch, rng, train)["classification"]
-        real = (batch["example_ids"] >= 0).astype(jnp.float32)
-        total, weight, correct = self.cross_entropy(logits, batch["labels"], real, train)
-        return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
+        text = self.model == "encoder_decoder"
+        logits = apply(model, params, batch, rng, train)["lm" if text else "classification"]
+        targets, counted = batch["targets" if text else "labels"], self.counted(batch)
+        total, weight, correct = self.cross_entropy(logits, targets, counted, train)
+        metrics = {"accuracy": (correct, weight)}
+        if train and self.class_weights:
+            weights = self.weighted(batch)
+            total, weight, _ = self.cross_entropy(logits, targets, weights, train)
+        return {"loss": (total, weight)}, metrics
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
         """Return `scores` float32 [B, C], log p(label) in nats (of its text, if written)."""

@@ -88,7 +88,8 @@ class TextToText(Objective):
             }
         else:
             sequences = {"row": supervised.flat(supervised.join(inputs, targets), length + 1)}
-        return ExamplePlan(sequences, {"given": lengths}, seed, shuffle, report)
+        columns = {"given": lengths}
+        return ExamplePlan(sequences, columns, seed, shuffle, report, fixed=("target",))
 
     def _room(self, length: int, pair: bool) -> int:
         """Return how many tokens of input text fit into a row beside what stands around them."""

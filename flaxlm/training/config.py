@@ -13,7 +13,7 @@ import pathlib
 import types
 import typing
 
-from flaxlm.data.sources import SPLITS, DataConfig
+from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import TokenizerConfig
 from flaxlm.errors import ConfigError, MissingInput, choose, nearest
 from flaxlm.interop.pretrained import SCHEME, Directory
@@ -22,87 +22,9 @@ from flaxlm.objectives import OBJECTIVES
 from flaxlm.sharding import ShardingConfig
 from flaxlm.tasks import TASKS
 from flaxlm.training.checkpoint import CheckpointConfig
+from flaxlm.training.lora import LoraConfig
 from flaxlm.training.optimizer import OptimizerConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How long and on what shapes to train.
-
-    The duration is `steps`, or `tokens`, or `epochs`: the first that is not 0. `batch_size` is
-    global, in rows; `length` is the row's length in tokens (the encoder's, for encoder-decoder).
-    """
-
-    steps: int = 0
-    tokens: int = 0
-    epochs: float = 0.0
-    batch_size: int = 32
-    length: int = 256
-    microbatches: int = 1
-    ema_decay: float = 0.0
-    skip_nonfinite: int = 0
-    log_every: int = 10
-    profile_steps: str = ""
-    stuck_after: float = 3600.0
-
-    def __post_init__(self):
-        for name in ("batch_size", "length", "microbatches", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 1")
-        if self.steps < 0 or self.tokens < 0 or self.epochs < 0:
-            raise ConfigError("train.steps, train.tokens and train.epochs must not be negative")
-        if not (self.steps or self.tokens or self.epochs):
-            raise ConfigError("no duration: set train.steps, train.tokens or train.epochs")
-        if self.batch_size % self.microbatches:
-            raise ConfigError(
-                f"train.batch_size={self.batch_size} does not divide into "
-                f"train.microbatches={self.microbatches}"
-            )
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"train.ema_decay={self.ema_decay} must be in [0, 1); 0 is off")
-        if self.profile_steps:
-            self.profile_range()
-
-    def profile_range(self) -> tuple[int, int]:
-        """Return (first, last) of `profile_steps`, written `first:last`."""
-        try:
-            first, last = (int(part) for part in self.profile_steps.split(":"))
-        except ValueError:
-            raise ConfigError(
-                f"train.profile_steps={self.profile_steps!r} is not of the form first:last"
-            ) from None
-        return first, last
-
-    def total_steps(self, rows: int) -> int:
-        """Return the duration in steps; `rows` is the number of rows in an epoch."""
-        if self.steps:
-            return self.steps
-        if self.tokens:
-            return -(-self.tokens // (self.batch_size * self.length))
-        return max(1, round(self.epochs * rows / self.batch_size))
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalConfig:
-    """Evaluation in the loop, and what decides the best checkpoint and early stopping.
-
-    `every` is in steps (0: only at the end), `split` may be empty for no evaluation; `metric` is
-    compared as `mode` says, and after `patience` evaluations in a row without a better one the
-    run ends early (0: never).
-    """
-
-    every: int = 0
-    split: str = "valid"
-    batch_size: int = 0
-    metric: str = "loss"
-    mode: str = "min"
-    patience: int = 0
-
-    def __post_init__(self):
-        choose("eval.split", self.split, (*SPLITS, ""))
-        choose("eval.mode", self.mode, ("min", "max"))
-        if self.every < 0 or self.batch_size < 0 or self.patience < 0:
-            raise ConfigError("eval.every, eval.batch_size and eval.patience must be 0 or more")
+from flaxlm.training.sections import EvalConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +40,7 @@ class RunConfig:
     model: typing.Any
     objective: typing.Any
     optimizer: OptimizerConfig
+    lora: LoraConfig
     train: TrainConfig
     checkpoint: CheckpointConfig
     eval: EvalConfig
@@ -142,6 +65,7 @@ SECTIONS = {
     "tokenizer": TokenizerConfig,
     "data": DataConfig,
     "optimizer": OptimizerConfig,
+    "lora": LoraConfig,
     "train": TrainConfig,
     "checkpoint": CheckpointConfig,
     "eval": EvalConfig,
@@ -281,6 +205,16 @@ def build(full: dict) -> RunConfig:
     }
     sections["objective"] = sections["objective"].for_model(names["model"])
     _check_task(names["task"], names["objective"])
+    if sections["train"].buckets and not TASKS[names["task"]].objective:
+        raise ConfigError(
+            f"train.buckets={sections['train'].buckets} is for tasks with examples; the rows of "
+            f"task.name={names['task']!r} are full"
+        )
+    if sections["eval"].patience and not sections["checkpoint"].keep_best:
+        raise ConfigError(
+            f"eval.patience={sections['eval'].patience} ends with the best checkpoint, and "
+            "checkpoint.keep_best=0 keeps none; set it to 1"
+        )
     raw = json.loads(json.dumps(full))
     return RunConfig(
         **{key: full[key] for key in TOP},

@@ -164,6 +164,7 @@ class Inputs:
             self.config.train.length,
             self.config.seed,
             batch_size,
+            self.config.train.buckets,
         )
 
     def evaluation(self, split: str, batch_size: int) -> list[EvalBatches]:
@@ -188,6 +189,7 @@ class Inputs:
                 self.config.train.length,
                 self.config.seed,
                 batch_size,
+                self.config.train.buckets,
             )
             for plan in self._plans(split, shuffle=False)
         ]
