@@ -90,12 +90,19 @@ def select(what: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str]
     for pattern in patterns:
         found = {path for path in paths if re.search(pattern, path)}
         if not found:
-            near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
+            near = sorted(paths, key=lambda path: -_likeness(pattern, path))[:3]
             raise ConfigError(
                 f"{what}: {pattern!r} matches no parameter; the nearest are: {', '.join(near)}"
             )
         chosen |= found
     return chosen
+
+
+def _likeness(pattern: str, path: str) -> float:
+    """Return how like a pattern is to the part of a path that has as many names, in [0, 1]."""
+    names, size = path.split("/"), pattern.count("/") + 1
+    windows = ["/".join(names[i : i + size]) for i in range(max(1, len(names) - size + 1))]
+    return max(difflib.SequenceMatcher(None, pattern, window).ratio() for window in windows)
 
 
 def check_patterns(what: str, patterns: Iterable[str]) -> None:

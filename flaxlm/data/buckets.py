@@ -28,7 +28,7 @@ class Buckets:
     Attributes:
       report: the plan's, with the share of `padding` in rows of `length` and `padding_cut`, that
         in the batches of the first epoch as they are cut.
-      columns: mean columns of a batch of the first epoch.
+      mean_width: columns of a row of the first epoch, in the mean.
     """
 
     WINDOW = 50
@@ -44,9 +44,9 @@ class Buckets:
         rows = self._lengths[self._epoch(0)]
         edges = np.arange(0, self.num_rows, batch_size)
         widths = self._fit(np.maximum.reduceat(rows, edges))
-        self.columns = float(widths @ np.diff(edges, append=self.num_rows)) / self.num_rows
+        self.mean_width = float(widths @ np.diff(edges, append=self.num_rows)) / self.num_rows
         real = float(rows.mean())
-        padding = {"padding": 1 - real / length, "padding_cut": 1 - real / self.columns}
+        padding = {"padding": 1 - real / length, "padding_cut": 1 - real / self.mean_width}
         self.report = plan.report | padding
 
     def _fit(self, lengths: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ class Batches:
     @property
     def tokens(self) -> float:
         """Return the mean number of tokens of a batch, padding included."""
-        return self.batch_size * getattr(self.plan, "columns", self.length)
+        return self.batch_size * getattr(self.plan, "mean_width", self.length)
 
     def width(self, step: int) -> int:
         """Return the columns of batch `step`."""

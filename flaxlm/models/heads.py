@@ -17,12 +17,11 @@ from flaxlm.models.layers import (
     ACTIVATIONS,
     Dense,
     Norm,
-    adapted,
     aligned,
     dropout,
     dropout_words,
     kernel_axes,
-    product,
+    projected,
 )
 from flaxlm.sharding import constrain
 
@@ -66,8 +65,7 @@ class VocabularyOutput(nn.Module):
             kernel = self.param(
                 "kernel", nn.initializers.normal(std), (x.shape[-1], rows), c.param_dtype
             )
-        x = x.astype(c.dtype)
-        y = adapted(self, x, product(x, kernel.astype(c.dtype), 1, jnp.float32))
+        y = projected(self, x.astype(c.dtype), kernel, 1, jnp.float32)
         y = constrain(y, "batch", "length", "vocab")
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (rows,), c.param_dtype)

@@ -98,33 +98,32 @@ class Dense(nn.Module):
         """Return [..., *outputs] in `dtype` from x [..., *inputs]."""
         init = nn.initializers.normal(self.std)
         kernel = self.param("kernel", init, self.inputs + self.outputs, self.param_dtype)
-        x = x.astype(self.dtype)
-        y = product(x, kernel.astype(self.dtype), len(self.inputs))
-        y = adapted(self, x, y, len(self.inputs))
+        y = projected(self, x.astype(self.dtype), kernel, len(self.inputs))
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, self.outputs, self.param_dtype)
             y += aligned(bias.astype(self.dtype), y.ndim)
         return y
 
 
-def adapted(module: nn.Module, x: jax.Array, y: jax.Array, n: int = 1) -> jax.Array:
-    """Return y + scale · (x · a) · b if low-rank factors lie beside a module's kernel, else y.
+def projected(module: nn.Module, x: jax.Array, kernel: jax.Array, n: int = 1, dtype=None):
+    """Return `product` of x and a module's kernel, with low-rank factors merged into the kernel.
 
-    LoRA (Hu et al., 2021, section 4.1); `training.lora` puts the factors there. Nothing of the
-    kernel's size is made, in either direction, and a small product is not rounded away in a sum
-    with the kernel.
-
-    Args:
-      module: whose parameters may hold lora_a [*inputs, R], lora_b [R, *outputs] and lora_scale.
-      x: [..., *inputs], in the dtype to compute in.
-      y: [..., *outputs], x · kernel.
-      n: number of input dimensions.
+    LoRA (Hu et al., 2021, section 4.1): kernel + scale · a · b where lora_a [*inputs, R], lora_b
+    [R, *outputs] and lora_scale lie beside it, put there by `training.lora`; the kernel elsewhere.
+    The sum is made here, in the scan over layers, and once more in the backward pass, so that
+    never more than one merged kernel is in memory.
     """
+
+    def read(x, kernel, *factors):
+        if factors:
+            a, b, scale = factors
+            kernel = kernel + scale * jnp.tensordot(a, b, 1, precision="highest")
+        return product(x, kernel.astype(x.dtype), n, dtype)
+
     if not module.has_variable("params", "lora_a"):
-        return y
-    a, b, scale = (module.get_variable("params", f"lora_{part}") for part in ("a", "b", "scale"))
-    low = product(x, a.astype(x.dtype), n) * scale.astype(x.dtype)
-    return y + product(low, b.astype(x.dtype)).astype(y.dtype)
+        return read(x, kernel)
+    factors = [module.get_variable("params", f"lora_{part}") for part in ("a", "b", "scale")]
+    return jax.checkpoint(read, prevent_cse=False)(x, kernel, *factors)
 
 
 def aligned(x: jax.Array, ndim: int) -> jax.Array:

@@ -1,8 +1,8 @@
 """LoRA: low-rank factors beside frozen kernels (Hu et al., 2021), put in, chosen and merged.
 
 A kernel W [*I, *O] gets `lora_a` [*I, R], `lora_b` [R, *O] and `lora_scale`, alpha / R, a constant,
-so that parameters and module alone say what a model computes: x · W + scale · (x · a) · b, see
-`models.layers.adapted`. Stacked layers have stacked factors.
+so that parameters and module alone say what a model computes: x · (W + scale · a · b), see
+`models.layers.projected`. Stacked layers have stacked factors.
 """
 
 import dataclasses
