@@ -65,7 +65,11 @@ def define_flags(verb: str) -> flags.FlagValues:
             "allow_missing", "", "regex of parameters that may start fresh under init", **define
         )
     if verb in (*FOREIGN, "convert"):
-        flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step", **define)
+        # What a run that stopped early is worth is its best checkpoint; inspect looks at its state.
+        default = "latest" if verb == "inspect" else ""
+        flags.DEFINE_string(
+            "checkpoint", default, "latest, best, a step; empty: best with early stopping", **define
+        )
     if verb == "evaluate":
         flags.DEFINE_string("split", "valid", "train, valid or test", **define)
     if verb == "embed":

@@ -31,7 +31,7 @@ class FlaxLM(LM):
 
     Args:
       workdir: run directory, hf:DIR or hf:OWNER/NAME.
-      checkpoint: of a run: latest, best, or a step.
+      checkpoint: of a run: latest, best, a step, or nothing, see `reading.find`.
       max_length: most tokens that the model is given to read; 0 for as many as it has positions.
       max_gen_toks: most tokens of a generated text where a task does not say.
       add_bos_token: whether a text begins with BOS, as in training here; the harness's own models
@@ -45,7 +45,7 @@ class FlaxLM(LM):
     def __init__(
         self,
         workdir: str,
-        checkpoint: str = "latest",
+        checkpoint: str = "",
         max_length: int = 0,
         max_gen_toks: int = NEW_TOKENS,
         add_bos_token: bool = True,
