@@ -30,7 +30,7 @@ FAKE = FakeTokenizer()
 def examples_of(sentences, labels=LABELS):
     """Return examples of lists of words, each with the space before it; tags by their length."""
     return [
-        {"id": i, "words": words, "labels": labels, "tags": [len(w) % len(labels) for w in words]}
+        {"id": i, "words": words, "tag_set": labels, "tags": [len(w) % len(labels) for w in words]}
         for i, words in enumerate(sentences)
     ]
 

@@ -320,7 +320,7 @@ def test_every_task_answers_scores_and_bounds_its_own_golds_perfectly(name):
     elif isinstance(task, Tagging):
         words, tags = ["To", " New", " York", "!"], [0, 1, 2, 0]
         examples = [
-            {"id": "", "text": "To New York!", "words": words, "tags": tags, "labels": BIO}
+            {"id": "", "text": "To New York!", "words": words, "tags": tags, "tag_set": BIO}
         ] * 12
         outputs = {
             "scores": np.log([np.eye(3)[tags] + 1e-9] * 12),

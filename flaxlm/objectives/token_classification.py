@@ -14,6 +14,7 @@ from flaxlm.data.vocabulary import Template
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.objectives import supervised
 from flaxlm.objectives.objective import Objective, Spec, apply, between, floats, ints
+from flaxlm.objectives.sequence import set_labels
 
 
 class Window(NamedTuple):
@@ -49,11 +50,7 @@ class TokenClassification(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "labels", tuple(self.labels))
-        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
-            raise ConfigError(
-                f"objective.labels={self.labels}: two or more different labels are needed"
-            )
+        set_labels(self)
         between(self, stride=(0, 2**20))
 
     def heads(self, model_name: str) -> dict[str, int]:
