@@ -305,24 +305,49 @@ def test_stdlib_tasks_refuse_what_would_leak_or_cannot_be():
         task.examples(DataConfig(), "test", PACKAGES)
 
 
+def with_golds(task):
+    """Return twelve examples with golds, and what a model puts out that is right and sure."""
+    examples = [{"id": "", "text": "t"} for _ in range(12)]
+    if isinstance(task, LabelTask):
+        golds = [{"label": i % 3} for i in range(12)]
+        # Of log-probabilities: nothing of the others is left.
+        outputs = {"scores": np.log(np.eye(3) + 1e-300)[[gold["label"] for gold in golds]]}
+    elif task.objective in ("regression", "in_batch"):
+        golds = [{"score": i % 5 / 2} for i in range(12)]
+        outputs = {"values": np.array([gold["score"] for gold in golds], np.float32)}
+    elif task.objective == "multi_label":
+        golds = [{"labels": (i % 2 > 0, i % 3 > 0, i % 5 > 0)} for i in range(12)]
+        outputs = {"probabilities": np.array([gold["labels"] for gold in golds], np.float32)}
+    else:
+        golds = [{"target": f"word number {i}"} for i in range(12)]
+        outputs = {"text": [f" {gold['target']}\n" for gold in golds]}
+    return [example | gold for example, gold in zip(examples, golds, strict=True)], outputs
+
+
+NONE_IS_BEST = ("mse", "mae", "ece", "brier")
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_answers_scores_and_bounds_its_own_golds_perfectly(name):
     task = TASKS[name]()
     if not task.objective:
         assert (task.golds([]), task.metrics([], []), task.intervals([], [])) == ([], {}, {})
         return
-    if isinstance(task, LabelTask):
-        examples = [{"id": "", "text": "t", "label": i % 3} for i in range(12)]
-        outputs = {"scores": np.eye(3)[[e["label"] for e in examples]]}
-    else:
-        examples = [{"id": "", "text": "t", "target": f"word number {i}"} for i in range(12)]
-        outputs = {"text": [f" {e['target']}\n" for e in examples]}
+    examples, outputs = with_golds(task)
     answers, golds = task.postprocess(outputs, examples), task.golds(examples)
     assert values_of(answers) == values_of(task.perfect(golds)) == golds
     scores = task.metrics(answers, golds)
-    assert scores and set(scores.values()) == {1.0}
+    assert scores == {key: 0.0 if key in NONE_IS_BEST else 1.0 for key in scores} != {}
     assert scores == task.metrics(task.perfect(golds), golds)
-    assert task.intervals(answers, golds) == {key: (1.0, 1.0) for key in scores}
-    assert {task.mistake(*pair) for pair in zip(answers, golds, strict=True)} == {0.0}
+    assert task.intervals(answers, golds) == {key: (best, best) for key, best in scores.items()}
+    if name != "similarity":  # no cosine is 2.0
+        assert {task.mistake(*pair) for pair in zip(answers, golds, strict=True)} == {0.0}
     with pytest.raises(DataError):
         task.postprocess({key: value[:5] for key, value in outputs.items()}, examples)
+    metric = task.defaults.get("eval", {}).get("metric", "loss")
+    assert metric == "loss" or metric in scores or metric in two_labels(task)
+
+
+def two_labels(task):
+    """Return the metrics that only a task of two labels has."""
+    return task.metrics(task.perfect([0, 1]), [0, 1]) if isinstance(task, LabelTask) else {}
