@@ -77,8 +77,10 @@ def dispatch(verb: str, values, config) -> None:
     elif verb == "tokenize":
         verbs.report(workdir, verbs.tokenize(config, workdir), "tokenize")
     elif verb == "train":
-        from flaxlm.train import train
-
+        if config.seeds > 1:
+            from flaxlm.seeds import train_seeds as train
+        else:
+            from flaxlm.train import train
         train(config, workdir, values.allow_missing, started=STARTED)
     elif verb == "evaluate":
         choose("--split", values.split, SPLITS)

@@ -11,10 +11,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from flaxlm import generate, sharding
+from flaxlm import generate, likelihood, sharding
 from flaxlm.errors import DataError
 from flaxlm.progress import Progress
 from flaxlm.tasks.metrics import ratio_interval
+from flaxlm.tasks.requests import Reader
 from flaxlm.training.step import Program
 
 
@@ -137,7 +138,7 @@ def metric_names(program: Program, inputs, split: str) -> list[str]:
     fake = {name: (0.0, 1.0) for name in sums}
     names = list(loss_metrics(program.objective, fake, inputs.counts(split)))
     task = program.config.task
-    if task.objective and not program.objective.generates:
+    if task.objective:
         golds = task.golds(inputs.examples(split))
         if not known(golds):
             raise DataError(
@@ -174,6 +175,8 @@ def evaluate_split(
       full: also what takes long: metrics of generated text, bootstrap intervals.
       pause: called between batches; may raise to give the evaluation up.
     """
+    if program.config.task.ranks:
+        return rank(program, params, inputs, split, label, full)
     corpora = inputs.evaluation(split, batch_size_of(program))
     objective, task = program.objective, program.config.task
     examples = inputs.examples(split) if task.objective else []
@@ -183,42 +186,95 @@ def evaluate_split(
     if graded:
         sums = split_sums(program, params, corpora, label, pause)
         scores = loss_metrics(objective, sums, inputs.counts(split))
-    if not task.objective or (objective.generates and not full):
+    # In the loop texts are generated only where they decide.
+    idle = objective.generates and program.config.eval.metric in scores and not full
+    if not task.objective or idle:
         return Evaluation(scores)
-    if objective.generates:
+    plan = corpora[0].plan
+    if graded and full:
+        scores |= {n: count for n, count in plan.report.items() if n.startswith("truncated")}
+    if not objective.generates or (graded and full):
         outputs = predictions(program, params, corpora[0], label, pause)
-        if graded:
+    if objective.generates:
+        if graded and full:
             low, high = ratio_interval(-outputs["log_likelihood"], outputs["num_targets"])
             scores |= {"loss_low": low, "loss_high": high}
-        outputs = {"text": answers(program, params, inputs, examples)}
-    else:
-        outputs = predictions(program, params, corpora[0], label, pause)
+        outputs = answers(program, params, inputs.tokenizer, plan, label and "generate", pause)
     found = task.postprocess(outputs, examples)
     if graded:
         scores |= task.metrics(found, golds)
     if graded and full:
-        for name, (low, high) in task.intervals(found, golds).items():
-            scores |= {f"{name}_low": low, f"{name}_high": high}
+        scores |= interval_metrics(task, found, golds)
     return Evaluation(scores, examples, golds, found)
 
 
-def answers(program: Program, params, inputs, examples: list[dict]) -> list[str]:
-    """Return the greedily generated text of each example."""
+def interval_metrics(task, found: list, golds: list) -> dict:
+    """Return the ends of the interval of each of a task's metrics."""
+    ends = {}
+    for name, (low, high) in task.intervals(found, golds).items():
+        ends |= {f"{name}_low": low, f"{name}_high": high}
+    return ends
+
+
+def rank(program: Program, params, inputs, split: str, label: str, full: bool) -> Evaluation:
+    """Return the metrics of a task that is answered by likelihoods; see `evaluate_split`.
+
+    The scores say how many examples there are, and of how many a context was cut to fit.
+    """
+    task, family = program.config.task, program.config.model_name
+    limit = likelihood.reading_limit(program.model, task.max_length)
+    examples = inputs.examples(split)
+    reader = Reader(inputs.tokenizer, family, limit)
+    asked = task.requests(examples, reader)
+    found = likelihood.score(
+        program.model,
+        params,
+        inputs.tokenizer,
+        [request for requests in asked for request in requests],
+        family,
+        task.max_length,
+        label,
+    )
+    groups = found.groups([len(requests) for requests in asked])
+    given = task.postprocess({"scores": groups, "family": family}, examples)
+    golds = task.golds(examples)
+    cut = sum(bool(group.cut.any()) for group in groups)
+    scores = {"examples": len(examples), "cut": cut}
+    if known(golds):
+        scores = task.metrics(given, golds) | scores
+        scores |= interval_metrics(task, given, golds) if full else {}
+    return Evaluation(scores, examples, golds, given)
+
+
+def answers(
+    program: Program, params, tokenizer, plan, label: str = "", pause: Callable = lambda: None
+) -> dict[str, list]:
+    """Return {text, log_likelihood} of what the model writes for each row of a plan, in order.
+
+    Nothing is drawn: the texts are greedy, or the best of `objective.num_beams`.
+    """
     objective = program.objective
-    # A decoder's row holds prompt and answer both.
-    length = program.config.train.length
-    length -= 0 if program.config.model_name == "encoder_decoder" else objective.target_length
     options = generate.GenerateConfig(
-        max_new_tokens=objective.target_length, temperature=0.0, batch_size=batch_size_of(program)
+        max_new_tokens=objective.target_length,
+        temperature=0.0,
+        batch_size=batch_size_of(program),
+        num_beams=objective.num_beams,
+        length_penalty=objective.length_penalty,
     )
-    prompts = [objective.prompt(example, inputs.tokenizer, length) for example in examples]
-    made = generate.generate(
-        program.model, params, inputs.tokenizer, prompts, options, program.config.model_name
-    )
-    return [generation.text for generation in made]
+    prompts = objective.prompts(plan)
+    quiet = not label or jax.process_index() != 0
+    with Progress(label, len(prompts), unit="texts", quiet=quiet) as bar:
+
+        def progress(done: int) -> None:
+            pause()
+            bar.update(done)
+
+        name = program.config.model_name
+        made = generate.generate(program.model, params, tokenizer, prompts, options, name, progress)
+    return {"text": [g.text for g in made], "log_likelihood": [g.logprob for g in made]}
 
 
-def compare(score_: float, best: float, mode: str) -> bool:
+def is_better(score_: float, best: float, mode: str) -> bool:
     """Return whether a score is better than the best so far (NaN: none yet)."""
     if math.isnan(best):
         return not math.isnan(score_)

@@ -1,9 +1,11 @@
 """The GLUE benchmark: every task that a folder has, one after the other, from the same weights.
 
-WORKDIR/
-<task>/       the run of each task, an ordinary run directory
-glue.json     the scores; a task that stands there is finished, and not run again
-submission/   answers to the test files, as gluebenchmark.com takes them
+    WORKDIR/
+        <task>/       the run of each task, an ordinary run directory
+        glue.json     the scores; a task that stands there is finished, and not run again
+        submission/   answers to the test files, as gluebenchmark.com takes them
+
+Tasks without a file to train on are listed with the reason.
 """
 
 import dataclasses

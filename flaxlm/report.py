@@ -1,11 +1,12 @@
 """What an evaluation leaves behind for a person to look at.
 
-WORKDIR/evaluations/TASK-SPLIT/
-predictions.jsonl   id, input, gold, prediction and score of every example, in their order
-scores.json         the scores
-errors.txt          the worst errors
-confusion.csv, confusion.png, reliability.png   where a label is answered
-and what a task writes for others to score
+    WORKDIR/evaluations/TASK-SPLIT/
+        predictions.jsonl   id, input, gold, prediction, score, mistake of each example, in order
+        scores.json         the scores
+        errors.txt          the worst errors
+        confusion.csv, confusion.png, reliability.png   where a label is answered
+
+Beside them lies what a task writes for others to score, such as the file that a benchmark is sent.
 """
 
 import json
@@ -17,11 +18,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from flaxlm import compare
 from flaxlm.data import files
 from flaxlm.errors import StorageError
 from flaxlm.evaluate import Evaluation, evaluate_split
 from flaxlm.tasks.metrics import reliability
-from flaxlm.tasks.task import LabelTask, Task
+from flaxlm.tasks.task import Decisions, Task
 
 WORST = 20
 COLUMN = 100  # characters of a line of errors.txt
@@ -43,7 +45,11 @@ def examine(program, params, inputs, split: str, step: int) -> dict:
         labels = getattr(config.objective, "labels", ())
         write(place(inputs.workdir, config, split), found, config.task, labels, step)
     of = config.task_name if config.data.split == "whole" else split
-    return {f"{of}/{name}": value for name, value in found.scores.items()}
+    scores = {f"{of}/{name}": value for name, value in found.scores.items()}
+    if config.baseline and found.scores and jax.process_index() == 0:
+        name, judged = place(inputs.workdir, config, split).name, config.eval
+        scores |= compare.summary(inputs.workdir, name, judged.metric, judged.mode, config.baseline)
+    return scores
 
 
 def place(workdir: pathlib.Path, config, split: str) -> pathlib.Path:
@@ -83,13 +89,13 @@ def write(
         directory.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(row, ensure_ascii=False) for row in rows(evaluation, task, labels)]
         _write(directory / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
-        own = task.files(evaluation.answers, evaluation.examples, labels)
-        for name, contents in own.items():
-            _write(directory / name, contents)
+        for name, text in task.files(evaluation.answers, evaluation.examples, labels).items():
+            _write(directory / name, text)
         if evaluation.scores:  # there is something to compare with
             _write(directory / "errors.txt", worst(evaluation, task, labels))
-            if isinstance(task, LabelTask):
-                _pictures(directory, evaluation, labels)
+            decisions = task.decisions(evaluation.answers, evaluation.golds, labels)
+            if decisions is not None:
+                _pictures(directory, decisions, labels)
         text = json.dumps(evaluation.scores | {"step": step}, indent=2, sort_keys=True)
         _write(directory / "scores.json", f"{text}\n")
     except OSError as error:
@@ -101,7 +107,7 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 
 def rows(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()):
-    """Yield {id, input, gold, prediction, score} of each example; null where it is not known."""
+    """Yield {id, input, gold, prediction, score, mistake} of each example; null: not known."""
     for example, gold, answer in zip(
         evaluation.examples, evaluation.golds, evaluation.answers, strict=True
     ):
@@ -111,6 +117,7 @@ def rows(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()):
             "gold": None if gold is None else task.show(gold, labels),
             "prediction": task.show(answer.value, labels),
             "score": None if math.isnan(answer.score) else round(answer.score, 6),
+            "mistake": None if gold is None else round(task.mistake(answer, gold), 6),
         }
 
 
@@ -130,8 +137,7 @@ def worst(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()) -> str
         sure = "" if row["score"] is None else f"  ({row['score']:.3f})"
         entries = given | {"gold": row["gold"], "prediction": row["prediction"]}
         for name, value in entries.items():
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            text = " ".join(text.split()) + (sure if name == "prediction" else "")
+            text = " ".join(_plain(value).split()) + (sure if name == "prediction" else "")
             lead = f"  {name:12}"
             parts.append(
                 textwrap.fill(
@@ -145,23 +151,28 @@ def worst(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()) -> str
     return "".join(parts)
 
 
-def confusion(evaluation: Evaluation, classes: int) -> np.ndarray:
+def _plain(value) -> str:
+    """Return a shown value as text; pairs, as of words and tags, as `word/tag word/tag`."""
+    if isinstance(value, list) and all(isinstance(item, list) for item in value):
+        return " ".join("/".join(map(str, item)) for item in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def confusion(decisions: Decisions, classes: int) -> np.ndarray:
     """Return int64 [C, C]: how often gold i was answered with j."""
     counts = np.zeros((classes, classes), np.int64)
-    golds = np.array(evaluation.golds, np.int64)
-    np.add.at(counts, (golds, [answer.value for answer in evaluation.answers]), 1)
+    np.add.at(counts, (np.array(decisions.golds, np.int64), decisions.chosen), 1)
     return counts
 
 
-def _pictures(directory: pathlib.Path, evaluation: Evaluation, labels: Sequence[str]) -> None:
-    shares = np.array([answer.scores for answer in evaluation.answers])
-    names = list(labels) or [str(index) for index in range(shares.shape[1])]
-    counts = confusion(evaluation, len(names))
+def _pictures(directory: pathlib.Path, decisions: Decisions, labels: Sequence[str]) -> None:
+    names = list(labels) or [str(index) for index in range(decisions.scores.shape[1])]
+    counts = confusion(decisions, len(names))
     lines = [["gold \\ prediction", *names], *([n, *r] for n, r in zip(names, counts, strict=True))]
     text = "".join(",".join(_quoted(cell) for cell in line) + "\n" for line in lines)
     _write(directory / "confusion.csv", text)
     _draw_confusion(directory / "confusion.png", counts, names)
-    bins = reliability(shares, evaluation.golds)
+    bins = reliability(decisions.scores, decisions.golds)
     _draw_reliability(directory / "reliability.png", *bins)
 
 
@@ -181,7 +192,7 @@ def _figure(width: float, height: float):
 
 def _save(path: pathlib.Path, figure) -> None:
     with files.replacing(path) as file:
-        figure.savefig(file, format="png", dpi=150)
+        figure.savefig(file, format="png", dpi=150, bbox_inches="tight")
 
 
 def drawable(names: Sequence[str]) -> list[str]:

@@ -13,13 +13,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from flaxlm import report, sharding
+from flaxlm import compare, report, sharding
 from flaxlm.errors import Diverged, Preempted, Stuck, choose
-from flaxlm.evaluate import batch_size_of, compare, evaluate_split, metric_names
+from flaxlm.evaluate import batch_size_of, evaluate_split, is_better, metric_names
 from flaxlm.progress import Progress
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import RunConfig
@@ -105,6 +106,7 @@ def train(
     workdir: str | os.PathLike,
     allow_missing: str = "",
     started: float | None = None,
+    make: Callable = make_train_step,
 ) -> dict:
     """Train, or go on training, in a run directory; return what stands in its `result.json`.
 
@@ -113,6 +115,7 @@ def train(
       workdir: the run directory; one process group at a time works in it.
       allow_missing: regex of parameter paths that may start fresh where `init` lacks them.
       started: when the process started, to say how long the first step took to come.
+      make: (config, mesh, last step) -> Program.
 
     Raises:
       FlaxlmError: with the exit code that says what happened (see `flaxlm.errors`).
@@ -124,7 +127,7 @@ def train(
     with Inputs.open(config, workdir) as inputs:
         batches = inputs.train(config.train.batch_size)
         total = config.train.total_steps(batches.plan.num_rows)
-        program = make_train_step(config, mesh, total)
+        program = make(config, mesh, total)
         saved = Checkpointer(
             workdir,
             config.checkpoint,
@@ -145,6 +148,9 @@ def check_metric(program: Program, inputs: Inputs) -> None:
     config = program.config.eval
     if config.split:
         inputs.evaluation(config.split, batch_size_of(program))
+        if program.config.baseline:
+            name = report.place(inputs.workdir, program.config, config.split).name
+            compare.reports(pathlib.Path(program.config.baseline), name)
         choose("eval.metric", config.metric, metric_names(program, inputs, config.split))
 
 
@@ -273,7 +279,7 @@ class Loop:
             self.program, state.averaged(), self.inputs, config.split, pause=interrupt.check
         ).scores
         value, best = scores[config.metric], float(state.best)
-        better = compare(value, best, config.mode)
+        better = is_better(value, best, config.mode)
         stale = 0 if better else int(state.stale) + 1
         self.scores = {f"{config.split}/{name}": v for name, v in scores.items()}
         writer.write({"step": step} | self.scores)

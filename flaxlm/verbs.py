@@ -30,6 +30,33 @@ def reader(config, devices=None) -> Program:
     return make_train_step(config, mesh, max(1, config.train.steps))
 
 
+def load_model(source: str, checkpoint: str, mesh: dict):
+    """Return (Program, parameters, tokenizer) of a run directory or hf:NAME_OR_DIR, to be asked.
+
+    Args:
+      source: where the model lies; nothing is written there.
+      checkpoint: of a run: latest, best or a step.
+      mesh: the `sharding` section of the config, in place of the run's own.
+    """
+    from flaxlm.interop.pretrained import SCHEME, Directory
+    from flaxlm.training import config as run_config
+
+    recipe = run_config.read_run(source) | {"sharding": mesh}
+    # Nothing is trained, so no batch has to divide over these devices.
+    train = {"batch_size": jax.device_count(), "microbatches": 1}
+    recipe["train"] = recipe.get("train", {}) | train
+    if source.startswith(SCHEME):
+        program = reader(run_config.from_dict(recipe | {"init": source}))
+        with program.mesh():
+            params, _ = load_for_reading(program, pathlib.Path(), INIT)
+        return program, params, Directory(source).tokenizer()
+    program, workdir = reader(run_config.build(run_config.expand(recipe))), pathlib.Path(source)
+    require_step(program.config, workdir, checkpoint)
+    with Inputs.open(program.config, workdir, write=False) as inputs, program.mesh():
+        params, _ = load_for_reading(program, workdir, checkpoint)
+    return program, params, inputs.tokenizer
+
+
 def tokenize(config, workdir: pathlib.Path) -> dict:
     """Train the tokenizer if there is none, write the token caches; return their counts."""
     if config.task.objective:
@@ -198,6 +225,7 @@ def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: st
 
 def export_run(workdir: pathlib.Path, checkpoint: str):
     """Return a run's model as a `Pretrained`."""
+    from flaxlm.interop.config import SIZED
     from flaxlm.interop.pretrained import Pretrained
     from flaxlm.training import config as run_config
 
@@ -208,9 +236,7 @@ def export_run(workdir: pathlib.Path, checkpoint: str):
         with program.mesh():
             params, _ = load_for_reading(program, workdir, checkpoint)
         heads = config.objective.heads(config.model_name)
-        labels = (
-            tuple(getattr(config.objective, "labels", ())) if heads.get("classification") else ()
-        )
+        labels = getattr(config.objective, "labels", ()) if any(map(heads.get, SIZED)) else ()
         return Pretrained(config.model_name, config.model, heads, params, inputs.tokenizer, labels)
 
 

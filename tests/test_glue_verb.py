@@ -67,7 +67,7 @@ def init(tmp_path_factory):
         "masked",
         model=tiny.FAMILIES["masked"]["model"] | {"vocab_size": 281, "num_layers": 1},
         objective={"name": "masked_lm", "nsp": False},
-        data={"path": str(root / "text.txt"), "document": "paragraph"},
+        data={"path": str(root / "text.txt"), "document": "paragraph", "valid_fraction": 0.0},
         train={"steps": 1},
         eval={"split": ""},
     )

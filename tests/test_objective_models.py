@@ -81,9 +81,17 @@ def test_loss_is_that_of_the_logits_and_weights_are_the_batch_alone(case, name):
     assert terms.keys() == weights.keys() == objective.coefficients.keys()
     for term, (total, weight) in terms.items():
         assert weight == weights[term] > 0
-        head = {"loss": "classification" if "classification" in outputs else "lm"}.get(term, term)
+        heads = ("classification", "token_classification", "lm")
+        head = {"loss": next((name for name in heads if name in outputs), None)}.get(term, term)
         if head in ("nsp", "classification"):
             targets, scale = batch["labels"], (batch["example_ids"] >= 0).astype(float)
+        elif head == "token_classification":
+            targets, scale = batch["labels"], batch["words"] > 0
+        elif "question_answering" in outputs:  # two pointers into the real tokens of a row
+            real = (batch["segment_ids"] > 0) | (np.arange(LENGTH) == 0)
+            scores = np.swapaxes(outputs["question_answering"], 1, 2)
+            outputs = {head: np.where(real[:, None], scores, -np.inf)}
+            targets, scale = batch["labels"], np.repeat(batch["weights"][:, None] / 2, 2, 1)
         else:
             targets, scale = batch["targets"], batch["weights"]
         picked = np.take_along_axis(log_softmax(outputs[head]), targets[..., None], -1)[..., 0]
@@ -169,5 +177,8 @@ def test_predictions_are_those_of_the_heads():
     total, weight = results("causal_lm", "decoder")[0][0]["loss"]
     np.testing.assert_allclose(-found["log_likelihood"].sum(), total, rtol=1e-5)
     np.testing.assert_allclose(found["num_targets"].sum(), weight)
+    found, outputs = predictions("token_classification", "encoder")
+    expected = log_softmax(outputs["token_classification"])
+    np.testing.assert_allclose(found["scores"], expected, atol=1e-5)
     found, outputs = predictions("classification", "decoder")
     np.testing.assert_allclose(found["scores"], log_softmax(outputs["classification"]), atol=1e-5)

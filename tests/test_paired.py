@@ -21,6 +21,11 @@ def test_paired_bootstrap_gives_the_difference_and_brackets_it():
     low, high = np.quantile((a - b)[draws].mean(axis=1), [0.025, 0.975])
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.003)
     assert found == metrics.paired_bootstrap(a.tolist(), tuple(b))
+    # The mean of so many is all but normal, and so is its chance to be as far from 0.
+    error = np.std(a - b) / math.sqrt(400)
+    for shift in (0.0, 0.01, 0.02):
+        moved = metrics.paired_bootstrap(a - np.mean(a - b) + shift, b, resamples=10_000)
+        assert moved.p == pytest.approx(math.erfc(shift / error / math.sqrt(2)), abs=0.02)
     # The systems share their hard examples: unpaired, the same difference would tell nothing.
     back = metrics.paired_bootstrap(b, a)
     assert back.difference == -found.difference

@@ -243,6 +243,7 @@ CASES = {
     "regression": (metrics.regression_scores, metrics.regression_intervals),
     "likelihood": (metrics.likelihood_scores, metrics.likelihood_intervals),
     "entity": (metrics.entity_scores, metrics.entity_intervals),
+    "tag": (metrics.tag_scores, metrics.tag_intervals),
     "span": (metrics.span_scores, metrics.span_intervals),
     "text": (metrics.text_scores, metrics.text_intervals),
 }
@@ -257,6 +258,7 @@ def inputs(kind: str):
         "regression": lambda: (rng.random(20000), rng.random(20000)),
         "likelihood": lambda: (rng.random(1000), rng.integers(1, 9, 1000)),
         "entity": lambda: (np.array(SAID), np.array(TAGS)),
+        "tag": lambda: (np.array(SAID), np.array(TAGS)),
         "span": lambda: (np.array(SAID_TEXTS), np.array(TEXTS)[:, None]),
         "text": lambda: (np.array(SAID_TEXTS), np.array(TEXTS)[:, None]),
     }[kind]()

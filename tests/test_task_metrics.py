@@ -52,6 +52,7 @@ def test_classification_scores_equal_counting_by_hand(n, classes):
     assert scores == pytest.approx(by_hand(predicted.tolist(), gold.tolist()), abs=1e-12)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("case", ["mixed", "no_gold", "none_predicted", "one_class", "one_example"])
 def test_two_labels_are_scored_by_the_positive_one_too(case):
     predicted, gold = labels(400, 2)

@@ -45,11 +45,18 @@ def encode(tokenizer, texts: Sequence[str]) -> Tokens:
     return [np.asarray(ids, np.int32) for ids in tokenizer.encode_batch(list(texts))]
 
 
-def shorten(first: Tokens, second: Tokens, room: int) -> tuple[Tokens, Tokens, int]:
+def shorten(
+    first: Tokens, second: Tokens, room: int, keep: str = "start"
+) -> tuple[Tokens, Tokens, int]:
     """Cut pairs to `room` tokens, the longer of the two first; return them and how many were cut.
 
-    An absent second text is an empty array.
+    An absent second text is an empty array; `keep` says which part of a text stays, its 'start' or
+    its 'end'.
     """
+
+    def part(ids: np.ndarray, most: int) -> np.ndarray:
+        return ids[:most] if keep == "start" else ids[max(0, len(ids) - most) :]
+
     one, two, cut = [], [], 0
     for a, b in zip(first, second, strict=True):
         over = len(a) + len(b) - room
@@ -57,7 +64,7 @@ def shorten(first: Tokens, second: Tokens, room: int) -> tuple[Tokens, Tokens, i
             cut += 1
             # What both keep if they are equally long; a shorter one leaves its part to the other.
             keep_b = min(len(b), max(room // 2, room - len(a)))
-            a, b = a[: room - keep_b], b[:keep_b]
+            a, b = part(a, room - keep_b), part(b, keep_b)
         one.append(a)
         two.append(b)
     return one, two, cut

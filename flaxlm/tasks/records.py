@@ -23,13 +23,15 @@ COMPRESSED = (".gz", ".zst")
 class Record:
     """One row: where it stands, and its columns by name.
 
-    `graded` is False in a test split that has no right answers.
+    `graded` is False in a test split that has no right answers; `where` is its place in a file
+    that is not made of lines.
     """
 
     file: str
     line: int
     columns: dict
     graded: bool = True
+    where: str = ""
 
     @property
     def id(self) -> str:
@@ -39,7 +41,7 @@ class Record:
     @property
     def place(self) -> str:
         """How an error names the row."""
-        return f"{self.file}, line {self.line}"
+        return f"{self.file}, {self.where or f'line {self.line}'}"
 
     def text(self, column: str) -> str:
         """Return a column's text; DataError where it is absent, no text, or blank."""
@@ -138,20 +140,21 @@ def read_split(
     data: DataConfig,
     split: str,
     example: Callable[[Record], Example],
-    gold: str = "",
+    gold: str | tuple[str, ...] = "",
     read: Callable[[str, int], Iterator[Record]] | None = None,
 ) -> list[Example]:
     """Return the examples of a split, in the order of files and rows; every row is checked.
 
-    With `data.split` 'hash' the text decides (both texts, of a pair), so that equal ones are
-    never on both sides; with 'tail' the last rows are held out; 'file' reads other files; with
-    'whole' every split is all there is.
+    With `data.split` 'hash' the text decides (both texts, of a pair; an example's `group`, if it
+    has one), so that equal ones are never on both sides; with 'tail' the last rows are held out,
+    from where a group ends; 'file' reads other files; with 'whole' every split is all there is.
 
     Args:
       data: where the rows stand.
       split: train, valid or test.
       example: makes an example of a row.
-      gold: the column of the right answers; a test split of which no row has it is one without.
+      gold: the column of the right answers, or the columns that they may stand in; a test split
+        of which no row has one is one without.
       read: yields the rows of a file; those of a table by default.
     """
     choose("split", split, SPLITS)
@@ -161,7 +164,12 @@ def read_split(
             f"data.{split}_fraction above 0"
         )
     found = list(records(data, split, read))
-    if split == "test" and gold and not any(gold in record.columns for record in found):
+    golds = {gold} if isinstance(gold, str) else {*gold}
+    if (
+        split == "test"
+        and any(golds)
+        and not any(golds & record.columns.keys() for record in found)
+    ):
         found = [dataclasses.replace(record, graded=False) for record in found]
     found = [example(record) for record in found]
     total = len(found)
@@ -170,6 +178,7 @@ def read_split(
     elif data.split == "tail":
         last = int(total * (1 - data.test_fraction))
         first = int(total * (1 - data.test_fraction - data.valid_fraction))
+        first, last = _edge(found, first), _edge(found, last)
         borders = {"train": (0, first), "valid": (first, last), "test": (last, total)}
         found = found[slice(*borders[split])]
     if not found:
@@ -178,6 +187,13 @@ def read_split(
             f"data.split={data.split!r} sends none there; use more rows or a larger share"
         )
     return found
+
+
+def _edge(found: list[Example], at: int) -> int:
+    """Return the next border from `at` on that parts no `group`."""
+    while 0 < at < len(found) and found[at].get("group", at) == found[at - 1].get("group"):
+        at += 1
+    return at
 
 
 def records(
@@ -198,6 +214,8 @@ def found_labels(data: DataConfig, names: Callable[[Record], list[str]]) -> list
 
 
 def _hashed(example: Example) -> str:
+    if "group" in example:
+        return example["group"]
     return "\0".join([example["text"], *filter(None, [example.get("text_pair")])])
 
 
@@ -280,10 +298,11 @@ def _delimited(
             if not row:
                 continue
             if header is None:
-                header = [name.strip() for name in row]
-                if len(set(header)) < len(header) or not all(header):
+                # A column without a name (pandas writes its index so) is called by its number.
+                header = [name.strip() or str(number) for number, name in enumerate(row)]
+                if len(set(header)) < len(header):
                     raise DataError(
-                        f"{path}, line {first}: the header must name each column, once; it is: "
+                        f"{path}, line {first}: the header must name each column once; it is: "
                         f"{', '.join(header)}"
                     )
                 continue

@@ -10,13 +10,11 @@ import numpy as np
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.tasks.metrics import (
-    TEXT_SCORES,
     Interval,
     calibration_intervals,
     calibration_scores,
     classification_intervals,
     classification_scores,
-    mean_interval,
 )
 
 SPLITS = ("train", "valid", "test")
@@ -38,6 +36,19 @@ class Answer(NamedTuple):
     scores: Sequence[float] | None = None
 
 
+class Decisions(NamedTuple):
+    """Choices of one label of a set, M of them.
+
+    Attributes:
+      golds, chosen: label ids [M], the right one and the answered one.
+      scores: probability of each label [M, C].
+    """
+
+    golds: Sequence[int]
+    chosen: Sequence[int]
+    scores: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Base of every task; the fields of a task are the `task` section of a config.
@@ -45,11 +56,13 @@ class Task:
     Attributes:
       objective: the key of `OBJECTIVES` that the task is trained with, '' for any that reads
         plain text.
+      ranks: whether it is answered by likelihoods (`tasks.ranked.Ranked`), and nothing trained.
       defaults: {section: {key: value}} of a config, where its recipe is silent: the labels of a
         published set, the metric that decides the best checkpoint.
     """
 
     objective: ClassVar[str] = ""
+    ranks: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
@@ -102,6 +115,12 @@ class Task:
     def mistake(self, answer: Answer, gold: Any) -> float:
         """Return how wrong an answer is, 0 for a right one: the worst errors are shown."""
         return float(answer.value != gold)
+
+    def decisions(
+        self, answers: Sequence[Answer], golds: Sequence, labels: Sequence[str]
+    ) -> Decisions | None:
+        """Return the choices among `labels` that the answers consist of; None: of none."""
+        return None
 
     def show(self, value: Any, labels: Sequence[str] = ()) -> Any:
         """Return an answer's or a gold's value as JSON that a person can read."""
@@ -177,46 +196,16 @@ class LabelTask(Task):
         """Return the probability given to a wrong label."""
         return 0.0 if answer.value == gold else answer.score
 
+    def decisions(
+        self, answers: Sequence[Answer], golds: Sequence[int], labels: Sequence[str]
+    ) -> Decisions:
+        """Return the label of each example."""
+        scores = np.array([answer.scores for answer in answers])
+        return Decisions(golds, values_of(answers), scores)
+
     def show(self, value: int, labels: Sequence[str] = ()) -> str | int:
         """Return the label's name."""
         return labels[value] if labels else value
-
-
-@dataclasses.dataclass(frozen=True)
-class TextTask(Task):
-    """A text for each example."""
-
-    objective: ClassVar[str] = "text_to_text"
-
-    def golds(self, examples: Sequence[Example]) -> list[str | None]:
-        """Return the reference text of each example."""
-        return [example["target"] for example in examples]
-
-    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
-        """Return outputs['text'] [N], the generated texts, without white space around them."""
-        check_count(outputs["text"], examples)
-        sure = outputs.get("log_likelihood", [math.nan] * len(examples))
-        pairs = zip(outputs["text"], sure, strict=True)
-        return [Answer(str(text).strip(), float(score)) for text, score in pairs]
-
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[str]) -> dict[str, float]:
-        """Return ROUGE-L and the share of exact matches."""
-        texts = values_of(answers)
-        return {name: float(score(texts, golds).mean()) for name, score in TEXT_SCORES.items()}
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[str], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        texts = values_of(answers)
-        return {
-            name: mean_interval(score(texts, golds), seed=seed)
-            for name, score in TEXT_SCORES.items()
-        }
-
-    def mistake(self, answer: Answer, gold: str) -> float:
-        """Return 1 − ROUGE-L."""
-        return 1.0 - float(TEXT_SCORES["rouge_l"]([answer.value], [gold])[0])
 
 
 def label_ids(labels: Sequence[str]) -> dict[str, int]:

@@ -22,6 +22,7 @@ from flaxlm.models import MODELS, PRESETS
 from flaxlm.objectives import OBJECTIVES
 from flaxlm.sharding import ShardingConfig
 from flaxlm.tasks import TASKS
+from flaxlm.tasks.tagging import task_of_labels
 from flaxlm.training.checkpoint import CheckpointConfig
 from flaxlm.training.optimizer import OptimizerConfig
 from flaxlm.training.sections import EvalConfig, TrainConfig
@@ -34,6 +35,8 @@ class RunConfig:
     seed: int
     init: str
     init_weights: bool
+    seeds: int
+    baseline: str
     tokenizer: TokenizerConfig
     data: DataConfig
     task: typing.Any
@@ -69,7 +72,7 @@ SECTIONS = {
     "eval": EvalConfig,
     "sharding": ShardingConfig,
 }
-TOP = {"seed": 0, "init": "", "init_weights": True}
+TOP = {"seed": 0, "init": "", "init_weights": True, "seeds": 1, "baseline": ""}
 # Objectives that read examples, and so need a task that has them.
 SUPERVISED = {task.objective: name for name, task in reversed(TASKS.items()) if task.objective}
 # Keys that choose a dataclass or its defaults: overrides of these come before all others.
@@ -169,6 +172,8 @@ def choose_task(recipe: dict, name: str) -> None:
         kept = recipe.get(section, {})
         if values.get("name", kept.get("name")) != kept.get("name"):
             kept = {}  # said of another objective
+        if values.get("split") == "whole":
+            kept = {}  # said of the data that a run was trained on
         recipe[section] = kept | values
 
 
@@ -271,7 +276,7 @@ def _check_task(task: str, objective: str) -> None:
         raise ConfigError(
             f"task.name={task!r} is trained with objective.name={wanted!r}, not {objective!r}"
         )
-    if not wanted and objective in SUPERVISED:
+    if not wanted and objective in SUPERVISED and not TASKS[task].ranks:
         raise ConfigError(
             f"objective.name={objective!r} needs a task with examples, such as "
             f"task.name={SUPERVISED[objective]!r}; task.name is {task!r}"
@@ -325,6 +330,15 @@ def hub_recipe(init: str) -> dict:
     elif "classification" in heads:
         recipe["objective"] = {"name": "classification", "labels": described.labels}
         recipe["task"] = {"name": "classification"}
+    elif (
+        "token_classification" in heads
+        and described.model in OBJECTIVES["token_classification"].models
+    ):
+        recipe["objective"] = {"name": "token_classification", "labels": described.labels}
+        recipe["task"] = task_of_labels(described.labels)
+    elif "question_answering" in heads and described.model in ("encoder", "decoder"):
+        recipe["task"] = {"name": "question_answering"}
+        recipe["objective"] = {"name": "question_answering"}
     elif described.model == "encoder":
         recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
     elif described.model == "encoder_decoder":
@@ -350,9 +364,10 @@ def _tuples(value):
 
 # What a resumed run may change: how long, how often, how it is shown and saved, where it runs.
 FREE = (
-    "train.steps", "train.tokens", "train.epochs", "train.log_every", "train.profile_steps",
-    "train.stuck_after", "train.skip_nonfinite", "eval.every", "eval.batch_size", "checkpoint.",
-    "sharding.", "data.workers", "data.threads", "data.prefetch", "data.cache_dir",
+    "seeds", "baseline", "train.steps", "train.tokens", "train.epochs", "train.log_every",
+    "train.profile_steps", "train.stuck_after", "train.skip_nonfinite", "eval.every",
+    "eval.batch_size", "checkpoint.", "sharding.", "data.workers", "data.threads",
+    "data.prefetch", "data.cache_dir",
 )  # fmt: skip
 
 

@@ -61,6 +61,7 @@ from flaxlm.tasks.metrics.spans import (
     span_values,
     withhold,
 )
+from flaxlm.tasks.metrics.tags import tag_intervals, tag_scores
 from flaxlm.tasks.metrics.texts import (
     BLEU_TOKENIZERS,
     CORPUS_SCORES,
@@ -132,6 +133,8 @@ __all__ = [
     "span_intervals",
     "span_scores",
     "span_values",
+    "tag_intervals",
+    "tag_scores",
     "text_intervals",
     "text_scores",
     "token_f1",

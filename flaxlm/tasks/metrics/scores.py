@@ -36,7 +36,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     if a.min() == a.max() or b.min() == b.max():
         return 0.0
     a, b = a - a.mean(), b - b.mean()
-    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+    r = (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
+    return float(np.clip(r, -1.0, 1.0))
 
 
 def regression_scores(predictions: Sequence[float], golds: Sequence[float]) -> dict[str, float]:
