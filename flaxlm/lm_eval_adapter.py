@@ -70,11 +70,11 @@ class FlaxLM(LM):
     def loglikelihood(self, requests) -> list[tuple[float, bool]]:
         """Return (nats, whether greedy decoding writes it) of each (context, continuation)."""
         reader = Reader(self.tokenizer, self.family, self.limit)
-        asked = [self._bare(request(reader, *r.args), r.args[0]) for r in requests]
+        asked = [self._bare(request(reader, *r.args)) for r in requests]
         scores = self._score(asked)
         return list(zip(scores.log_likelihood.tolist(), scores.greedy.tolist(), strict=True))
 
-    def _bare(self, asked, context: str):
+    def _bare(self, asked):
         """Return what is asked, without BOS where there is a context and BOS is not wanted."""
         begins = isinstance(asked, Continuation) and asked.context[:1] == (self.tokenizer.bos_id,)
         if self.add_bos_token or not begins or len(asked.context) < 2:
