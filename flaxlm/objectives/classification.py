@@ -29,7 +29,7 @@ class Classification(Objective):
       target_length: decoder columns of an encoder-decoder; 0 for what the longest label can need
         in any tokenizer, its bytes and two more.
       class_weights: what an example of each label counts in the training loss, which is
-        Σ w · loss / Σ w over the batch; empty: all the same. Evaluation has none.
+        Σ w · loss / Σ w over the batch; empty: all the same. The loss of an evaluation has none.
       model: the key of MODELS that rows are laid out for; `for_model` sets it.
     """
 
@@ -49,7 +49,6 @@ class Classification(Objective):
             raise ConfigError(
                 f"objective.labels={self.labels}: two or more different labels are needed"
             )
-
         object.__setattr__(self, "class_weights", tuple(self.class_weights))
         count = len(self.class_weights)
         if count and (count != len(self.labels) or min(self.class_weights) <= 0):

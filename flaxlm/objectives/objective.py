@@ -85,7 +85,7 @@ class Objective(abc.ABC):
         """Return the batch of a plan's rows; numpy, all rows at once."""
 
     def weights(self, batch) -> dict[str, jax.Array]:
-        """Return the weight of each term, from the batch alone: what `loss` returns beside."""
+        """Return the weight of each term in training, from the batch alone, as `loss` does."""
         return {"loss": jnp.sum(batch["weights"])}
 
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
