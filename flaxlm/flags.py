@@ -65,11 +65,9 @@ def define_flags(verb: str) -> flags.FlagValues:
             "allow_missing", "", "regex of parameters that may start fresh under init", **define
         )
     if verb in (*FOREIGN, "convert"):
-        # What a run that stopped early is worth is its best checkpoint; inspect looks at its state.
         default = "latest" if verb == "inspect" else ""
-        flags.DEFINE_string(
-            "checkpoint", default, "latest, best, a step; empty: best with early stopping", **define
-        )
+        text = "latest, best, a step; empty: best where the run stops early, else latest"
+        flags.DEFINE_string("checkpoint", default, text, **define)
     if verb == "evaluate":
         flags.DEFINE_string("split", "valid", "train, valid or test", **define)
     if verb == "embed":

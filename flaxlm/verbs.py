@@ -25,7 +25,8 @@ def reader(config, devices=None) -> Program:
 
     It has no low-rank factors: those of the run are merged into their kernels when it is read.
     """
-    config = dataclasses.replace(config, lora=LoraConfig())
+    optimizer = dataclasses.replace(config.optimizer, freeze=())  # may name factors
+    config = dataclasses.replace(config, lora=LoraConfig(), optimizer=optimizer)
     mesh = sharding.make_mesh(config.sharding, devices)
     return make_train_step(config, mesh, max(1, config.train.steps))
 

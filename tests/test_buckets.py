@@ -128,6 +128,9 @@ def test_cut_rows_are_the_whole_ones_without_their_padding(name):
     seen = []
     for step in range(len(cut)):
         batch, length = cut[step], LENGTH
+        row = "encoder_segment_ids" if "encoder_segment_ids" in batch else "segment_ids"
+        needed = batch[row].sum(axis=1).max()
+        assert cut.width(step) == min(b for b in (*BUCKETS, LENGTH) if b >= needed)
         for row, example in enumerate(batch["example_ids"]):
             if example < 0:
                 assert not any(batch[key][row].any() for key in batch if key != "example_ids")

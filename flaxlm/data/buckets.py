@@ -78,9 +78,8 @@ class Buckets:
 
     def width(self, step: int) -> int:
         """Return the columns of batch `step`: all that its longest row needs."""
+        # What fills up the last batch of a sorted epoch are the shortest rows, which need nothing.
         rows = step * self.batch_size + np.arange(self.batch_size)
-        if not self.plan.shuffle:  # evaluation: one epoch, and the last batch is filled up
-            rows = rows[rows < self.num_rows]
         epoch, index = np.divmod(rows, self.num_rows)
         longest = max(
             self._lengths[self._epoch(int(e))[index[epoch == e]]].max() for e in np.unique(epoch)

@@ -242,8 +242,8 @@ class ExamplePlan:
       columns: `{name: array [N, ...]}` numbers an example has one of.
       seed, shuffle: the order.
       report: numbers to carry along.
-      fixed: names of sequences whose width has nothing to do with that of the row: they are not
-        cut with it (see `buckets`). Of the others, those are that are as wide as the row or wider.
+      fixed: names of sequences that keep their width where rows are cut (see `buckets`). Of the
+        others those are cut that are as wide as a row or wider.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class Classification(SequenceObjective):
       target_length: decoder columns of an encoder-decoder; 0 for what the longest label can need
         in any tokenizer, its bytes and two more.
       class_weights: what an example of each label counts in the training loss, which is
-        Σ w · loss / Σ w over the batch; empty: all the same. Evaluation has none.
+        Σ w · loss / Σ w over the batch; empty: all the same. The loss of an evaluation has none.
     """
 
     labels: tuple[str, ...] = ()
@@ -40,7 +40,6 @@ class Classification(SequenceObjective):
     def __post_init__(self):
         super().__post_init__()
         set_labels(self)
-
         object.__setattr__(self, "class_weights", tuple(self.class_weights))
         count = len(self.class_weights)
         if count and (count != len(self.labels) or min(self.class_weights) <= 0):

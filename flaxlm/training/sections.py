@@ -14,7 +14,8 @@ class TrainConfig:
     The duration is `steps`, or `tokens`, or `epochs`: the first that is not 0. `batch_size` is
     global, in rows; `length` is the row's length in tokens (the encoder's, for encoder-decoder).
     `buckets` are smaller lengths, ascending, for tasks with examples: rows of like length are
-    batched together and cut to the smallest that holds them, each with a compilation of its own.
+    batched together and cut to the smallest that holds them, each with a compilation of its own
+    (`tokens` counts rows of the full length all the same).
     """
 
     steps: int = 0

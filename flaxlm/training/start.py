@@ -51,9 +51,9 @@ def start(program: Program, saved: Checkpointer, inputs: Inputs, allow_missing: 
     # 2. `init`: the parameters of another run. What it cannot give is said before anything is made.
     if program.config.init and program.config.init_weights:
         wanted = wanted_of(program, allow_missing)
-        state = program.init(program.config.seed)
+        params = wanted.load(program.init(program.config.seed).params, say)
         # Optimizer and averages start anew, from these parameters.
-        state = program.begin(wanted.load(state.params, say))
+        state = program.begin(params)
     # 3. Scratch.
     else:
         say(f"starting from scratch with seed {program.config.seed}")
