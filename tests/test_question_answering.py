@@ -221,12 +221,12 @@ def test_answers_join_the_windows_of_a_question():
     outputs = outputs_of(batch, *rng.normal(size=(2, *batch["tokens"].shape)))
     answers = task.postprocess(outputs, examples)
     withheld = 0
-    for number, (answer, example) in enumerate(zip(answers, examples, strict=True)):
+    for number, (answer, asked) in enumerate(zip(answers, examples, strict=True)):
         rows = np.flatnonzero(batch["owner"] == number)
         every = sorted(s for row in rows for s in slow_spans(outputs, row, 3))[::-1]
         texts = {}
         for score, begin, end in every:
-            texts.setdefault(example["text_pair"][begin:end], score)
+            texts.setdefault(asked["text_pair"][begin:end], score)
         best = list(texts.items())[:5]
         none = min(outputs["begin_scores"][r, 0] + outputs["end_scores"][r, 0] for r in rows)
         odds = none - best[0][1]
@@ -381,13 +381,13 @@ def test_right_labels_give_the_right_answers_of_real_sets(
     data = DataConfig(path=str(shared(f"data/{name}.json.gz")), split="whole")
     task = TASKS[task](max_answer_tokens=384, n_best=1)
     golds = []  # an example a different answer
-    for example in task.examples(data, "test")[::every]:
-        for text in dict.fromkeys(example["answers"]):
-            if place := locate(example["text_pair"], text, example["span"][0]):
+    for asked in task.examples(data, "test")[::every]:
+        for text in dict.fromkeys(asked["answers"]):
+            if place := locate(asked["text_pair"], text, asked["span"][0]):
                 span = (place.begin, place.end)
-                golds.append(example | {"answers": (text,), "span": span})
-        if not example["answers"]:
-            golds.append(example)
+                golds.append(asked | {"answers": (text,), "span": span})
+        if not asked["answers"]:
+            golds.append(asked)
     _, batch = rows_of(QuestionAnswering(), golds, 384, tokenizer)
     answers = task.postprocess(sure(batch), golds)
     right = span_values([a.value.text for a in answers], task.golds(golds), style=task.style)
