@@ -322,7 +322,7 @@ def with_golds(task):
         outputs = {"probabilities": np.array([gold["labels"] for gold in golds], np.float32)}
     elif isinstance(task, Tagging):
         tags = [0, 1, 2, 0]
-        golds = [{"words": ["To", " New", " York", "!"], "tags": tags, "labels": BIO}] * 12
+        golds = [{"words": ["To", " New", " York", "!"], "tags": tags, "tag_set": BIO}] * 12
         outputs = {
             "scores": np.log([np.eye(3)[tags] + 1e-9] * 12),
             "words": np.array([[1, 2, 3, 4]] * 12),

@@ -329,7 +329,8 @@ def save_pretrained(
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from None
     if p.tokenizer is not None:
-        export_tokenizer(p.tokenizer, path)
+        types = getattr(p.config, "token_types", 0) > 1
+        export_tokenizer(p.tokenizer, path, token_types=types)
     return files
 
 

@@ -55,7 +55,7 @@ def _contents(path: str, most: int) -> dict | None:
         raise DataError(f"{path} is not JSON: {error}") from None
     except RecursionError:
         raise DataError(f"{path} is not SQuAD's JSON: it is nested too deeply") from None
-    if isinstance(contents, dict) and "data" not in contents and "paragraphs" not in contents:
+    if isinstance(contents, dict) and "data" not in contents:
         return None  # a table of one line
     if not isinstance(contents, dict) or not isinstance(contents.get("data"), list):
         raise DataError(
