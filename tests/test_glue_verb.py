@@ -3,13 +3,12 @@
 import json
 import random
 
-import jax
 import pytest
 import tiny_runs as tiny
 
 from flaxlm import __main__ as command
 from flaxlm import glue as benchmark
-from flaxlm import sharding, verbs
+from flaxlm import verbs
 from flaxlm.errors import ConfigError, DataError, MissingInput, Unsafe
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
@@ -35,11 +34,7 @@ def sentences(seed, count):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
-    """Compile for one device, in half the time: no test here is of a mesh."""
-    make = sharding.make_mesh
-    with pytest.MonkeyPatch.context() as patch:
-        one = jax.devices()[:1]
-        patch.setattr(sharding, "make_mesh", lambda config, _=None: make(config, one))
+    with tiny.one_device():
         yield
 
 
@@ -239,8 +234,10 @@ def test_a_bad_row_of_the_last_task_is_found_before_the_first_is_trained(data, i
         ("--workdir=w --data=d", "--init=RUN or --init=hf:NAME_OR_DIR is required"),
         ("--workdir=w --data=d --init=i --config.data.path=x", "glue decides that for every task"),
         ("--workdir=w --data=d --init=i --config.task.name=cola", "glue decides that"),
+        ("--workdir=w --data={data} --init={init} --config.seeds=2", "glue runs each task once"),
     ],
 )
-def test_what_is_missing_or_said_twice_is_refused(arguments, message):
+def test_what_is_missing_or_said_twice_is_refused(data, init, arguments, message):
+    arguments = arguments.format(data=data, init=init).split()
     with pytest.raises(ConfigError, match=message):
-        command.run(["glue", *arguments.split()])
+        command.run(["glue", *arguments])
