@@ -128,6 +128,12 @@ def find_jobs(
             jobs.append(find_job(name, config_of, data, folders, workdir, [j.task for j in jobs]))
         except MissingInput as error:
             skipped[name] = str(error)
+    for job in jobs:
+        if job.config.seeds > 1 or job.config.baseline:
+            raise ConfigError(
+                "glue runs each task once: leave seeds and baseline out, and give another seed "
+                "another --workdir"
+            )
     return jobs, skipped
 
 

@@ -241,7 +241,8 @@ def export_run(workdir: pathlib.Path, checkpoint: str):
             params, _ = load_for_reading(program, workdir, checkpoint, say)
         heads = config.objective.heads(config.model_name)
         labels = getattr(config.objective, "labels", ()) if any(map(heads.get, SIZED)) else ()
-        return Pretrained(config.model_name, config.model, heads, params, inputs.tokenizer, labels)
+        model = (config.model_name, config.model, heads, params, inputs.tokenizer, labels)
+        return Pretrained(*model, problem=config.objective.problem)
 
 
 def batch_digest(inputs: Inputs, step: int) -> str:

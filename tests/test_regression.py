@@ -1,18 +1,23 @@
 """Numbers and several labels: losses against torch, rows of every kind, what is refused."""
 
 import ast
+import dataclasses
 import json
 import subprocess
 
+import hf_cases
 import jax
 import numpy as np
 import pytest
 import tiny_runs as tiny
 import torch
+import transformers
+from hf_cases import CASES
 from test_objective_models import built, compiled, results
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
+from flaxlm.interop.pretrained import from_pretrained, save_pretrained
 from flaxlm.objectives import OBJECTIVES, MultiLabel, Regression
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.task import values_of
@@ -228,3 +233,37 @@ def test_numbered_labels_are_listed_by_size_and_a_column_of_texts_is_none(tmp_pa
     recipe |= {"task": {"name": "classification", "label_column": "text"}, "objective": {}}
     with pytest.raises(ConfigError, match=r"200 different ones \('t 0', .*right column\?"):
         run_config.from_dict(recipe)
+
+
+# --- what transformers calls them
+
+
+@pytest.mark.parametrize(
+    ("count", "given", "task"),
+    [
+        (1, None, "regression"),
+        (1, "regression", "regression"),
+        (3, "multi_label_classification", "multi_label"),
+        (3, None, "classification"),
+    ],
+)
+def test_what_a_head_says_comes_in_and_goes_out_in_transformers_words(tmp_path, count, given, task):
+    fields = {"num_labels": count} | ({"problem_type": given} if given else {})
+    hf_cases.torch_model(CASES["bert"], "classification", **fields).save_pretrained(tmp_path / "a")
+    recipe = run_config.hub_recipe(f"hf:{tmp_path / 'a'}")
+    labels = {} if count == 1 else {"labels": tuple(f"LABEL_{i}" for i in range(count))}
+    assert (recipe["task"], recipe["objective"]) == ({"name": task}, {"name": task} | labels)
+    problem = run_config.from_dict({"train": {"steps": 1}} | recipe).objective.problem
+    ours = dataclasses.replace(from_pretrained(tmp_path / "a"), problem=problem)
+    save_pretrained(tmp_path / "b", ours)
+    assert run_config.hub_recipe(f"hf:{tmp_path / 'b'}")["task"] == {"name": task}
+    said = transformers.AutoConfig.from_pretrained(tmp_path / "b")
+    expected = given or ("regression" if count == 1 else None)
+    assert (said.num_labels, said.problem_type) == (count, expected)
+
+
+def test_several_numbers_a_text_are_refused(tmp_path):
+    fields = {"num_labels": 3, "problem_type": "regression"}
+    hf_cases.torch_model(CASES["bert"], "classification", **fields).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="problem_type='regression' with 3 numbers"):
+        run_config.hub_recipe(f"hf:{tmp_path}")

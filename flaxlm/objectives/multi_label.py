@@ -29,6 +29,7 @@ class MultiLabel(SequenceObjective):
     labels: tuple[str, ...] = ()
 
     name: ClassVar[str] = "multi_label"
+    problem: ClassVar[str] = "multi_label_classification"
     models: ClassVar[dict] = {"encoder": {}, "decoder": {}, "recurrent": {}}
 
     def __post_init__(self):

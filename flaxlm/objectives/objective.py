@@ -31,6 +31,8 @@ class Objective(abc.ABC):
       packs: whether several examples may share a row.
       decomposes: whether the loss of a batch is the sum over its rows.
       generates: whether its task is judged by text that the model writes.
+      problem: what its classification head says, in the words of `transformers`; '' for labels of
+        which each text has one.
       perplexity_of: the term whose mean is nats a token; '' where perplexity means nothing.
       models: `{model name: {head name: output size, 0 = vocabulary}}` that it works on.
     """
@@ -42,6 +44,7 @@ class Objective(abc.ABC):
     packs: ClassVar[bool] = False
     decomposes: ClassVar[bool] = True
     generates: ClassVar[bool] = False
+    problem: ClassVar[str] = ""
     perplexity_of: ClassVar[str] = "loss"
     models: ClassVar[dict[str, dict[str, int]]]
 

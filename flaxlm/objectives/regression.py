@@ -24,6 +24,7 @@ class Regression(SequenceObjective):
     """
 
     name: ClassVar[str] = "regression"
+    problem: ClassVar[str] = "regression"
     models: ClassVar[dict] = {
         "encoder": {"classification": 1},
         "decoder": {"classification": 1},

@@ -65,7 +65,7 @@ class Glue(Task):
             warnings.warn(
                 f"task.skip_bad_rows left {len(skipped)} rows of the {split} split out; the "
                 f"first: {skipped[0]}",
-                stacklevel=2,
+                stacklevel=1,
             )
         return found
 

@@ -77,7 +77,7 @@ class Similarity(NumberTask):
                 warnings.warn(
                     f"{len(found)} of {total} training pairs have a score of task.threshold="
                     f"{self.threshold} or more; the others are left out",
-                    stacklevel=2,
+                    stacklevel=1,
                 )
         return found
 

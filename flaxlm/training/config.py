@@ -337,12 +337,10 @@ def hub_recipe(init: str) -> dict:
         "tokenizer": {"kind": "huggingface", "vocab_size": model["vocab_size"]},
         "train": {"epochs": 1.0, "length": length},
     }
-    if "classification" in heads and len(described.labels) == 1:  # their word for a number
-        recipe["objective"] = {"name": "regression"}
-        recipe["task"] = {"name": "regression"}
-    elif "classification" in heads:
-        recipe["objective"] = {"name": "classification", "labels": described.labels}
-        recipe["task"] = {"name": "classification"}
+    if "classification" in heads:
+        recipe["task"] = {"name": described.objective}
+        labels = {} if described.objective == "regression" else {"labels": described.labels}
+        recipe["objective"] = {"name": described.objective} | labels
     elif (
         "token_classification" in heads
         and described.model in OBJECTIVES["token_classification"].models
