@@ -1,6 +1,7 @@
 """Each word is labelled once, on its first piece, whatever the rows; answers are joined again."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 from test_objective_models import Fixed
 from transformers import BertTokenizer, GPT2Tokenizer
 
-from flaxlm import report
+from flaxlm import evaluate, report
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.pipeline import EvalBatches
 from flaxlm.data.sources import DataConfig
@@ -173,6 +174,28 @@ def test_what_a_token_alone_decides_is_the_same_in_windows_of_any_size(model):
         task.postprocess(outputs, examples)
     with pytest.raises(DataError, match=r"word \d+ of example \d+ was tagged \d+ times"):
         task.postprocess(outputs | {"words": np.ones_like(outputs["words"])}, examples)
+
+
+def test_answers_of_batches_that_were_cut_to_other_widths_are_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 9, 30)
+    examples = examples_of([["ab"[n % 2] * n for n in rng.integers(1, 4, m)] for m in lengths])
+    objective, task, found = TokenClassification(labels=LABELS), TASKS["pos"](), []
+    plan = objective.plan(examples, 12, FAKE, seed=0, shuffle=False)
+    table = rng.normal(size=(FAKE.vocab_size, len(LABELS))).astype(np.float32)
+
+    def predict(params, batch):
+        logits = {"token_classification": table[batch["tokens"]]}
+        return objective.predict(Fixed(logits), params, batch)
+
+    for buckets in ((), (5, 8)):
+        batches = EvalBatches(plan, objective, FAKE, 12, 0, 4, buckets)
+        made = [jax.tree.map(jax.numpy.asarray, batches[step]) for step in range(len(batches))]
+        assert (len({batch["tokens"].shape for batch in made}) > 1) == bool(buckets)
+        monkeypatch.setattr(evaluate, "global_batches", lambda *_, made=made: iter(made))
+        outputs = evaluate.predictions(types.SimpleNamespace(predict=predict), None, batches)
+        found.append(values_of(task.postprocess(outputs, examples)))
+    assert found[0] == found[1]
 
 
 # --- pieces
