@@ -65,7 +65,9 @@ def define_flags(verb: str) -> flags.FlagValues:
             "allow_missing", "", "regex of parameters that may start fresh under init", **define
         )
     if verb in (*FOREIGN, "convert"):
-        flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step", **define)
+        default = "latest" if verb == "inspect" else ""
+        text = "latest, best, a step; empty: best where the run stops early, else latest"
+        flags.DEFINE_string("checkpoint", default, text, **define)
     if verb == "evaluate":
         flags.DEFINE_string("split", "valid", "train, valid or test", **define)
     if verb == "embed":

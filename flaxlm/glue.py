@@ -219,11 +219,10 @@ def score(job: Job, allow_missing: str) -> dict:
     if job.train:
         train(job.config, job.place, allow_missing)
     entry = {"config": job.identity, "resumed": resumed}
-    checkpoint = "best" if job.config.eval.patience else "latest"
     for split in ("valid", "test"):
         if split in job.splits:
             if split == "test" or not job.train:  # else training has left it
-                verbs.evaluate(job.config, job.place, split, checkpoint)
+                verbs.evaluate(job.config, job.place, split, "")
             meet(f"{job.task} {split}")  # the first process writes it
             path = report.place(job.place, job.config, split) / "scores.json"
             entry[split] = json.loads(path.read_text())

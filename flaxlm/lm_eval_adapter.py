@@ -31,7 +31,7 @@ class FlaxLM(LM):
 
     Args:
       workdir: run directory, hf:DIR or hf:OWNER/NAME.
-      checkpoint: of a run: latest, best, or a step.
+      checkpoint: of a run: latest, best, a step, or nothing, see `reading.find`.
       max_length: most tokens that the model is given to read; 0 for as many as it has positions.
       max_gen_toks: most tokens of a generated text where a task does not say.
       add_bos_token: whether a text begins with BOS, as in training here; the harness's own models
@@ -45,7 +45,7 @@ class FlaxLM(LM):
     def __init__(
         self,
         workdir: str,
-        checkpoint: str = "latest",
+        checkpoint: str = "",
         max_length: int = 0,
         max_gen_toks: int = NEW_TOKENS,
         add_bos_token: bool = True,
@@ -70,11 +70,11 @@ class FlaxLM(LM):
     def loglikelihood(self, requests) -> list[tuple[float, bool]]:
         """Return (nats, whether greedy decoding writes it) of each (context, continuation)."""
         reader = Reader(self.tokenizer, self.family, self.limit)
-        asked = [self._bare(request(reader, *r.args), r.args[0]) for r in requests]
+        asked = [self._bare(request(reader, *r.args)) for r in requests]
         scores = self._score(asked)
         return list(zip(scores.log_likelihood.tolist(), scores.greedy.tolist(), strict=True))
 
-    def _bare(self, asked, context: str):
+    def _bare(self, asked):
         """Return what is asked, without BOS where there is a context and BOS is not wanted."""
         begins = isinstance(asked, Continuation) and asked.context[:1] == (self.tokenizer.bos_id,)
         if self.add_bos_token or not begins or len(asked.context) < 2:

@@ -27,7 +27,7 @@ from flaxlm.training.config import RunConfig
 from flaxlm.training.inputs import Inputs, flops_per_token
 from flaxlm.training.metrics import MetricWriter, table, write_result
 from flaxlm.training.start import load_for_reading, start
-from flaxlm.training.step import Program, check_batch, make_train_step
+from flaxlm.training.step import Program, check_batch, check_trained, make_train_step
 
 
 def say(message: str) -> None:
@@ -124,9 +124,13 @@ def train(
     # What can be refused without the data is refused before it is read.
     mesh = sharding.make_mesh(config.sharding)
     check_batch(config, mesh)
+    check_trained(config)
     with Inputs.open(config, workdir) as inputs:
         batches = inputs.train(config.train.batch_size)
         total = config.train.total_steps(batches.plan.num_rows)
+        if config.train.buckets:
+            said = batches.plan.report
+            say(f"buckets: padding {said['padding_cut']:.1%} instead of {said['padding']:.1%}")
         program = make(config, mesh, total)
         saved = Checkpointer(
             workdir,
@@ -174,7 +178,7 @@ class Loop:
         """Run from `step` to the end; return the result."""
         config = self.config.train
         first = step
-        tokens = config.batch_size * config.length
+        tokens = batches.tokens
         flops = flops_per_token(self.config, self.program.abstract_state.params) * tokens
         writer = MetricWriter(self.workdir, config, tokens, flops, step)
         watchdog, interrupt = Watchdog(config.stuck_after), Interrupt()
@@ -319,7 +323,7 @@ class Loop:
             return {}
         params = state.averaged()
         if config.eval.patience:
-            params, step = load_for_reading(self.program, self.workdir, "best")
+            params, step = load_for_reading(self.program, self.workdir, "")
         if report.step_of(report.place(self.workdir, config, config.eval.split)) == step:
             return {}
         return report.examine(self.program, params, self.inputs, config.eval.split, step)

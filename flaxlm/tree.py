@@ -5,6 +5,7 @@ A path is the keys from the root joined by `/` (`params/layers/attention/query/k
 all select parameters through the same two functions.
 """
 
+import difflib
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -47,6 +48,21 @@ def unflatten(flat: dict[str, Any]) -> dict:
     return nested
 
 
+def split(tree, chosen: Callable[[str], bool]) -> tuple[dict, dict]:
+    """Return the leaves whose path is chosen, and the others: nested dicts, no empty branches."""
+    flat = flatten(tree)
+    first = {path: leaf for path, leaf in flat.items() if chosen(path)}
+    return unflatten(first), unflatten({p: leaf for p, leaf in flat.items() if p not in first})
+
+
+def merge(*trees: dict) -> dict:
+    """Return the nested dict of all leaves; where two trees have a path, the later's counts."""
+    flat: dict = {}
+    for part in trees:
+        flat |= flatten(part)
+    return unflatten(flat)
+
+
 def map_paths(fn: Callable, tree, *rest):
     """Map `fn(path, leaf, *rest_leaves)` over a tree."""
     return jax.tree_util.tree_map_with_path(
@@ -60,6 +76,42 @@ def first_match(rules: Rules, path: str, default=None):
         if re.search(pattern, path):
             return value
     return default
+
+
+def select(what: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str]:
+    """Return the paths in which one of the regexes is found.
+
+    Args:
+      what: the config key of the patterns.
+      patterns: regexes; ConfigError names the nearest paths for one that is found in none.
+      paths: to choose from.
+    """
+    paths, chosen = list(paths), set()
+    for pattern in patterns:
+        found = {path for path in paths if re.search(pattern, path)}
+        if not found:
+            near = sorted(paths, key=lambda path: -_likeness(pattern, path))[:3]
+            raise ConfigError(
+                f"{what}: {pattern!r} matches no parameter; the nearest are: {', '.join(near)}"
+            )
+        chosen |= found
+    return chosen
+
+
+def _likeness(pattern: str, path: str) -> float:
+    """Return how like a pattern is to the part of a path that has as many names, in [0, 1]."""
+    names, size = path.split("/"), pattern.count("/") + 1
+    windows = ["/".join(names[i : i + size]) for i in range(max(1, len(names) - size + 1))]
+    return max(difflib.SequenceMatcher(None, pattern, window).ratio() for window in windows)
+
+
+def check_patterns(what: str, patterns: Iterable[str]) -> None:
+    """Raise ConfigError for a pattern of the config key `what` that is no regex."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{what}: {pattern!r} is not a regex: {error}") from None
 
 
 def match_all(rules: Rules, tree):

@@ -1,5 +1,6 @@
 """What each verb of the command line does, on plain arguments."""
 
+import dataclasses
 import hashlib
 import pathlib
 
@@ -12,20 +13,20 @@ from flaxlm.models import parameter_count as count
 from flaxlm.models.config import DTYPES
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
+from flaxlm.training.lora import LoraConfig
 from flaxlm.training.metrics import table, write_result
-from flaxlm.training.start import (
-    INIT,
-    find_step,
-    load_backbone,
-    load_for_reading,
-    require_step,
-    start,
-)
+from flaxlm.training.reading import find
+from flaxlm.training.start import INIT, load_backbone, load_for_reading, require_step, start
 from flaxlm.training.step import Program, make_train_step, parameter_count
 
 
 def reader(config, devices=None) -> Program:
-    """Return the Program of a config for evaluation and generation, on the devices at hand."""
+    """Return the Program of a config for evaluation and generation, on the devices at hand.
+
+    It has no low-rank factors: those of the run are merged into their kernels when it is read.
+    """
+    optimizer = dataclasses.replace(config.optimizer, freeze=())  # may name factors
+    config = dataclasses.replace(config, lora=LoraConfig(), optimizer=optimizer)
     mesh = sharding.make_mesh(config.sharding, devices)
     return make_train_step(config, mesh, max(1, config.train.steps))
 
@@ -35,7 +36,7 @@ def load_model(source: str, checkpoint: str, mesh: dict):
 
     Args:
       source: where the model lies; nothing is written there.
-      checkpoint: of a run: latest, best or a step.
+      checkpoint: of a run: latest, best, a step, or empty, see `reading.find`.
       mesh: the `sharding` section of the config, in place of the run's own.
     """
     from flaxlm.interop.pretrained import SCHEME, Directory
@@ -78,24 +79,26 @@ def tokenize(config, workdir: pathlib.Path) -> dict:
 def evaluate(config, workdir: pathlib.Path, split: str, checkpoint: str) -> dict:
     """Return `{split/metric: value}` of a run's checkpoint over a whole split."""
     from flaxlm.report import examine
+    from flaxlm.train import say
 
     require_step(config, workdir, checkpoint)
     with Inputs.open(config, workdir, write=checkpoint == INIT) as inputs:
         program = reader(config)
         with program.mesh():
-            params, step = load_for_reading(program, workdir, checkpoint)
+            params, step = load_for_reading(program, workdir, checkpoint, say)
             return examine(program, params, inputs, split, step) | {"step": step}
 
 
 def generate(config, workdir: pathlib.Path, prompts: list[str], options, checkpoint: str) -> list:
     """Return a Generation for each prompt and sample."""
     from flaxlm import generate as generation
+    from flaxlm.train import say
 
     require_step(config, workdir, checkpoint)
     with Inputs.open(config, workdir, write=checkpoint == INIT) as inputs:
         program = reader(config, jax.local_devices()[:1])
         with program.mesh():
-            params, _ = load_for_reading(program, workdir, checkpoint)
+            params, _ = load_for_reading(program, workdir, checkpoint, say)
             return generation.generate(
                 program.model, params, inputs.tokenizer, prompts, options, config.model_name
             )
@@ -109,9 +112,8 @@ def inspect(config, workdir: pathlib.Path, checkpoint: str) -> dict:
         mesh = sharding.make_mesh(type(config.sharding)(), device)
         program = make_train_step(config, mesh, max(1, config.train.steps))
         with program.mesh():
-            saved = Checkpointer(workdir, read_only=True)
-            step = find_step(saved, workdir, checkpoint)
-            state, found = saved.restore(program.abstract_state, step=step)
+            source = find(workdir, checkpoint, config.eval)
+            state, found = source.saved.restore(program.abstract_state, step=source.step)
             return {
                 "step": found.step,
                 "model": config.model_name,
@@ -144,6 +146,7 @@ def embed(
 ) -> dict:
     """Write a vector for each text of a JSONL file as a NumPy array [N, D]; see `flaxlm.embed`."""
     from flaxlm import embed as embedding
+    from flaxlm.train import say
 
     require_step(config, workdir, checkpoint)
     texts = embedding.read_texts(source)
@@ -151,7 +154,7 @@ def embed(
         # The backbone alone: heads are neither built nor, from a foreign model, looked for.
         program = reader(config, jax.local_devices()[:1])
         with embedding.writer(target) as write, program.mesh():
-            params = load_backbone(program, workdir, checkpoint)
+            params = load_backbone(program, workdir, checkpoint, say)
             vectors = embedding.embed(
                 config.model_name, config.model, params, inputs.tokenizer, texts, options
             )
@@ -164,7 +167,7 @@ def convert(
     target: str,
     architecture: str = "",
     dtype: str = "",
-    checkpoint: str = "latest",
+    checkpoint: str = "",
     allow_missing: str = "",
 ) -> dict:
     """Write a run as a Hugging Face directory or the other way round; return what was done.
@@ -173,7 +176,7 @@ def convert(
       source, target: a run directory, or `hf:DIR` (`hf:NAME` as the source).
       architecture: class to write; empty for the first that fits.
       dtype: of the tensors written; empty for that of the parameters.
-      checkpoint: of a run: latest, best or a step.
+      checkpoint: of a run: latest, best, a step, or empty, see `reading.find`.
       allow_missing: regex of parameters that may start fresh in a run.
     """
     from flaxlm.interop.pretrained import SCHEME, Directory, from_pretrained, save_pretrained
@@ -227,6 +230,7 @@ def export_run(workdir: pathlib.Path, checkpoint: str):
     """Return a run's model as a `Pretrained`."""
     from flaxlm.interop.config import SIZED
     from flaxlm.interop.pretrained import Pretrained
+    from flaxlm.train import say
     from flaxlm.training import config as run_config
 
     config = run_config.build(run_config.read_run(str(workdir)))
@@ -234,7 +238,7 @@ def export_run(workdir: pathlib.Path, checkpoint: str):
     with Inputs.open(config, workdir, write=False) as inputs:
         program = reader(config, jax.local_devices()[:1])
         with program.mesh():
-            params, _ = load_for_reading(program, workdir, checkpoint)
+            params, _ = load_for_reading(program, workdir, checkpoint, say)
         heads = config.objective.heads(config.model_name)
         labels = getattr(config.objective, "labels", ()) if any(map(heads.get, SIZED)) else ()
         return Pretrained(config.model_name, config.model, heads, params, inputs.tokenizer, labels)

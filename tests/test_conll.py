@@ -104,6 +104,9 @@ def test_columns_are_chosen_by_name_or_number(tmp_path):
         assert (found["words"], found["tags"]) == (["a", " b"], ["B", "O"])
     path = write(tmp_path / "a.jsonl", '{"w": ["a", "b"], "ner": [1, 0]}\n')
     assert next(read(path, MOST, "w", "ner")).columns["tags"] == [1, 0]
+    task = TASKS["ner"](word_column="w", tag_column="ner")
+    (found,) = task.examples(DataConfig(path=path, split="whole"), "test", LABELS)
+    assert found["tags"] == [1, 0] and task.golds([found])[0].tags == ("B-L", "O")
 
 
 @pytest.mark.parametrize(
@@ -185,6 +188,7 @@ def test_what_the_config_gets_wrong_is_refused(tmp_path):
         with pytest.raises(ConfigError, match=message):
             TASKS["ner"]().examples(data, "train", labels)
     TASKS["ner"](scheme="iob1").examples(data, "train", LABELS)
+    assert TASKS["ner"]().found_labels(data) == sorted(LABELS)
 
 
 @pytest.mark.parametrize("name", ["test.conll", "test.conllu", "test.jsonl"])

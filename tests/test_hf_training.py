@@ -7,10 +7,12 @@ import hf_cases
 import jax
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hf_cases import CASES
 
-from flaxlm import from_dict, make_mesh, make_train_step, tree
+from flaxlm import from_dict, make_mesh, make_train_step, save_pretrained, tree
+from flaxlm.interop.pretrained import Pretrained
 from flaxlm.training.config import hub_recipe
 from flaxlm.training.start import wanted_of
 
@@ -124,3 +126,59 @@ def test_the_loss_curve_is_that_of_torch(name, tmp_path):
     assert np.abs(np.array(ours) / theirs - 1).max() <= 1e-3
     assert theirs[-5:].mean() < 0.9 * theirs[:5].mean()
     assert tree.flatten(state.params).keys() == tree.flatten(params).keys()
+
+
+def test_layer_decay_is_that_of_parameter_groups(tmp_path):
+    """Five steps of AdamW, each layer of a BERT at its own learning rate, as torch has them."""
+    case, decay, rate, steps = CASES["bert"], 0.5, 1e-2, 5
+    model = hf_cases.torch_model(case, "classification", seed=5)
+    model.save_pretrained(tmp_path / "in")
+    init = f"hf:{tmp_path / 'in'}"
+    fields = hub_recipe(init)["model"]
+    config = from_dict(
+        {
+            "init": init,
+            "model": {key: 0.0 for key in fields if key.endswith("_dropout")},
+            "objective": {"name": "classification", "labels": ("a", "b", "c")},
+            "task": {"name": "classification"},
+            "optimizer": {
+                "learning_rate": rate, "schedule": "constant", "epsilon": 1e-3, "no_decay": (),
+                "weight_decay": 0.3, "clip_norm": 0.0, "layer_decay": decay,
+            },
+            "train": {"steps": steps, "batch_size": B, "length": L},
+        }
+    )  # fmt: skip
+    layers = case.fields["num_hidden_layers"]
+    groups = {}
+    for name, parameter in model.named_parameters():
+        distance = 0 if name.startswith(("classifier", "bert.pooler")) else layers + 1
+        if ".layer." in name:
+            distance = layers - int(name.split(".layer.")[1].split(".")[0])
+        groups.setdefault(distance, []).append(parameter)
+    assert sorted(groups) == [0, 1, 2, 3, 4]
+    optimizer = torch.optim.AdamW(
+        [{"params": group, "lr": rate * decay**distance} for distance, group in groups.items()],
+        eps=1e-3,
+        weight_decay=0.3,
+    )
+    program = make_train_step(config, make_mesh(config.sharding, jax.devices()[:1]), steps)
+    spec = config.objective.batch_spec(B, L)
+    with program.mesh():
+        params = wanted_of(program, "").load(program.init(0).params, lambda line: None)
+        state = program.begin(params)
+        for _, batch in zip(range(steps), batches(spec), strict=False):
+            state, _ = program.step(state, batch)
+            logits = hf_cases.torch_outputs(model, case, "classification", batch)["classification"]
+            optimizer.zero_grad()
+            labels = torch.from_numpy(batch["labels"]).long()
+            torch.nn.functional.cross_entropy(logits, labels).backward()
+            optimizer.step()
+    heads = {"classification": 3}
+    ours = Pretrained("encoder", config.model, heads, state.params, labels=("a", "b", "c"))
+    save_pretrained(tmp_path / "out", ours)
+    written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
+    before = safetensors.torch.load_file(tmp_path / "in" / "model.safetensors")
+    for name, parameter in model.state_dict().items():
+        moved = (parameter - before[name]).abs().max()
+        difference = (written[name] - parameter).abs().max()
+        assert moved > 1e-4 and difference <= 1e-3 * moved, (name, difference, moved)

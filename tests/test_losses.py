@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from flaxlm.objectives import losses
+from flaxlm.errors import ConfigError
+from flaxlm.objectives import Classification, losses
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +119,73 @@ def test_works_under_vmap_for_gradients_of_each_example(case):
     each = jax.vmap(jax.grad(lambda x, t, w: losses.cross_entropy(x, t, w)[0]))
     whole = value_and_gradient(logits, targets, weights)[1]
     chex.assert_trees_all_close(each(logits, targets, weights), whole, atol=1e-7)
+
+
+class Fixed:
+    """A model whose outputs are its parameters."""
+
+    def apply(self, variables, batch, train=False, rngs=None):
+        """Return the outputs."""
+        return variables["params"]
+
+
+CLASS_WEIGHTS = (0.5, 3.0, 1.25)
+
+
+def class_batch(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "labels": rng.integers(0, 3, 9).astype(np.int32),
+        "example_ids": np.array([*range(7), -1, -1], np.int32),
+        "weights": (rng.random((9, 4)) < 0.7).astype(np.float32),
+        "targets": rng.integers(0, 11, (9, 4)).astype(np.int32),
+    }
+
+
+def test_class_weights_are_those_of_torch():
+    objective = Classification(labels=("a", "b", "c"), class_weights=CLASS_WEIGHTS)
+    batch = class_batch()
+    logits = np.random.default_rng(1).normal(size=(9, 3)).astype(np.float32)
+
+    def mean(logits, train=True):
+        terms, _ = objective.loss(Fixed(), {"classification": logits}, batch, None, train)
+        return terms["loss"][0] / terms["loss"][1]
+
+    value, gradient = jax.value_and_grad(mean)(logits)
+    theirs = torch.tensor(logits, requires_grad=True)
+    labels, real = torch.from_numpy(batch["labels"]).long(), slice(7)
+    weight = torch.tensor(CLASS_WEIGHTS)
+    loss = torch.nn.functional.cross_entropy(theirs[real], labels[real], weight=weight)
+    loss.backward()
+    assert float(value) == pytest.approx(loss.item(), rel=1e-6)
+    np.testing.assert_allclose(gradient, theirs.grad, atol=1e-7)
+    # Evaluation and accuracy count examples, whatever their class.
+    plain = torch.nn.functional.cross_entropy(theirs[real], labels[real])
+    assert float(mean(logits, train=False)) == pytest.approx(plain.item(), rel=1e-6)
+    terms, metrics = objective.loss(Fixed(), {"classification": logits}, batch, None, True)
+    right = (logits.argmax(1) == batch["labels"])[:7].sum()
+    assert [float(x) for x in metrics["accuracy"]] == [right, 7]
+    assert float(objective.weights(batch)["loss"]) == pytest.approx(float(terms["loss"][1]))
+
+
+def test_class_weights_count_the_tokens_of_a_written_label():
+    objective = Classification(labels=("a", "b", "c"), class_weights=CLASS_WEIGHTS)
+    objective = objective.for_model("encoder_decoder")
+    batch = class_batch()
+    logits = np.random.default_rng(2).normal(size=(9, 4, 11)).astype(np.float32)
+    terms, _ = objective.loss(Fixed(), {"lm": logits}, batch, None, True)
+    weights = batch["weights"] * np.array(CLASS_WEIGHTS)[batch["labels"]][:, None]
+    losses = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits).flatten(0, 1),
+        torch.from_numpy(batch["targets"]).long().flatten(),
+        reduction="none",
+    ).reshape(9, 4)
+    assert float(terms["loss"][0]) == pytest.approx(float((losses * weights).sum()), rel=1e-6)
+    assert float(terms["loss"][1]) == pytest.approx(weights.sum(), rel=1e-6)
+    assert float(objective.weights(batch)["loss"]) == pytest.approx(weights.sum(), rel=1e-6)
+
+
+def test_class_weights_are_one_positive_number_a_label():
+    for wrong in ((1.0,), (1.0, 2.0, 3.0), (1.0, 0.0), (1.0, -2.0)):
+        with pytest.raises(ConfigError, match=r"class_weights=.*2 labels \('a', 'b'\)"):
+            Classification(labels=("a", "b"), class_weights=wrong)

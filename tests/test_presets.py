@@ -1,6 +1,7 @@
 """Published sizes, initial scales, and a logical axis for every dimension of every parameter."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -11,7 +12,9 @@ import tiny
 from flaxlm import sharding, tree
 from flaxlm.models import MODELS, PRESETS, abstract_params, init_params, parameter_count, preset
 from flaxlm.models.config import padded_vocab
+from flaxlm.training import lora
 
+EVERYWHERE = lora.LoraConfig(rank=2, targets=(r"kernel$",))
 POOLED, LM = {"pooled": 0}, {"lm": 0}
 # Counts of the released checkpoints.
 COUNTS = [
@@ -62,7 +65,11 @@ def every_tree():
             more = dataclasses.replace(config, **unusual)
             cases.append((family, more, ALL_HEADS[family]))
     cases.append(("recurrent", tiny.config("recurrent", cell="gru"), ALL_HEADS["recurrent"]))
-    return [(family, abstract_params(family, c, heads)) for family, c, heads in cases]
+    trees = []
+    for family, c, heads in cases:
+        adapted = functools.partial(lora.add, config=EVERYWHERE, axes=MODELS[family].axes, seed=0)
+        trees.append((family, jax.eval_shape(adapted, abstract_params(family, c, heads))))
+    return trees
 
 
 def test_every_parameter_has_axes_and_every_row_a_parameter():

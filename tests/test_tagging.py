@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from fakes import BOS, EOS, FakeTokenizer
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ FAKE = FakeTokenizer()
 def examples_of(sentences, labels=LABELS):
     """Return examples of lists of words, each with the space before it; tags by their length."""
     return [
-        {"id": i, "words": words, "labels": labels, "tags": [len(w) % len(labels) for w in words]}
+        {"id": i, "words": words, "tag_set": labels, "tags": [len(w) % len(labels) for w in words]}
         for i, words in enumerate(sentences)
     ]
 
@@ -97,9 +98,14 @@ SENTENCES = st.lists(
 @settings(max_examples=100, deadline=None)
 @given(SENTENCES, st.integers(3, 20), st.integers(1, 18), st.sampled_from(["encoder", "decoder"]))
 def test_rows_hold_every_word_and_label_it_on_its_first_piece(sentences, length, stride, model):
-    objective = TokenClassification(labels=LABELS, stride=min(stride, length - 2), model=model)
+    stride = min(stride, length - 2)
+    objective = TokenClassification(labels=LABELS, stride=stride, model=model)
     examples = examples_of(sentences)
     plan, batch = rows_of(objective, examples, length)
+    sizes = [[min(len(word), length - 2) for word in words] for words in sentences]
+    expected = [w for part in sizes for w in windows(part, length - 2, stride, model == "decoder")]
+    for row, window in zip(batch["words"], expected, strict=True):
+        assert (row[row > 0] - 1).tolist() == window.scored.tolist()
     seen = []
     for row in range(plan.num_rows):
         tokens = batch["tokens"][row][batch["segment_ids"][row] > 0]
@@ -150,6 +156,14 @@ def test_what_a_token_alone_decides_is_the_same_in_windows_of_any_size(model):
     ]
     assert [tagged.tags for tagged in found[0][0]] == expected
     assert len({tag for tags in expected for tag in tags}) > 1
+    sure = scipy.special.log_softmax(table, axis=-1)[
+        [FAKE.encode(word)[0] for word in examples[3]["words"]]
+    ]
+    assert answers[3].score == pytest.approx(float(sure.max(-1).sum()), rel=1e-5)
+    np.testing.assert_allclose(answers[3].scores, np.exp(sure), rtol=1e-5)
+    order = rng.permutation(len(outputs["owner"]))  # the order of rows says nothing
+    shuffled = {name: array[order] for name, array in outputs.items()}
+    assert values_of(task.postprocess(shuffled, examples)) == found[0][0]
     with pytest.raises(DataError, match=r"word 14 of example 19 was tagged 0 times"):
         outputs["words"][outputs["words"] + 100 * outputs["owner"][:, None] == 1914] = 0
         task.postprocess(outputs, examples)

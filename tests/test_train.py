@@ -138,7 +138,7 @@ def test_divergence_stops_with_step_and_last_good_checkpoint(corpus, tmp_path):
         train(config, tmp_path / "run")
 
 
-def test_early_stopping_ends_the_run_and_stays_ended(corpus, tmp_path):
+def test_early_stopping_ends_the_run_and_stays_ended(corpus, tmp_path, capfd):
     config = config_of(
         corpus,
         train=dict(steps=40),
@@ -148,6 +148,11 @@ def test_early_stopping_ends_the_run_and_stays_ended(corpus, tmp_path):
     result = train(config, tmp_path / "run")
     assert result["step"] < 40
     assert train(config, tmp_path / "run")["step"] == result["step"]
+    # Nothing was learnt, so the first of the evaluations is the best, and what readers take.
+    capfd.readouterr()
+    assert verbs.evaluate(config, tmp_path / "run", "valid", "")["step"] == 2
+    assert f"{tmp_path / 'run'} step 2 (the best, valid/accuracy" in capfd.readouterr().err
+    assert verbs.evaluate(config, tmp_path / "run", "valid", "latest")["step"] == result["step"]
 
 
 def test_unknown_eval_metric_names_the_valid_ones(corpus, tmp_path):

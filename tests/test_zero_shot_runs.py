@@ -172,6 +172,18 @@ def test_what_cannot_be_done_is_said_in_a_line(run, root):
     assert columns.code == 65 and "choices.jsonl, line 1: there is no column 'good'" in columns.err
 
 
+def test_a_zero_shot_task_leaves_the_data_of_its_run_behind():
+    trained = {"path": "a.jsonl", "split": "file", "valid_path": "b.jsonl"}
+    recipe = {"data": trained, "train": {"epochs": 1.0}}
+    run_config.choose_task(recipe, "hellaswag")
+    recipe["data"]["path"] = "val.jsonl"
+    data = run_config.from_dict(recipe).data
+    assert (data.path, data.split, data.valid_path) == ("val.jsonl", "whole", "")
+    # Whatever a run was trained to do, it may be asked.
+    for objective in ({"name": "text_to_text"}, {"name": "classification", "labels": ("a", "b")}):
+        run_config.from_dict(recipe | {"objective": objective})
+
+
 @pytest.mark.parametrize("name, task", [("gpt2", "multiple_choice"), ("bert", "minimal_pairs")])
 def test_answers_are_the_same_on_any_devices_and_at_any_batch_size(root, name, task):
     init = f"hf:{root / name}"

@@ -1,6 +1,9 @@
 """The one tiny size of every test of a run: three families, awkward vocabulary and head counts."""
 
+import jax
 import numpy as np
+
+from flaxlm import tree
 
 VOCAB = 101  # a prime: divides over no mesh axis
 SIZES = dict(vocab_size=VOCAB, width=24, num_layers=2, num_heads=3, head_dim=8, max_length=32)
@@ -64,3 +67,23 @@ def random_batch(spec: dict, seed: int, vocab: int = VOCAB) -> dict:
             value = rng.integers(0, vocab, shape)
         batch[name] = np.asarray(value, dtype)
     return batch
+
+
+def drawn_state(program, seed=0):
+    """Return a state at step 0 with random parameters; nothing is compiled for it."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        number = np.zeros(leaf.shape, leaf.dtype)
+        if path.startswith("params/"):
+            number += 0.05 * rng.normal(size=leaf.shape).astype(leaf.dtype)
+            number += path.endswith("norm/scale")
+        return jax.device_put(number, leaf.sharding)
+
+    state = tree.map_paths(draw, program.abstract_state)
+    averages = tree.flatten(state.ema)
+    params = tree.flatten(state.params)
+    ema = {
+        path: jax.device_put(np.asarray(params[path]), averages[path].sharding) for path in averages
+    }
+    return state.replace(ema=tree.unflatten(ema))

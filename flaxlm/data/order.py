@@ -242,6 +242,8 @@ class ExamplePlan:
       columns: `{name: array [N, ...]}` numbers an example has one of.
       seed, shuffle: the order.
       report: numbers to carry along.
+      fixed: names of sequences that keep their width where rows are cut (see `buckets`). Of the
+        others those are cut that are as wide as a row or wider.
     """
 
     def __init__(
@@ -251,21 +253,39 @@ class ExamplePlan:
         seed: int,
         shuffle: bool,
         report: Mapping[str, float],
+        fixed: Sequence[str] = (),
     ):
         self.sequences, self.columns, self.shuffle = dict(sequences), dict(columns), shuffle
+        self.fixed = fixed
         self.num_rows = len(next(iter(self.sequences.values()))[1]) - 1
         self.report = {"rows": self.num_rows, **report}
         self._epoch = PerEpoch(lambda epoch: permutation(seed, "examples", epoch, self.num_rows))
 
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the examples of an epoch, int64 [N]."""
+        return self._epoch(epoch).astype(np.int64) if self.shuffle else np.arange(self.num_rows)
+
     def fetch(self, epoch: int, index: np.ndarray) -> Raw:
         """Return each sequence [b, width], 0 behind its end, and its `<name>_lengths` [b]."""
-        example = self._epoch(epoch)[index].astype(np.int64) if self.shuffle else index
+        return self.take(self._epoch(epoch)[index].astype(np.int64) if self.shuffle else index)
+
+    def lengths(self, length: int) -> np.ndarray:
+        """Return how many of `length` columns each example needs, int64 [N], 1 or more."""
+        needed = np.ones(self.num_rows, np.int64)
+        for name, (_, offsets, width) in self.sequences.items():
+            if width >= length and name not in self.fixed:
+                needed = np.maximum(needed, np.diff(offsets) - (width - length))
+        return needed
+
+    def take(self, example: np.ndarray, length: int = 0, columns: int = 0) -> Raw:
+        """Return the rows of examples int64 [b]; of `length` columns only the first `columns`."""
         raw = {"example_ids": example.astype(np.int32)}
         for name, (values, offsets, width) in self.sequences.items():
+            if width >= length and name not in self.fixed:
+                width -= length - columns
             lengths = offsets[example + 1] - offsets[example]
-            columns = np.arange(width)
-            real = columns < lengths[:, None]
-            found = np.where(real, offsets[example][:, None] + columns, 0)
+            real = np.arange(width) < lengths[:, None]
+            found = np.where(real, offsets[example][:, None] + np.arange(width), 0)
             padded = values[found] if len(values) else np.zeros(found.shape, np.int32)
             raw[name] = padded * real
             raw[f"{name}_lengths"] = lengths.astype(np.int32)

@@ -4,35 +4,67 @@ Batch i is a function of (seed, i). Rows are counted through all epochs: global 
 g = i · batch_size + place, so that any host makes any part of any batch by itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from flaxlm.data.order import Plan, RowRandom, fetch_rows
+from flaxlm.data.buckets import Buckets
+from flaxlm.data.order import ExamplePlan, Plan, RowRandom, fetch_rows
+from flaxlm.errors import ConfigError
 
 Batch = dict[str, np.ndarray]
 
 
 class Batches:
-    """Training batches without end; the random numbers of a row come from its global number."""
+    """Training batches without end; the random numbers of a row come from its global number.
 
-    def __init__(self, plan: Plan, objective, tokenizer, length: int, seed: int, batch_size: int):
+    `buckets` are smaller numbers of columns than `length` that a batch of short rows may have.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        objective,
+        tokenizer,
+        length: int,
+        seed: int,
+        batch_size: int,
+        buckets: Sequence[int] = (),
+    ):
         self.plan, self.objective, self.tokenizer = plan, objective, tokenizer
         self.length, self.seed, self.batch_size = length, seed, batch_size
+        if buckets:
+            if not isinstance(plan, ExamplePlan):
+                raise ConfigError(
+                    f"train.buckets={tuple(buckets)}: {objective.name} fills its rows, there is "
+                    "nothing to cut; leave it out"
+                )
+            self.plan = Buckets(plan, length, buckets, batch_size, seed)
+
+    @property
+    def tokens(self) -> float:
+        """Return the mean number of tokens of a batch, padding included."""
+        return self.batch_size * getattr(self.plan, "mean_width", self.length)
+
+    def width(self, step: int) -> int:
+        """Return the columns of batch `step`."""
+        return self.plan.width(step) if isinstance(self.plan, Buckets) else self.length
 
     def rows(self, step: int, start: int, stop: int) -> Batch:
         """Return rows start … stop − 1 of batch `step`, every array [stop − start, ...]."""
         rows = step * self.batch_size + np.arange(start, stop)
         raw = fetch_rows(self.plan, rows)
         rng = RowRandom(self.seed, rows)
-        return self.objective.preprocess(raw, rng, self.tokenizer, self.length)
+        return self.objective.preprocess(raw, rng, self.tokenizer, self.width(step))
 
     def __getitem__(self, step: int) -> Batch:
         return self.rows(step, 0, self.batch_size)
 
 
 class EvalBatches(Batches):
-    """Each row of the plan exactly once, in its order; `len` says how many batches.
+    """Each row of the plan exactly once; `len` says how many batches.
+
+    They come in the plan's order or, in buckets, by length: `example_ids` say who is who.
 
     The last batch is filled with rows of `example_ids` −1 and zeros elsewhere, which have no
     weight. Random numbers come from (seed, example id), so no score depends on the batch size.
@@ -46,9 +78,9 @@ class EvalBatches(Batches):
         rows = step * self.batch_size + np.arange(start, stop)
         real = np.count_nonzero(rows < self.plan.num_rows)
         # A part that holds filling alone still needs the shapes of a row.
-        raw = self.plan.fetch(0, rows[:real] if real else np.zeros(1, np.int64))
+        raw = self.plan.fetch(0, rows[:real] if real else np.array([step * self.batch_size]))
         rng = RowRandom(self.seed, raw["example_ids"].astype(np.int64))
-        batch = self.objective.preprocess(raw, rng, self.tokenizer, self.length)
+        batch = self.objective.preprocess(raw, rng, self.tokenizer, self.width(step))
         if real == len(rows):
             return batch
         filled = {}

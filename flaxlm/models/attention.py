@@ -15,15 +15,15 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
 from flaxlm.models.config import TransformerConfig
-from flaxlm.models.layers import Dense, Norm, aligned, dropout, rates
+from flaxlm.models.layers import Dense, Norm, aligned, dropout, kernel_axes, rates
 from flaxlm.sharding import constrain
 
 AXES = (
-    (r"attention/query/kernel$", ("embed", "heads", "head_dim")),
+    *kernel_axes(r"attention/query", ("embed",), ("heads", "head_dim")),
     (r"attention/query/bias$", ("heads", "head_dim")),
-    (r"attention/(key|value)/kernel$", ("embed", "kv_heads", "head_dim")),
+    *kernel_axes(r"attention/(key|value)", ("embed",), ("kv_heads", "head_dim")),
     (r"attention/(key|value)/bias$", ("kv_heads", "head_dim")),
-    (r"attention/out/kernel$", ("heads", "head_dim", "embed")),
+    *kernel_axes(r"attention/out", ("heads", "head_dim"), ("embed",)),
     (r"attention/out/bias$", (None,)),
     (r"relative/table$", (None, "heads")),
 )

@@ -14,17 +14,27 @@ import jax.numpy as jnp
 
 from flaxlm.errors import ConfigError, choose
 from flaxlm.models.config import padded_vocab
-from flaxlm.models.layers import ACTIVATIONS, Dense, Norm, aligned, dropout, dropout_words, product
+from flaxlm.models.layers import (
+    ACTIVATIONS,
+    Dense,
+    Norm,
+    aligned,
+    dropout,
+    dropout_words,
+    kernel_axes,
+    projected,
+)
 from flaxlm.sharding import constrain
 
 AXES = (
-    (r"heads/(lm|mlm)/kernel$", ("embed", "vocab")),
+    *kernel_axes(r"heads/(lm|mlm)", ("embed",), ("vocab",)),
     (r"heads/(lm|mlm)/bias$", ("vocab",)),
-    (r"heads/(transform|pooler|discriminator_dense)/kernel$", ("embed", None)),
+    *kernel_axes(r"heads/(transform|pooler|discriminator_dense)", ("embed",), (None,)),
     (r"heads/(transform|pooler|discriminator_dense)/bias$", (None,)),
-    (
-        r"heads/(nsp|(token_)?classification|question_answering|discriminator)/kernel$",
-        ("embed", None),
+    *kernel_axes(
+        r"heads/(nsp|(token_)?classification|question_answering|discriminator)",
+        ("embed",),
+        (None,),
     ),
     (r"heads/(nsp|(token_)?classification|question_answering|discriminator)/bias$", (None,)),
 )
@@ -57,7 +67,7 @@ class VocabularyOutput(nn.Module):
             kernel = self.param(
                 "kernel", nn.initializers.normal(std), (x.shape[-1], rows), c.param_dtype
             )
-        y = product(x.astype(c.dtype), kernel.astype(c.dtype), 1, jnp.float32)
+        y = projected(self, x.astype(c.dtype), kernel, 1, jnp.float32)
         y = constrain(y, "batch", "length", "vocab")
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (rows,), c.param_dtype)

@@ -13,17 +13,28 @@ from flaxlm.errors import ConfigError
 from flaxlm.models.config import TransformerConfig, padded_vocab
 from flaxlm.sharding import constrain
 
+
+def kernel_axes(pattern: str, inputs: tuple, outputs: tuple) -> tuple:
+    """Return the rows of a kernel [*inputs, *outputs], and of low-rank factors beside it."""
+    return (
+        (rf"{pattern}/kernel$", inputs + outputs),
+        (rf"{pattern}/lora_a$", (*inputs, None)),
+        (rf"{pattern}/lora_b$", (None, *outputs)),
+        (rf"{pattern}/lora_scale$", ()),
+    )
+
+
 # Rows of the token table go over (tensor, fsdp) and its columns stay whole: with both split XLA
 # rematerialises the lookup.
 AXES = (
     (r"embed/token$", ("vocab", None)),
     (r"embed/(encoder_|decoder_)?(position|token_type)$", (None, "embed")),
-    (r"embed/projection/kernel$", (None, "embed")),
+    *kernel_axes(r"embed/projection", (None,), ("embed",)),
     (r"embed/projection/bias$", (None,)),
     (r"norm/(scale|bias)$", (None,)),
-    (r"mlp/(up|gate)/kernel$", ("embed", "mlp")),
+    *kernel_axes(r"mlp/(up|gate)", ("embed",), ("mlp",)),
     (r"mlp/(up|gate)/bias$", ("mlp",)),
-    (r"mlp/down/kernel$", ("mlp", "embed")),
+    *kernel_axes(r"mlp/down", ("mlp",), ("embed",)),
     (r"mlp/down/bias$", (None,)),
 )
 
@@ -87,11 +98,32 @@ class Dense(nn.Module):
         """Return [..., *outputs] in `dtype` from x [..., *inputs]."""
         init = nn.initializers.normal(self.std)
         kernel = self.param("kernel", init, self.inputs + self.outputs, self.param_dtype)
-        y = product(x.astype(self.dtype), kernel.astype(self.dtype), len(self.inputs))
+        y = projected(self, x.astype(self.dtype), kernel, len(self.inputs))
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, self.outputs, self.param_dtype)
             y += aligned(bias.astype(self.dtype), y.ndim)
         return y
+
+
+def projected(module: nn.Module, x: jax.Array, kernel: jax.Array, n: int = 1, dtype=None):
+    """Return `product` of x and a module's kernel, with low-rank factors merged into the kernel.
+
+    LoRA (Hu et al., 2021, section 4.1): kernel + scale · a · b where lora_a [*inputs, R], lora_b
+    [R, *outputs] and lora_scale lie beside it, put there by `training.lora`; the kernel elsewhere.
+    The sum is made here, in the scan over layers, and once more in the backward pass, so that
+    never more than one merged kernel is in memory.
+    """
+
+    def read(x, kernel, *factors):
+        if factors:
+            a, b, scale = factors
+            kernel = kernel + scale * jnp.tensordot(a, b, 1, precision="highest")
+        return product(x, kernel.astype(x.dtype), n, dtype)
+
+    if not module.has_variable("params", "lora_a"):
+        return read(x, kernel)
+    factors = [module.get_variable("params", f"lora_{part}") for part in ("a", "b", "scale")]
+    return jax.checkpoint(read, prevent_cse=False)(x, kernel, *factors)
 
 
 def aligned(x: jax.Array, ndim: int) -> jax.Array:

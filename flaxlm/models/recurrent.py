@@ -18,12 +18,12 @@ from flaxlm.models.config import (
 )
 from flaxlm.models.heads import Heads
 from flaxlm.models.inputs import segments_of
-from flaxlm.models.layers import Dense, dropout, dropout_words, take_rows
+from flaxlm.models.layers import Dense, dropout, dropout_words, kernel_axes, take_rows
 from flaxlm.sharding import constrain
 
 AXES = (
     (r"recurrent/token$", ("vocab", None)),
-    (r"layers/(input|recurrent)/kernel$", ("embed", None, "mlp")),
+    *kernel_axes(r"layers/(input|recurrent)", ("embed",), (None, "mlp")),
     (r"layers/(input|recurrent)/bias$", (None, "mlp")),
     *heads.AXES,
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
-from flaxlm.errors import DataError
+from flaxlm.errors import ConfigError, DataError
 from flaxlm.objectives import losses, supervised
 from flaxlm.objectives.objective import Spec, Sums, apply, floats, ints
 from flaxlm.objectives.sequence import SequenceObjective, real_rows, set_labels, texts_of
@@ -26,10 +26,13 @@ class Classification(SequenceObjective):
       labels: the names of the classes; an example's `label` is an index into them.
       target_length: decoder columns of an encoder-decoder; 0 for what the longest label can need
         in any tokenizer, its bytes and two more.
+      class_weights: what an example of each label counts in the training loss, which is
+        Σ w · loss / Σ w over the batch; empty: all the same. The loss of an evaluation has none.
     """
 
     labels: tuple[str, ...] = ()
     target_length: int = 0
+    class_weights: tuple[float, ...] = ()
 
     name: ClassVar[str] = "classification"
     models: ClassVar[dict] = {"encoder": {}, "decoder": {}, "recurrent": {}, "encoder_decoder": {}}
@@ -37,6 +40,13 @@ class Classification(SequenceObjective):
     def __post_init__(self):
         super().__post_init__()
         set_labels(self)
+        object.__setattr__(self, "class_weights", tuple(self.class_weights))
+        count = len(self.class_weights)
+        if count and (count != len(self.labels) or min(self.class_weights) <= 0):
+            raise ConfigError(
+                f"objective.class_weights={self.class_weights}: one positive number for each of "
+                f"the {len(self.labels)} labels {self.labels} is needed"
+            )
 
     def heads(self, model_name: str) -> dict[str, int]:
         """Return a head of C classes, or the LM head of an encoder-decoder."""
@@ -109,14 +119,33 @@ class Classification(SequenceObjective):
             "label_lengths": np.ascontiguousarray(raw["label_lengths"]),
         }
 
+    def counted(self, batch) -> jax.Array:
+        """Return what is counted: 1 for each example [B], or for each token of its label [B, T]."""
+        return batch["weights"] if self.model == "encoder_decoder" else real_rows(batch)
+
+    def weighted(self, batch) -> jax.Array:
+        """Return `counted` times the weight of the example's class."""
+        counted = self.counted(batch)
+        if not self.class_weights:
+            return counted
+        weights_B = jnp.take(jnp.asarray(self.class_weights, jnp.float32), batch["labels"])
+        return counted * weights_B.reshape(-1, *(1,) * (counted.ndim - 1))
+
+    def weights(self, batch) -> dict[str, jax.Array]:
+        """Return the weight of the training loss: examples or label tokens, by their classes."""
+        return {"loss": jnp.sum(self.weighted(batch))}
+
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
         """Return the term `loss` and the accuracy, of examples or of label tokens."""
-        if self.model == "encoder_decoder":
-            return super().loss(model, params, batch, rng, train)
-        logits = apply(model, params, batch, rng, train)["classification"]
-        real = real_rows(batch)
-        total, weight, correct = self.cross_entropy(logits, batch["labels"], real, train)
-        return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
+        text = self.model == "encoder_decoder"
+        logits = apply(model, params, batch, rng, train)["lm" if text else "classification"]
+        targets, counted = batch["targets" if text else "labels"], self.counted(batch)
+        total, weight, correct = self.cross_entropy(logits, targets, counted, train)
+        metrics = {"accuracy": (correct, weight)}
+        if train and self.class_weights:
+            weights = self.weighted(batch)
+            total, weight, _ = self.cross_entropy(logits, targets, weights, train)
+        return {"loss": (total, weight)}, metrics
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
         """Return `scores` float32 [B, C], log p(label) in nats (of its text, if written)."""

@@ -89,7 +89,7 @@ class Objective(abc.ABC):
         return batch
 
     def weights(self, batch) -> dict[str, jax.Array]:
-        """Return the weight of each term, from the batch alone: what `loss` returns beside."""
+        """Return the weight of each term in training, from the batch alone, as `loss` does."""
         return {"loss": jnp.sum(batch["weights"])}
 
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:

@@ -100,9 +100,10 @@ class TextToText(Objective):
             }
         else:
             sequences = {"row": supervised.flat(supervised.join(inputs, targets), length + 1)}
-        # Each example is judged by itself: only rows of training are shared.
-        plan = PackedExamples if self.pack and shuffle else ExamplePlan
-        return plan(sequences, {"given": lengths}, seed, shuffle, report)
+        columns = {"given": lengths}
+        if self.pack and shuffle:  # each example is judged by itself: only training shares rows
+            return PackedExamples(sequences, columns, seed, shuffle, report)
+        return ExamplePlan(sequences, columns, seed, shuffle, report, fixed=("target",))
 
     def _room(self, length: int, pair: bool) -> int:
         """Return how many tokens of input text fit into a row beside what stands around them."""

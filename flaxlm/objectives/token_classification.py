@@ -14,6 +14,7 @@ from flaxlm.data.vocabulary import Template
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.objectives import supervised
 from flaxlm.objectives.objective import Objective, Spec, apply, between, floats, ints
+from flaxlm.objectives.sequence import set_labels
 
 
 class Window(NamedTuple):
@@ -49,11 +50,7 @@ class TokenClassification(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "labels", tuple(self.labels))
-        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
-            raise ConfigError(
-                f"objective.labels={self.labels}: two or more different labels are needed"
-            )
+        set_labels(self)
         between(self, stride=(0, 2**20))
 
     def heads(self, model_name: str) -> dict[str, int]:
@@ -203,8 +200,7 @@ def windows(sizes: Sequence[int], room: int, stride: int, causal: bool = False) 
     Args:
       sizes: pieces of each word, 1 … room.
       room: pieces of a row.
-      stride: most pieces from the first of a row to that of the next, 1 … room, or as many more
-        as it takes for the next to hold another word.
+      stride: most pieces from the first of a row to that of the next, 1 … room; at least a word.
       causal: context is what stands before a word, and not the shorter of its two sides.
     """
     ends = np.cumsum(sizes)
@@ -216,9 +212,8 @@ def windows(sizes: Sequence[int], room: int, stride: int, causal: bool = False) 
         if stop == len(ends):
             break
         far = int(np.searchsorted(starts, starts[first] + stride, "right")) - 1
-        # Each row holds a word that the one before does not; the last is as full as the others.
-        first = max(far, int(np.searchsorted(starts, ends[stop] - room)))
-        first = min(first, int(np.searchsorted(starts, ends[-1] - room)))
+        # The last row is as full as the others.
+        first = min(max(far, first + 1), int(np.searchsorted(starts, ends[-1] - room)))
     context, chosen = np.full(len(ends), -1), np.zeros(len(ends), np.int64)
     for number, (first, stop) in enumerate(spans):
         here = starts[first:stop] - starts[first]

@@ -4,6 +4,7 @@ Tables with the columns of the Hugging Face hub's `glue` are read as well.
 """
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,12 +52,6 @@ class Glue(Task):
         """Return {id, index?, text, text_pair?} and what `answer` reads of each row of a split."""
         skipped: list[str] | None = [] if self.skip_bad_rows else None
 
-        def rows(path: str, most: int) -> Iterator[Record]:
-            found = list(self._rows(path, most, skipped))
-            graded = split != "test" or any(present(record, self.gold) for record in found)
-            for record in found:
-                yield record if graded else dataclasses.replace(record, graded=False)
-
         def example(record: Record) -> Example:
             names = [present(record, columns) or columns[0] for columns in self.texts]
             texts = dict(zip(("text", "text_pair"), map(record.text, names), strict=False))
@@ -64,7 +59,8 @@ class Glue(Task):
             number = {"index": str(record.columns[index])} if index else {}
             return {"id": record.id} | number | texts | answer(record)
 
-        found = read_split(data, split, example, read=rows)
+        rows = functools.partial(self._rows, skipped=skipped)
+        found = read_split(data, split, example, self.gold, rows)
         if skipped:
             warnings.warn(
                 f"task.skip_bad_rows left {len(skipped)} rows of the {split} split out; the "

@@ -1,8 +1,7 @@
 """A tag for each word: named entities and parts of speech."""
 
 import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from flaxlm.tasks.metrics import (
     tag_intervals,
     tag_scores,
 )
-from flaxlm.tasks.records import Record, read_split
+from flaxlm.tasks.records import Record, read_split, records
 from flaxlm.tasks.task import Answer, Decisions, Example, Task, label_ids, values_of
 
 # Derczynski et al. (2017).
@@ -60,26 +59,30 @@ class Tagging(Task):
         """Raise ConfigError where the labels cannot be the tags of this task."""
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
-        """Return {id, text, words, tags, labels} for each sentence of a split; see `Task.examples`.
+        """Return {id, text, words, tags, tag_set} for each sentence of a split.
 
-        `words` are as `conll.read` gives them, `tags` their ids or None, `labels` all the tags.
+        `words` are as `conll.read` gives them, `tags` their ids or None, `tag_set` all the tags by
+        id; see `Task.examples`.
         """
         labels = tuple(labels)
         ids = label_ids(labels)
         self.check(labels)
-        read = functools.partial(
-            conll.read,
-            word_column=self.word_column,
-            tag_column=self.tag_column,
-            spaces=self.spaces,
-        )
 
         def example(record: Record) -> Example:
             words = record.columns["words"]
-            found = {"id": record.id, "text": "".join(words), "words": words, "labels": labels}
+            found = {"id": record.id, "text": "".join(words), "words": words, "tag_set": labels}
             return found | {"tags": _tag_ids(record, ids) if record.graded else None}
 
-        return read_split(data, split, example, "tags", read)
+        return read_split(data, split, example, "tags", self._read)
+
+    def _read(self, path: str, max_line_bytes: int) -> Iterator[Record]:
+        return conll.read(path, max_line_bytes, self.word_column, self.tag_column, self.spaces)
+
+    def found_labels(self, data: DataConfig) -> list[str]:
+        """Return the tags of the training sentences; none where they are numbers."""
+        rows = records(data, "train", self._read)
+        found = {tag for record in rows for tag in record.columns.get("tags", ())}
+        return sorted(found) if all(isinstance(tag, str) for tag in found) else []
 
     def golds(self, examples: Sequence[Example]) -> list[Tagged | None]:
         """Return each sentence with its right tags."""
@@ -136,7 +139,7 @@ class Tagging(Task):
 
 def _tagged(example: Example, ids: Sequence[int]) -> Tagged:
     words = tuple(word.removeprefix(" ") for word in example["words"])
-    return Tagged(words, tuple(example["labels"][i] for i in ids))
+    return Tagged(words, tuple(example["tag_set"][i] for i in ids))
 
 
 def _tag_ids(record: Record, ids: Mapping[str, int]) -> list[int]:

@@ -24,6 +24,7 @@ from flaxlm.sharding import ShardingConfig
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.tagging import task_of_labels
 from flaxlm.training.checkpoint import CheckpointConfig
+from flaxlm.training.lora import LoraConfig
 from flaxlm.training.optimizer import OptimizerConfig
 from flaxlm.training.sections import EvalConfig, TrainConfig
 
@@ -43,6 +44,7 @@ class RunConfig:
     model: typing.Any
     objective: typing.Any
     optimizer: OptimizerConfig
+    lora: LoraConfig
     train: TrainConfig
     checkpoint: CheckpointConfig
     eval: EvalConfig
@@ -67,6 +69,7 @@ SECTIONS = {
     "tokenizer": TokenizerConfig,
     "data": DataConfig,
     "optimizer": OptimizerConfig,
+    "lora": LoraConfig,
     "train": TrainConfig,
     "checkpoint": CheckpointConfig,
     "eval": EvalConfig,
@@ -239,6 +242,16 @@ def build(full: dict) -> RunConfig:
         raise ConfigError(
             f"train.microbatches={sections['train'].microbatches}: the loss of objective.name="
             f"{names['objective']!r} needs its whole batch at once; set it to 1"
+        )
+    if sections["train"].buckets and not TASKS[names["task"]].objective:
+        raise ConfigError(
+            f"train.buckets={sections['train'].buckets} is for tasks with examples; the rows of "
+            f"task.name={names['task']!r} are full"
+        )
+    if sections["eval"].patience and not sections["checkpoint"].keep_best:
+        raise ConfigError(
+            f"eval.patience={sections['eval'].patience} ends with the best checkpoint, and "
+            "checkpoint.keep_best=0 keeps none; set it to 1"
         )
     raw = json.loads(json.dumps(full))
     return RunConfig(

@@ -173,6 +173,7 @@ class Inputs:
             self.config.train.length,
             self.config.seed,
             batch_size,
+            self.config.train.buckets,
         )
 
     def evaluation(self, split: str, batch_size: int) -> list[EvalBatches]:
@@ -197,6 +198,7 @@ class Inputs:
                 self.config.train.length,
                 self.config.seed,
                 batch_size,
+                self.config.train.buckets,
             )
             for plan in self._plans(split, shuffle=False)
         ]

@@ -1,13 +1,15 @@
 """Optimizers and learning-rate schedules, as optax transformations chosen by name."""
 
 import dataclasses
-import re
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from flaxlm import tree
 from flaxlm.errors import ConfigError, choose
+from flaxlm.training import lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,10 @@ class OptimizerConfig:
       cooldown: share of the steps that `wsd` spends on its last, linear descent.
       clip_norm: bound on the global gradient norm; 0 is off.
       no_decay: regexes of parameter paths that weight decay leaves alone.
+      freeze: regexes of the paths of parameters that are not trained.
+      layer_decay: what an update is multiplied by for each layer between a parameter and the top
+        (Howard & Ruder, 2018; Clark et al., 2020); `models.depth` counts. Of the learning rate
+        and the weight decay alike; 1 is off.
     """
 
     name: str = "adamw"
@@ -40,6 +46,8 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     no_decay: tuple[str, ...] = (r"bias$", r"norm", r"scale$")
     clip_norm: float = 1.0
+    freeze: tuple[str, ...] = ()
+    layer_decay: float = 1.0
 
     def __post_init__(self):
         choose("optimizer.name", self.name, OPTIMIZERS)
@@ -49,13 +57,10 @@ class OptimizerConfig:
         for name in ("warmup_steps", "decay_steps", "weight_decay", "clip_norm"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"optimizer.{name}={getattr(self, name)} must not be negative")
-        for pattern in self.no_decay:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ConfigError(
-                    f"optimizer.no_decay: {pattern!r} is not a regex: {error}"
-                ) from None
+        tree.check_patterns("optimizer.no_decay", self.no_decay)
+        tree.check_patterns("optimizer.freeze", self.freeze)
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"optimizer.layer_decay={self.layer_decay} must be in (0, 1]")
         for name in ("cooldown", "warmup_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"optimizer.{name}={getattr(self, name)} must be in [0, 1]")
@@ -154,10 +159,49 @@ def decay_mask(config: OptimizerConfig, params):
     return tree.map_paths(lambda path, _: tree.first_match(rules, path, True), params)
 
 
-def make_optimizer(config: OptimizerConfig, total_steps: int):
-    """Return (optax transformation, schedule)."""
+def trained(config: OptimizerConfig, adapters: lora.LoraConfig, paths: Iterable[str]) -> set[str]:
+    """Return the paths of the parameters that a run trains.
+
+    ConfigError where a pattern matches nothing, or nothing is left.
+    """
+    paths = list(paths)
+    frozen = tree.select("optimizer.freeze", config.freeze, paths)
+    left = lora.trained(adapters, paths) - frozen
+    if not left:
+        raise ConfigError(f"optimizer.freeze={config.freeze!r} leaves no parameter to train")
+    return left
+
+
+def scale_by_depth(decay: float, distances: Mapping[str, np.ndarray]):
+    """Return the transformation that multiplies updates by decay^distance; it has no state.
+
+    Args:
+      decay: in (0, 1].
+      distances: {path: number, or numbers along the leading dimension}.
+    """
+
+    def scale(path: str, update):
+        factor = np.float32(decay) ** distances[path]
+        factor = factor.reshape(factor.shape + (1,) * (update.ndim - factor.ndim))
+        return update * factor.astype(update.dtype)
+
+    return optax.stateless(lambda updates, params: tree.map_paths(scale, updates))
+
+
+def make_optimizer(
+    config: OptimizerConfig, total_steps: int, distances: Mapping[str, np.ndarray] | None = None
+):
+    """Return (optax transformation, schedule).
+
+    Args:
+      config: which.
+      total_steps: the run's last step.
+      distances: of each parameter from the top, for `layer_decay`.
+    """
     schedule = make_schedule(config, total_steps)
     update = OPTIMIZERS[config.name](config, schedule, lambda params: decay_mask(config, params))
     if config.clip_norm:
         update = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    if config.layer_decay != 1:
+        update = optax.chain(update, scale_by_depth(config.layer_decay, distances))
     return update, schedule

@@ -1,6 +1,7 @@
-"""The sections of a config that say how a run goes: how long it trains, what it is judged by."""
+"""The sections `train` and `eval` of a config: how long, on what shapes, judged by what."""
 
 import dataclasses
+import itertools
 
 from flaxlm.data.sources import SPLITS
 from flaxlm.errors import ConfigError, choose
@@ -12,6 +13,9 @@ class TrainConfig:
 
     The duration is `steps`, or `tokens`, or `epochs`: the first that is not 0. `batch_size` is
     global, in rows; `length` is the row's length in tokens (the encoder's, for encoder-decoder).
+    `buckets` are smaller lengths, ascending, for tasks with examples: rows of like length are
+    batched together and cut to the smallest that holds them, each with a compilation of its own
+    (`tokens` counts rows of the full length all the same).
     """
 
     steps: int = 0
@@ -19,6 +23,7 @@ class TrainConfig:
     epochs: float = 0.0
     batch_size: int = 32
     length: int = 256
+    buckets: tuple[int, ...] = ()
     microbatches: int = 1
     ema_decay: float = 0.0
     skip_nonfinite: int = 0
@@ -38,6 +43,12 @@ class TrainConfig:
             raise ConfigError(
                 f"train.batch_size={self.batch_size} does not divide into "
                 f"train.microbatches={self.microbatches}"
+            )
+        steps = (0, *self.buckets, self.length)
+        if any(low >= high for low, high in itertools.pairwise(steps)):
+            raise ConfigError(
+                f"train.buckets={self.buckets} must be ascending lengths from 1 to below "
+                f"train.length={self.length}"
             )
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"train.ema_decay={self.ema_decay} must be in [0, 1); 0 is off")
@@ -69,7 +80,7 @@ class EvalConfig:
 
     `every` is in steps (0: only at the end), `split` may be empty for no evaluation; `metric` is
     compared as `mode` says, and after `patience` evaluations in a row without a better one the
-    run ends early (0: never).
+    run ends early (0: never), and whoever reads the run takes its best checkpoint.
     """
 
     every: int = 0

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import jax
 
 from flaxlm import sharding, tree
-from flaxlm.errors import ConfigError, MissingInput, Unsafe
+from flaxlm.errors import ConfigError, Unsafe
 from flaxlm.interop.pretrained import SCHEME, Directory, Plan
-from flaxlm.training import arrays, manifest
+from flaxlm.training import lora, manifest, reading
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.step import Program
@@ -51,14 +51,9 @@ def start(program: Program, saved: Checkpointer, inputs: Inputs, allow_missing: 
     # 2. `init`: the parameters of another run. What it cannot give is said before anything is made.
     if program.config.init and program.config.init_weights:
         wanted = wanted_of(program, allow_missing)
-        state = program.init(program.config.seed)
-        params = wanted.load(state.params, say)
-        state = state.replace(params=params)
-        if state.ema:
-            state = state.replace(ema=jax.tree.map(lambda p: p.copy(), params))
-        # The optimizer starts anew, from these parameters.
-        opt = jax.tree.map(lambda a: a.sharding, program.abstract_state.opt_state)
-        state = state.replace(opt_state=jax.jit(program.optimizer.init, out_shardings=opt)(params))
+        params = wanted.load(program.init(program.config.seed).params, say)
+        # Optimizer and averages start anew, from these parameters.
+        state = program.begin(params)
     # 3. Scratch.
     else:
         say(f"starting from scratch with seed {program.config.seed}")
@@ -114,17 +109,18 @@ class Wanted:
     """What a run takes from its `init`.
 
     A parameter may start fresh only if it belongs to a head of this objective, which `init` was
-    not trained with, or if `allow_missing` matches its path.
+    not trained with, if it is a low-rank factor, or if `allow_missing` matches its path. Factors
+    of `init` itself are merged into their kernels.
 
     Attributes:
-      init: the run directory that it comes from.
-      branch: the branch of its checkpoints: `params` or `ema`.
+      program: of the run.
+      source: the checkpoint of `init` that it comes from.
       asked: `{path: ShapeDtypeStruct}` of the parameters that it has.
       fresh: paths of those that it lacks.
     """
 
-    init: str
-    branch: str
+    program: Program
+    source: reading.Source
     asked: dict
     fresh: list[str]
 
@@ -132,19 +128,16 @@ class Wanted:
     def of(cls, program: Program, allow_missing: str) -> "Wanted":
         """Return what `program` takes; see the class, and `start` for what is raised."""
         init = program.config.init
-        source = Checkpointer(init, read_only=True)
-        step = source.latest()
-        if step is None:
-            raise MissingInput(f"init={init} holds no checkpoint")
-        record = source.manifest(step)
-        branch = branch_of(record)
+        source = reading.find(init, "")
+        there = reading.held(source.saved.manifest(source.step))
         wanted = tree.flatten(program.abstract_state.params)
-        asked = {p: leaf for p, leaf in wanted.items() if f"{branch}/{p}" in record.leaves}
+        asked = {p: x for p, x in wanted.items() if p in there and not lora.is_adapter(p)}
         fresh = [path for path in wanted if path not in asked]
         refused = [
             path
             for path in fresh
-            if not is_head(path) and not (allow_missing and re.search(allow_missing, path))
+            if not (is_head(path) or lora.is_adapter(path))
+            and not (allow_missing and re.search(allow_missing, path))
         ]
         if refused:
             raise ConfigError(
@@ -152,83 +145,61 @@ class Wanted:
                 "with --allow_missing='regex'"
             )
         try:
-            arrays.check(record, {f"{branch}/{p}": leaf for p, leaf in asked.items()}, whole=False)
+            source.check(asked, program)
         except Unsafe as error:
             raise Unsafe(f"init={init}: {error}") from None
-        return cls(init, branch, asked, fresh)
+        return cls(program, source, asked, fresh)
 
     def load(self, params, say: Callable):
-        """Return `params` with what `init` has; print loaded, fresh and ignored."""
-        source = Checkpointer(self.init, read_only=True)
-        # No step is named, so that a damaged newest one is passed over.
-        loaded, found = source.restore_params(None, self.branch, tree.unflatten(self.asked))
-        start = f"{self.branch}/"
-        held = [path.removeprefix(start) for path in found.leaves if path.startswith(start)]
-        ignored = [path for path in held if path not in self.asked]
-        say(
-            f"init from {self.init} step {found.step}: {len(self.asked)} parameters loaded; "
-            f"fresh: {', '.join(self.fresh) or 'none'}; ignored: {', '.join(ignored) or 'none'}"
-        )
-        return tree.unflatten(tree.flatten(params) | tree.flatten(loaded))
+        """Return `params` with what `init` has; print loaded, merged, fresh and ignored."""
+        loaded, found = self.source.read(self.asked, self.program)
+        rest = [path for path in reading.held(found) if path not in self.asked]
+        merged = {lora.kernel_of(p) for p in rest if lora.is_adapter(p)} & self.asked.keys()
+        ignored = [p for p in rest if not (lora.is_adapter(p) and lora.kernel_of(p) in merged)]
+        lines = {"merged": sorted(merged), "fresh": self.fresh, "ignored": ignored}
+        init, text = self.program.config.init, f"{len(self.asked)} parameters loaded"
+        for what, paths in lines.items():
+            if paths or what != "merged":
+                text += f"; {what}: {', '.join(paths) or 'none'}"
+        say(f"init from {init} step {found.step} ({self.source.why}): {text}")
+        return tree.unflatten(tree.flatten(params) | loaded)
 
 
-def branch_of(record: manifest.Manifest) -> str:
-    """Return the branch of a checkpoint that is evaluated: the average where there is one."""
-    return "ema" if any(path.startswith("ema/") for path in record.leaves) else "params"
-
-
-def load_for_reading(program: Program, workdir: pathlib.Path, checkpoint: str):
+def load_for_reading(
+    program: Program, workdir: pathlib.Path, checkpoint: str, say: Callable = lambda line: None
+):
     """Return (averaged parameters, step) of a run, laid out on the program's mesh.
 
     Args:
       program: of the run's config, on any mesh.
       workdir: the run directory.
-      checkpoint: `latest`, `best`, a step, or INIT.
+      checkpoint: `latest`, `best`, a step, INIT, or nothing, see `reading.find`.
+      say: prints one line, which step it is.
     """
+    asked = tree.flatten(program.abstract_state.params)
     if checkpoint == INIT:
-        asked = tree.flatten(program.abstract_state.params)
         return tree.unflatten(hub_plan(program).load(asked)), 0
-    saved = Checkpointer(workdir, read_only=True)
-    step = find_step(saved, workdir, checkpoint)
-    branch = branch_of(saved.manifest(step))
-    # `latest` names no step, so that a damaged newest one is passed over.
-    asked = None if checkpoint == "latest" else step
-    params, found = saved.restore_params(asked, branch, program.abstract_state.params)
-    return params, found.step
+    source = reading.find(workdir, checkpoint, program.config.eval)
+    params, found = source.read(asked, program)
+    say(f"checkpoint: {workdir} step {found.step} ({source.why})")
+    return tree.unflatten(params), found.step
 
 
-def load_backbone(program: Program, workdir: pathlib.Path, checkpoint: str):
+def load_backbone(
+    program: Program, workdir: pathlib.Path, checkpoint: str, say: Callable = lambda line: None
+):
     """Return the parameters of a run without those of its heads; see `load_for_reading`."""
     if checkpoint == INIT:
         asked = tree.flatten(program.abstract_state.params)
         loaded = hub_plan(program, fresh=is_head).load(asked)
     else:
-        loaded = tree.flatten(load_for_reading(program, workdir, checkpoint)[0])
+        loaded = tree.flatten(load_for_reading(program, workdir, checkpoint, say)[0])
     return tree.unflatten({path: leaf for path, leaf in loaded.items() if not is_head(path)})
 
 
 def require_step(config, workdir: pathlib.Path, checkpoint: str) -> None:
     """Raise unless `checkpoint` can be read, before anything else is."""
     if checkpoint != INIT:
-        find_step(Checkpointer(workdir, read_only=True), workdir, checkpoint)
+        reading.find(workdir, checkpoint, config.eval)
     elif not config.init.startswith(SCHEME):
         raise ConfigError(f"--checkpoint={INIT} reads a Hugging Face model; init={config.init!r}")
-
-
-def find_step(saved: Checkpointer, workdir: pathlib.Path, checkpoint: str) -> int:
-    """Return the step that `latest`, `best` or a number names."""
-    if saved.latest() is None:
-        raise MissingInput(f"{workdir} holds no checkpoint; train there first")
-    if checkpoint == "latest":
-        return saved.latest()
-    if checkpoint == "best":
-        best = saved.best()
-        if best is None:
-            raise MissingInput(f"{workdir}: no checkpoint was saved with an evaluation score")
-        return best
-    steps = [str(step) for step in saved.steps()]
-    if checkpoint not in steps:
-        raise ConfigError(
-            f"--checkpoint={checkpoint} is not there; choose latest, best or {', '.join(steps)}"
-        )
-    return int(checkpoint)

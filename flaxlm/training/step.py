@@ -18,8 +18,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from flaxlm import sharding, tree
 from flaxlm.errors import ConfigError
 from flaxlm.models import MODELS
+from flaxlm.models.depth import distances
+from flaxlm.training import lora
 from flaxlm.training.config import RunConfig
-from flaxlm.training.optimizer import make_optimizer
+from flaxlm.training.optimizer import make_optimizer, trained
 from flaxlm.training.state import TrainState, initial_state
 
 
@@ -29,6 +31,7 @@ class Program:
 
     Attributes:
       init: seed -> TrainState, already laid out on the mesh.
+      begin: params -> TrainState at step 0 with these, which are donated.
       update: (TrainState, batch, seed) -> (TrainState, metrics); the state given in is donated.
       sums: (params, batch) -> {name: (sum, weight)} of the evaluation loss and its metrics.
       predict: (params, batch) -> {name: [B, …]}.
@@ -43,6 +46,7 @@ class Program:
     abstract_state: TrainState
     batch_sharding: NamedSharding
     init: Callable
+    begin: Callable
     update: Callable
     sums: Callable
     predict: Callable
@@ -79,7 +83,15 @@ def init_params(config: RunConfig, model, seed: int):
     spec = config.objective.batch_spec(rows, config.train.length)
     inputs = config.objective.model_inputs(zeros_batch(spec))
     variables = model.init({"params": jax.random.key(seed)}, inputs, train=False)
-    return variables["params"]
+    return lora.add(variables["params"], config.lora, MODELS[config.model_name].axes, seed)
+
+
+def check_trained(config: RunConfig) -> None:
+    """Raise ConfigError where a pattern of what is frozen, adapted or trained matches nothing."""
+    if config.optimizer.freeze or config.lora.rank:
+        model = build_model(config)
+        params = jax.eval_shape(lambda: init_params(config, model, 0))
+        trained(config.optimizer, config.lora, tree.flatten(params))
 
 
 def _mean(sums: dict) -> dict:
@@ -99,15 +111,25 @@ def split_batch(batch: dict, parts: int, pin: Callable) -> dict:
     return jax.tree.map(split, batch)
 
 
-def mean_gradients(objective, model, microbatches: int, pin: Callable) -> Callable:
+def mean_gradients(
+    objective,
+    model,
+    microbatches: int,
+    pin: Callable,
+    trains: Callable[[str], bool] = lambda path: True,
+) -> Callable:
     """Return grads(params, batch, rng) -> (gradients, loss, metric sums) of the batch's mean loss.
+
+    Gradients are of the parameters whose paths `trains` accepts: the others are not differentiated,
+    so that nothing is computed or kept for them.
 
     The denominators are summed over the whole global batch first, then
     Σ coefficient · sum / denominator is differentiated micro-batch by micro-batch; a mean of
     micro-batch means would be another loss wherever weights differ between them.
     """
 
-    def part(params, batch, denominators, rng):
+    def part(trained, frozen, batch, denominators, rng):
+        params = tree.merge(trained, frozen)
         terms, metrics = objective.loss(model, params, batch, rng, True)
         loss = sum(
             coefficient * terms[name][0] / denominators[name]
@@ -119,21 +141,22 @@ def mean_gradients(objective, model, microbatches: int, pin: Callable) -> Callab
         denominators = jax.tree.map(
             lambda w: jnp.maximum(w.astype(jnp.float32), 1e-9), objective.weights(batch)
         )
-        value_and_grad = jax.value_and_grad(part, has_aux=True)
+        trained, frozen = tree.split(params, trains)
+        value_and_grad = functools.partial(jax.value_and_grad(part, has_aux=True), trained, frozen)
         if microbatches == 1:
-            (loss, sums), gradients = value_and_grad(params, batch, denominators, rng)
+            (loss, sums), gradients = value_and_grad(batch, denominators, rng)
             return gradients, loss, sums
 
         def body(carry, xs):
             micro, index = xs
             (loss, sums), gradients = value_and_grad(
-                params, micro, denominators, jax.random.fold_in(rng, index)
+                micro, denominators, jax.random.fold_in(rng, index)
             )
             return jax.tree.map(jnp.add, carry, (gradients, loss, sums)), None
 
         micros = split_batch(batch, microbatches, pin)
         shapes = jax.eval_shape(
-            lambda m: value_and_grad(params, m, denominators, rng),
+            lambda m: value_and_grad(m, denominators, rng),
             jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), micros),
         )
         (loss, sums), gradients = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -145,7 +168,7 @@ def mean_gradients(objective, model, microbatches: int, pin: Callable) -> Callab
     return grads
 
 
-def _step(state: TrainState, batch, seed, *, config: RunConfig, grads, optimizer, schedule):
+def _step(state: TrainState, batch, seed, *, config, grads, optimizer, schedule, trains):
     """One update; a batch whose loss or gradient is not finite changes nothing but counters.
 
     `seed` is an argument, so that runs which differ in it alone share one compilation.
@@ -153,8 +176,9 @@ def _step(state: TrainState, batch, seed, *, config: RunConfig, grads, optimizer
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
     gradients, loss, sums = grads(state.params, batch, rng)
     norm = optax.global_norm(gradients)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    before, frozen = tree.split(state.params, trains)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, before)
+    params = optax.apply_updates(before, updates)
     ema = state.ema
     if ema:
         decay = config.train.ema_decay
@@ -164,7 +188,7 @@ def _step(state: TrainState, batch, seed, *, config: RunConfig, grads, optimizer
     limit = config.train.skip_nonfinite
     take = finite & (state.skipped <= limit)
     new = (params, opt_state, ema)
-    old = (state.params, state.opt_state, state.ema)
+    old = (before, state.opt_state, state.ema)
     params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(take, n, o), new, old)
     skipped = jnp.where(
         state.skipped > limit, state.skipped, jnp.where(finite, 0, state.skipped + 1)
@@ -176,7 +200,11 @@ def _step(state: TrainState, batch, seed, *, config: RunConfig, grads, optimizer
         "skipped": skipped,
     }
     state = state.replace(
-        step=state.step + 1, params=params, opt_state=opt_state, ema=ema, skipped=skipped
+        step=state.step + 1,
+        params=tree.merge(params, frozen),
+        opt_state=opt_state,
+        ema=ema,
+        skipped=skipped,
     )
     return state, metrics
 
@@ -208,9 +236,7 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> Program:
       ConfigError: the batch does not divide over the mesh, or objective and model do not fit.
     """
     check_batch(config, mesh)
-    model = build_model(config)
-    optimizer, schedule = make_optimizer(config.optimizer, total_steps)
-    objective = config.objective
+    model, objective = build_model(config), config.objective
     axes = MODELS[config.model_name].axes
     batch_sharding = sharding.batch_sharding(mesh, config.sharding)
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -220,12 +246,18 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> Program:
             x, NamedSharding(mesh, PartitionSpec(None, *batch_sharding.spec))
         )
 
+    def begin(params):
+        return initial_state(params, optimizer, bool(config.train.ema_decay), trains)
+
     def init(seed):
-        params = init_params(config, model, seed)
-        return initial_state(params, optimizer, bool(config.train.ema_decay))
+        return begin(init_params(config, model, seed))
 
     with sharding.use(mesh, config.sharding):
-        abstract = jax.eval_shape(lambda: init(config.seed))
+        abstract = jax.eval_shape(lambda: init_params(config, model, config.seed))
+        trains = trained(config.optimizer, config.lora, tree.flatten(abstract)).__contains__
+        depths = distances(config.model, abstract)
+        optimizer, schedule = make_optimizer(config.optimizer, total_steps, depths)
+        abstract = jax.eval_shape(begin, abstract)
         params = sharding.param_shardings(axes, abstract.params, mesh, config.sharding)
         state = sharding.like_params(abstract, abstract.params, params, mesh)
     abstract = jax.tree.map(
@@ -234,9 +266,10 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> Program:
     step = functools.partial(
         _step,
         config=config,
-        grads=mean_gradients(objective, model, config.train.microbatches, pin),
+        grads=mean_gradients(objective, model, config.train.microbatches, pin, trains),
         optimizer=optimizer,
         schedule=schedule,
+        trains=trains,
     )
 
     def sums(params, batch):
@@ -252,6 +285,7 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> Program:
         abstract_state=abstract,
         batch_sharding=batch_sharding,
         init=jax.jit(init, out_shardings=state),
+        begin=jax.jit(begin, out_shardings=state, donate_argnums=0),
         update=jax.jit(
             step,
             in_shardings=(state, batch_sharding, replicated),

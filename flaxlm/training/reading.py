@@ -1,0 +1,137 @@
+"""Reading the model of a run: which of its checkpoints, and each parameter as it is evaluated.
+
+A parameter comes from its average where the run kept one. Low-rank factors that the reader has no
+place for are merged into their kernels, so a LoRA run is read as any other.
+"""
+
+import dataclasses
+import os
+
+import jax
+
+from flaxlm import sharding, tree
+from flaxlm.errors import ConfigError, MissingInput
+from flaxlm.models import MODELS
+from flaxlm.training import arrays, lora
+from flaxlm.training.checkpoint import Checkpointer
+from flaxlm.training.config import EvalConfig, read_run
+from flaxlm.training.manifest import Manifest
+from flaxlm.training.step import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One checkpoint of a run.
+
+    Attributes:
+      saved: the run's checkpoints, to read only.
+      step: which of them.
+      why: how it was chosen, for a person.
+      exact: False: should it be damaged, the newest that is not will do.
+    """
+
+    saved: Checkpointer
+    step: int
+    why: str
+    exact: bool
+
+    def __str__(self) -> str:
+        return f"{self.saved.root.parent} step {self.step} ({self.why})"
+
+    def check(self, wanted: dict, program: Program) -> None:
+        """Raise Unsafe unless the checkpoint has `wanted`, see `read`, in these shapes."""
+        record = self.saved.manifest(self.step)
+        _, asked = _asked(record, wanted, program)
+        arrays.check(record, asked, whole=False)
+
+    def read(self, wanted: dict, program: Program) -> tuple[dict, Manifest]:
+        """Return {path: array} of the parameters `wanted`, and the manifest that they came with.
+
+        Args:
+          wanted: {path: ShapeDtypeStruct with its sharding}.
+          program: of the reader, for its mesh.
+        """
+        names, asked = _asked(self.saved.manifest(self.step), wanted, program)
+        step = self.step if self.exact else None
+        loaded, found = self.saved.restore_params(step, "", tree.unflatten(asked))
+        leaves = tree.flatten(loaded)
+        return _merged({path: leaves[leaf] for path, leaf in names.items()}, wanted), found
+
+
+def find(run: str | os.PathLike, checkpoint: str, config: EvalConfig | None = None) -> Source:
+    """Return the checkpoint of a run directory that a word stands for.
+
+    Args:
+      run: the directory.
+      checkpoint: `latest`, `best`, a step, or nothing: the best one where the run stops early,
+        the latest elsewhere.
+      config: how the run is evaluated; None: as its `config.json` says.
+
+    Raises:
+      MissingInput: there is no checkpoint, or `best` is asked for and none has a score.
+      ConfigError: there is none of that step.
+    """
+    config = config or EvalConfig(**read_run(os.fspath(run)).get("eval", {}))
+    metric = f"{config.split}/{config.metric}"
+    saved = Checkpointer(run, metric=metric, mode=config.mode, read_only=True)
+    latest = saved.latest()
+    if latest is None:
+        raise MissingInput(f"{run} holds no checkpoint; train there first")
+    best = saved.best() if checkpoint == "best" or (config.patience and not checkpoint) else None
+    if best is not None:
+        score = saved.manifest(best).metrics[metric]
+        return Source(saved, best, f"the best, {metric} {score:.4f}", exact=True)
+    if checkpoint == "best":
+        raise MissingInput(f"{run}: no checkpoint was saved with an evaluation score")
+    if checkpoint in ("", "latest"):
+        return Source(saved, latest, "the latest", exact=False)
+    steps = [str(step) for step in saved.steps()]
+    if checkpoint not in steps:
+        raise ConfigError(
+            f"--checkpoint={checkpoint} is not there; choose latest, best or {', '.join(steps)}"
+        )
+    return Source(saved, int(checkpoint), "as asked", exact=True)
+
+
+def held(record: Manifest) -> dict[str, str]:
+    """Return {parameter: leaf of the checkpoint that it is evaluated with}."""
+    found = {}
+    for branch in ("params/", "ema/"):  # an average counts before what it is an average of
+        for leaf in record.leaves:
+            if leaf.startswith(branch):
+                found[leaf.removeprefix(branch)] = leaf
+    return found
+
+
+def _asked(record: Manifest, wanted: dict, program: Program) -> tuple[dict, dict]:
+    """Return ({parameter: leaf}, {leaf: ShapeDtypeStruct}) to read `wanted` with.
+
+    Factors beside a wanted kernel that are not wanted themselves come along, to be merged.
+    """
+    there, config = held(record), program.config
+    factors = {
+        path: jax.ShapeDtypeStruct(record.leaves[leaf].shape, record.leaves[leaf].dtype)
+        for path, leaf in there.items()
+        if lora.is_adapter(path) and path not in wanted and lora.kernel_of(path) in wanted
+    }
+    places = sharding.param_shardings(
+        MODELS[config.model_name].axes, factors, program.device_mesh, config.sharding
+    )
+    both = wanted | {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=places[path])
+        for path, leaf in factors.items()
+    }
+    names = {path: there.get(path, f"params/{path}") for path in both}
+    return names, {names[path]: leaf for path, leaf in both.items()}
+
+
+def _merged(params: dict, wanted: dict) -> dict:
+    """Return {path: array} of what is wanted, the other factors merged into their kernels."""
+    factors = {path: leaf for path, leaf in params.items() if path not in wanted}
+    if not factors:
+        return params
+    kernels = sorted({lora.kernel_of(path) for path in factors})
+    part = tree.unflatten(factors | {path: params[path] for path in kernels})
+    places = tree.unflatten({path: wanted[path].sharding for path in kernels})
+    merged = tree.flatten(jax.jit(lora.merge, out_shardings=places)(part))
+    return {path: merged.get(path, params[path]) for path in wanted}
