@@ -20,6 +20,7 @@ SHORT = (
     "--config.train.steps=4",
     "--config.train.batch_size=8",
     "--config.train.length=24",
+    "--config.train.buckets=()",
     "--config.eval.every=2",
     "--config.eval.batch_size=8",
     "--config.checkpoint.every=2",
