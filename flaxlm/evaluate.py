@@ -118,7 +118,18 @@ def predictions(program: Program, params, batches, label: str = "", pause=lambda
     real = ids >= 0
     order = np.argsort(ids[real], kind="stable")
     names = parts[0][1]
-    return {n: np.concatenate([out[n] for _, out in parts])[real][order] for n in names}
+    return {n: _stacked([out[n] for _, out in parts])[real][order] for n in names}
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    """Return arrays [b, …] one behind the other; those of batches that were cut end in zeros."""
+    shape = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
+    stacked = np.zeros((sum(map(len, arrays)), *shape), arrays[0].dtype)
+    first = 0
+    for array in arrays:
+        stacked[(slice(first, first + len(array)), *map(slice, array.shape[1:]))] = array
+        first += len(array)
+    return stacked
 
 
 def replicate_ids(program: Program, ids):

@@ -88,6 +88,8 @@ def define_flags(verb: str) -> flags.FlagValues:
         flags.DEFINE_multi_string("stop", [], "stop before this text; may be repeated", **define)
         flags.DEFINE_integer("num_samples", 1, "continuations a prompt", **define)
         flags.DEFINE_integer("batch_size", 16, "prompts a batch", **define)
+        flags.DEFINE_integer("num_beams", 1, "above 1: beam search, nothing is drawn", **define)
+        flags.DEFINE_float("length_penalty", 0.6, "of beams; 0 prefers short texts", **define)
     return values
 
 

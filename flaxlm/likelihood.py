@@ -1,6 +1,6 @@
 """How likely texts are to a trained model: continuations, masked tokens, and long texts in windows.
 
-Requests of like length are computed together, padded to 16, 32, 64, … tokens, so that few shapes
+Requests of like length are computed together, padded to one of a few lengths, so that few shapes
 are compiled. How many rows a device gets at a time is a function of that length alone: a matrix
 product of another number of rows rounds otherwise, and an answer must not depend on what else was
 asked, nor on how many devices there are. The device gives a float32 log-probability for each token;
@@ -210,7 +210,7 @@ def _groups(rows: Sequence[_Row], limit: int | None) -> Iterator[tuple[list[int]
     """
 
     def padded(ids) -> int:  # no more than there are positions
-        return min(bucket(len(ids)), limit or bucket(len(ids))) if ids else 0
+        return min(_padded(len(ids)), limit or _padded(len(ids))) if ids else 0
 
     def judged(count: int, length: int) -> int:  # one, or room for 16, 64, 256, …: fewer shapes
         room = SMALLEST_BUCKET
@@ -227,6 +227,15 @@ def _groups(rows: Sequence[_Row], limit: int | None) -> Iterator[tuple[list[int]
         size = max(1, BLOCK_TOKENS // (shape[0] + shape[1])) * sharding.batch_width()
         for begin in range(0, len(indices), size):
             yield indices[begin : begin + size], size, shape
+
+
+def _padded(length: int) -> int:
+    """Return the padded length: 16, 32, …, 256, then 384, 512, 768, 1024, …
+
+    Attention costs the square: of long rows, half as many steps again are worth their compilation.
+    """
+    most = bucket(length)
+    return most * 3 // 4 if most > 256 and length <= most * 3 // 4 else most
 
 
 def _batch(model, tokenizer, rows: list[_Row], size: int, shape, head) -> dict:

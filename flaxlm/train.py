@@ -127,6 +127,7 @@ def train(
     check_trained(config)
     with Inputs.open(config, workdir) as inputs:
         batches = inputs.train(config.train.batch_size)
+        shortened(batches.plan.report)
         total = config.train.total_steps(batches.plan.num_rows)
         if config.train.buckets:
             said = batches.plan.report
@@ -145,6 +146,14 @@ def train(
             state, step = start(program, saved, inputs, allow_missing, say)
             loop = Loop(program, inputs, saved, workdir, total, started or time.time())
             return loop.run(state, step, batches)
+
+
+def shortened(report: dict) -> None:
+    """Say how many texts of the training examples are cut, if any, given a plan's report."""
+    cut = {name: count for name, count in report.items() if name.startswith("truncated") and count}
+    if cut:
+        counts = ", ".join(f"{count:,} {name}" for name, count in cut.items())
+        say(f"of {report['examples']:,} training examples: {counts} to fit their rows")
 
 
 def check_metric(program: Program, inputs: Inputs) -> None:

@@ -11,6 +11,7 @@ from flaxlm import sharding, tree
 from flaxlm.errors import ConfigError, Unsafe, choose
 from flaxlm.models import parameter_count as count
 from flaxlm.models.config import DTYPES
+from flaxlm.progress import Progress
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.lora import LoraConfig
@@ -99,9 +100,15 @@ def generate(config, workdir: pathlib.Path, prompts: list[str], options, checkpo
         program = reader(config, jax.local_devices()[:1])
         with program.mesh():
             params, _ = load_for_reading(program, workdir, checkpoint, say)
-            return generation.generate(
-                program.model, params, inputs.tokenizer, prompts, options, config.model_name
-            )
+            tokenizer, total = inputs.tokenizer, len(prompts) * options.num_samples
+            asked = [config.objective.request(prompt, tokenizer) for prompt in prompts]
+            with Progress("generate", total, unit="texts") as progress:
+                made = generation.generate(
+                    *(program.model, params, tokenizer, asked, options, config.model_name),
+                    progress.update,
+                )
+    said = [prompt for prompt in prompts for _ in range(len(made) // len(prompts))]
+    return [dataclasses.replace(g, prompt=prompt) for g, prompt in zip(made, said, strict=True)]
 
 
 def inspect(config, workdir: pathlib.Path, checkpoint: str) -> dict:

@@ -1,5 +1,7 @@
 """Each word is labelled once, on its first piece, whatever the rows; answers are joined again."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 from test_objective_models import Fixed
 from transformers import BertTokenizer, GPT2Tokenizer
 
+from flaxlm import report
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.pipeline import EvalBatches
 from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import ByteTokenizer, TokenizerConfig, train_tokenizer
 from flaxlm.errors import ConfigError, DataError
+from flaxlm.evaluate import Evaluation
 from flaxlm.objectives import TokenClassification
 from flaxlm.objectives.token_classification import encode_words, windows
 from flaxlm.tasks import TASKS, metrics
@@ -251,22 +255,30 @@ def test_spaces_are_pieces_only_where_the_vocabulary_has_them(shared):
 
 
 def test_the_loss_is_the_mean_over_words_of_torch():
-    objective = TokenClassification(labels=LABELS, label_smoothing=0.1)
+    objective = TokenClassification(labels=LABELS)
     _, batch = rows_of(objective, examples_of([["a", " bb", " ccc"], [" dddd"] * 9]), 16)
     logits = np.random.default_rng(0).normal(size=(*batch["tokens"].shape, 3)).astype(np.float32)
     labels = torch.from_numpy(np.where(batch["weights"] > 0, batch["labels"], -100)).long()
-    for train, smoothing in ((False, 0.0), (True, 0.1)):
-        fixed = Fixed({"token_classification": logits})
-        fixed.apply = lambda *args, **options: {"token_classification": logits}
-        (terms, sums) = objective.loss(fixed, None, batch, None, train)
+    fixed = Fixed({})
+    fixed.apply = lambda *args, **options: {"token_classification": logits}
+    for train, smoothing, classes in ((False, 0.0, ()), (True, 0.1, ()), (True, 0.0, (1, 3, 0.5))):
+        changed = dataclasses.replace(objective, label_smoothing=smoothing, class_weights=classes)
+        (terms, sums) = changed.loss(fixed, None, batch, None, train)
         expected = torch.nn.functional.cross_entropy(
-            torch.from_numpy(logits).reshape(-1, 3), labels.reshape(-1), label_smoothing=smoothing
+            torch.from_numpy(logits).reshape(-1, 3),
+            labels.reshape(-1),
+            weight=torch.tensor(classes, dtype=torch.float32) if classes else None,
+            label_smoothing=smoothing,
         )
         total, weight = terms["loss"]
-        assert float(weight) == 12 == float(sums["accuracy"][1])
+        assert weight == changed.weights(batch)["loss"]
         np.testing.assert_allclose(float(total / weight), float(expected), rtol=1e-6)
         right = (logits.argmax(-1) == batch["labels"])[batch["weights"] > 0].sum()
-        assert float(sums["accuracy"][0]) == right
+        assert tuple(map(float, sums["accuracy"])) == (right, 12)
+    still, _ = changed.loss(fixed, None, batch, None, False)
+    assert float(still["loss"][1]) == 12
+    with pytest.raises(ConfigError, match="one positive number for each of the 3 labels"):
+        TokenClassification(labels=LABELS, class_weights=(1.0, 2.0))
 
 
 def test_tag_scores_are_those_of_scikit_learn_and_draw_whole_sentences():
@@ -306,6 +318,13 @@ def test_mistakes_count_entities_or_words():
     assert ner.mistake(answer._replace(value=said), gold) == 1.0
     assert pos.mistake(answer._replace(value=said), gold) == 3.0
     assert ner.show(said)[0] == ["b", "B-A"]
+    example = {"id": "f:1", "text": "b ab ax"}
+    found = Evaluation({"f1_micro": 0.0}, [example], [gold], [answer._replace(value=said)])
+    lines = [" ".join(line.split()) for line in report.worst(found, ner).splitlines()]
+    assert lines[-2:] == [
+        "gold b/I-A ab/O a/I-A x/B-A",
+        "prediction b/B-A ab/I-A a/O x/B-A (1.000)",
+    ]
 
 
 def test_labels_say_which_task_they_are_of():

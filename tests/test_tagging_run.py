@@ -56,7 +56,7 @@ def tagger(tmp_path_factory, compilation_cache):
             test_path=str(root / "test.conll"),
         ),
         optimizer=dict(learning_rate=1e-2, schedule="linear"),
-        train=dict(steps=120, batch_size=16, length=14, log_every=40),
+        train=dict(steps=120, batch_size=16, length=14, buckets=(9,), log_every=40),
     )
     (root / "recipe.json").write_text(json.dumps(recipe))
     (root / "test.conll").write_text("mr\nann\n.\n\n" + "s\n" * 20 + "in\nbob\npoe\n")

@@ -9,10 +9,16 @@ import numpy as np
 
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
-from flaxlm.errors import ConfigError, DataError
+from flaxlm.errors import DataError
 from flaxlm.objectives import losses, supervised
 from flaxlm.objectives.objective import Spec, Sums, apply, floats, ints
-from flaxlm.objectives.sequence import SequenceObjective, real_rows, set_labels, texts_of
+from flaxlm.objectives.sequence import (
+    SequenceObjective,
+    real_rows,
+    set_class_weights,
+    set_labels,
+    texts_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +46,7 @@ class Classification(SequenceObjective):
     def __post_init__(self):
         super().__post_init__()
         set_labels(self)
-        object.__setattr__(self, "class_weights", tuple(self.class_weights))
-        count = len(self.class_weights)
-        if count and (count != len(self.labels) or min(self.class_weights) <= 0):
-            raise ConfigError(
-                f"objective.class_weights={self.class_weights}: one positive number for each of "
-                f"the {len(self.labels)} labels {self.labels} is needed"
-            )
+        set_class_weights(self)
 
     def heads(self, model_name: str) -> dict[str, int]:
         """Return a head of C classes, or the LM head of an encoder-decoder."""

@@ -111,6 +111,10 @@ class Objective(abc.ABC):
         )
         return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
 
+    def request(self, prompt: str, tokenizer) -> str | list[int]:
+        """Return what a model trained with this objective is given for a prompt of a person's."""
+        return prompt
+
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
         """Return `{name: [B, ...]}`; here each row's log-likelihood in nats and its targets."""
         logits = apply(model, params, batch, None, False)["lm"]

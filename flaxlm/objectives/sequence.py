@@ -102,6 +102,17 @@ def set_labels(objective) -> None:
         raise ConfigError(f"objective.labels={labels}: two or more different labels are needed")
 
 
+def set_class_weights(objective) -> None:
+    """Make `class_weights` a tuple; ConfigError unless it is empty or a number for each label."""
+    weights = tuple(objective.class_weights)
+    object.__setattr__(objective, "class_weights", weights)
+    if weights and (len(weights) != len(objective.labels) or min(weights) <= 0):
+        raise ConfigError(
+            f"objective.class_weights={weights}: one positive number for each of the "
+            f"{len(objective.labels)} labels {objective.labels} is needed"
+        )
+
+
 def texts_of(source) -> tuple[list[str], list[str]]:
     """Return `text` of each example, and `text_pair` or ''."""
     first = supervised.column(source, "text", str)

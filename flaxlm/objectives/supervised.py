@@ -55,7 +55,7 @@ def shorten(
     """
 
     def part(ids: np.ndarray, most: int) -> np.ndarray:
-        return ids[:most] if keep == "start" else ids[max(0, len(ids) - most) :]
+        return ids[:most] if keep == "start" else ids[len(ids) - most :]
 
     one, two, cut = [], [], 0
     for a, b in zip(first, second, strict=True):

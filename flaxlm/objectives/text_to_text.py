@@ -118,6 +118,12 @@ class TextToText(Objective):
         spans = zip(offsets[:-1], plan.columns["given"], strict=True)
         return [values[start : start + given].tolist() for start, given in spans]
 
+    def request(self, prompt: str, tokenizer) -> str | list[int]:
+        """Return a prompt as it stood before an answer in training."""
+        if self.model == "encoder_decoder":
+            return prompt  # its EOS is every prompt's
+        return [tokenizer.bos_id, *tokenizer.encode(prompt), tokenizer.eos_id]
+
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the batch; nothing in it is random."""
         if self.model == "encoder_decoder":

@@ -13,8 +13,8 @@ from flaxlm.data.pipeline import Batch
 from flaxlm.data.vocabulary import Template
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.objectives import supervised
-from flaxlm.objectives.objective import Objective, Spec, apply, between, floats, ints
-from flaxlm.objectives.sequence import set_labels
+from flaxlm.objectives.objective import Objective, Spec, Sums, apply, between, floats, ints
+from flaxlm.objectives.sequence import set_class_weights, set_labels
 
 
 class Window(NamedTuple):
@@ -37,11 +37,14 @@ class TokenClassification(Objective):
       labels: the names of the classes; an example's `tags` are indices into them.
       stride: pieces from the beginning of a row to that of the next of the same example, at most;
         0 for half of what a row holds.
+      class_weights: what a word of each label counts in the training loss, Σ w · loss / Σ w over
+        the batch; empty: all the same. The loss of an evaluation has none.
       model: the key of MODELS that rows are laid out for; `for_model` sets it.
     """
 
     labels: tuple[str, ...] = ()
     stride: int = 0
+    class_weights: tuple[float, ...] = ()
     model: str = "encoder"
 
     name: ClassVar[str] = "token_classification"
@@ -51,6 +54,7 @@ class TokenClassification(Objective):
     def __post_init__(self):
         super().__post_init__()
         set_labels(self)
+        set_class_weights(self)
         between(self, stride=(0, 2**20))
 
     def heads(self, model_name: str) -> dict[str, int]:
@@ -163,13 +167,26 @@ class TokenClassification(Objective):
             batch["token_types"] = raw["types"]
         return batch
 
-    def loss(self, model, params, batch, rng, train: bool):
+    def weighted(self, batch) -> jax.Array:
+        """Return what each position counts in training [B, L]: its word, by the label's weight."""
+        if not self.class_weights:
+            return batch["weights"]
+        return batch["weights"] * jnp.asarray(self.class_weights, jnp.float32)[batch["labels"]]
+
+    def weights(self, batch) -> dict[str, jax.Array]:
+        """Return the weight of the training loss: words, by their labels."""
+        return {"loss": jnp.sum(self.weighted(batch))}
+
+    def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
         """Return the term `loss` and the accuracy, of words."""
         logits = apply(model, params, batch, rng, train)["token_classification"]
-        total, weight, correct = self.cross_entropy(
-            logits, batch["labels"], batch["weights"], train
-        )
-        return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
+        labels, counted = batch["labels"], batch["weights"]
+        total, weight, correct = self.cross_entropy(logits, labels, counted, train)
+        metrics = {"accuracy": (correct, weight)}
+        if train and self.class_weights:
+            weighted = self.weighted(batch)
+            total, weight, _ = self.cross_entropy(logits, labels, weighted, train)
+        return {"loss": (total, weight)}, metrics
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
         """Return `scores` float32 [B, L, C], log p(label) in nats, with `words` and `owner`."""

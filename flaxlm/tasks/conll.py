@@ -155,14 +155,6 @@ def _table(path: str, most: int) -> Iterator[Sentence]:
         yield Sentence(record.line, record.columns)
 
 
-def _lines(path: str, most: int) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, text without its end) of each line."""
-    with files.opened(path) as file:
-        for number, offset, line in files.lines(file, path, most):
-            text = files.decoded(line, path, number, offset).rstrip("\r\n")
-            yield number, text.removeprefix("\ufeff") if number == 1 else text
-
-
 def _blocks(lines: Iterator[tuple[int, str]], ends: Callable[[str], bool]):
     """Yield the lines between those that end a sentence, where there are any."""
     block: list[tuple[int, str]] = []
@@ -187,7 +179,7 @@ def _plain(path: str, most: int) -> Iterator[Sentence]:
     def ends(line: str) -> bool:
         return not line.strip() or line.split(maxsplit=1)[0] == DOCUMENT
 
-    lines = list(_lines(path, most))
+    lines = [(n, line.rstrip("\r\n")) for n, line in files.text_lines(path, most)]
     shape = next((line for _, line in lines if not ends(line) and line[0] != "#"), "")
     tabs = "\t" in shape
     width = len(_cells(shape, tabs))
@@ -217,7 +209,11 @@ def _count(columns: int) -> str:
 
 def _universal(path: str, most: int) -> Iterator[Sentence]:
     """Yield the sentences of CoNLL-U; a column of nothing but `_` counts as absent."""
-    lines = ((n, line) for n, line in _lines(path, most) if not line.startswith("#"))
+    lines = (
+        (number, line.rstrip("\r\n"))
+        for number, line in files.text_lines(path, most)
+        if not line.startswith("#")
+    )
     for block in _blocks(lines, lambda line: not line.strip()):
         numbers, rows, glued = [], [], []
         whole = None  # the range that is open: its last word, its first one's place, form, glued

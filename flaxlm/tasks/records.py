@@ -248,19 +248,12 @@ def read_table(
             f"{', '.join((*DELIMITERS, *JSON_LINES))}, with {' or '.join(COMPRESSED)} after it "
             "if it is compressed, or .parquet"
         )
-    with files.opened(path) as file:
-        lines = _lines(file, path, max_line_bytes)
-        if ending in DELIMITERS:
-            csv.field_size_limit(max(csv.field_size_limit(), max_line_bytes))
-            yield from _delimited(lines, path, DELIMITERS[ending], header, skipped)
-        else:
-            yield from _json_lines(lines, path)
-
-
-def _lines(file, path: str, most: int) -> Iterator[tuple[int, str]]:
-    for number, offset, line in files.lines(file, path, most):
-        text = files.decoded(line, path, number, offset)
-        yield number, text.removeprefix("\ufeff") if number == 1 else text
+    lines = files.text_lines(path, max_line_bytes)
+    if ending in DELIMITERS:
+        csv.field_size_limit(max(csv.field_size_limit(), max_line_bytes))
+        yield from _delimited(lines, path, DELIMITERS[ending], header, skipped)
+    else:
+        yield from _json_lines(lines, path)
 
 
 def _json_lines(lines: Iterator[tuple[int, str]], path: str) -> Iterator[Record]:

@@ -98,10 +98,7 @@ class Translation(TextTask):
 
 def _lines(path: str, most: int) -> Iterator[tuple[int, str]]:
     """Yield (number, text without its end) of each line of a file."""
-    with files.opened(path) as file:
-        for number, offset, line in files.lines(file, path, most):
-            text = files.decoded(line, path, number, offset)
-            yield number, text.removeprefix("\ufeff" if number == 1 else "").rstrip("\r\n")
+    return ((n, line.rstrip("\r\n")) for n, line in files.text_lines(path, most))
 
 
 @dataclasses.dataclass(frozen=True)
