@@ -13,9 +13,10 @@ its objective, labels and metric along: --config.task.name=classification (the d
 Labels that are not given are listed by the error, ready to be copied. The setting is that of
 Devlin et al. (2019), A.3, for models of BERT's size: 3 epochs in batches of 32, one of the learning
 rates 2e-5, 3e-5 and 5e-5, warm-up over a tenth of the steps and linear decay; dropout is the
-model's. Small models want more (1e-4 to 1e-3), and so do small files (10 epochs). What counts is
-the best of the evaluations on `valid_path`, every 500 steps and at the end; after 5 without a
-better one the run ends.
+model's. Small models want more (1e-4 to 1e-3), and so do small files (10 epochs). Batches are cut
+to 16, 32 or 64 tokens where that is enough (train.buckets, below train.length). What counts is the
+best of the evaluations on `valid_path`, every 500 steps and at the end; after 5 without a better
+one the run ends.
 
 The whole of GLUE: python -m flaxlm glue --init=… --data=DIR --workdir=DIR.
 """
@@ -42,7 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 weight_decay=0.01,
                 clip_norm=1.0,
             ),
-            train=dict(epochs=3.0, batch_size=32, length=128),
+            train=dict(epochs=3.0, batch_size=32, length=128, buckets=(16, 32, 64)),
             checkpoint=dict(every=500, keep=1, keep_best=1),
             eval=dict(every=500, patience=5),
             sharding=dict(data=-1),

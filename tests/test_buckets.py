@@ -16,6 +16,9 @@ CASES = {
     "classification": {"labels": ("no", "yes")},
     "classification decoder": {"labels": ("no", "yes"), "model": "decoder"},
     "classification text": {"labels": ("no", "yes"), "model": "encoder_decoder"},
+    "regression": {},
+    "multi_label": {"labels": ("a", "b")},
+    "in_batch": {},
     "text_to_text": {"target_length": 8},
     "text_to_text wide": {"target_length": LENGTH},
     "text_to_text decoder": {"target_length": 8, "model": "decoder"},
@@ -28,6 +31,7 @@ def examples(count=203, seed=0):
     texts = ["".join(map(chr, rng.integers(65, 90, size))) for size in sizes]
     return [
         {"id": i, "text": text, "text_pair": "abc" * (i % 2), "label": i % 2, "target": text[:5]}
+        | {"score": i / 2, "labels": (i % 2 > 0, i % 3 > 0)}
         for i, text in enumerate(texts)
     ]
 
@@ -129,7 +133,7 @@ def test_cut_rows_are_the_whole_ones_without_their_padding(name):
     for step in range(len(cut)):
         batch, length = cut[step], LENGTH
         row = "encoder_segment_ids" if "encoder_segment_ids" in batch else "segment_ids"
-        needed = batch[row].sum(axis=1).max()
+        needed = batch[row].sum(axis=-1).max()
         assert cut.width(step) == min(b for b in (*BUCKETS, LENGTH) if b >= needed)
         for row, example in enumerate(batch["example_ids"]):
             if example < 0:
@@ -139,8 +143,8 @@ def test_cut_rows_are_the_whole_ones_without_their_padding(name):
             for key, array in batch.items():
                 whole = plain[key][example]
                 if array[row].shape != whole.shape:
-                    assert not whole[cut.width(step) : length].any(), key
-                    whole = whole[: cut.width(step)]
+                    assert not whole[..., cut.width(step) : length].any(), key
+                    whole = whole[..., : cut.width(step)]
                 np.testing.assert_array_equal(array[row], whole, err_msg=key)
     assert sorted(seen) == list(range(203))
 

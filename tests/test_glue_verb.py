@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 import tiny_runs as tiny
@@ -20,6 +21,7 @@ SHORT = (
     "--config.train.steps=4",
     "--config.train.batch_size=8",
     "--config.train.length=24",
+    "--config.train.buckets=()",
     "--config.eval.every=2",
     "--config.eval.batch_size=8",
     "--config.checkpoint.every=2",
@@ -184,6 +186,18 @@ def test_killed_anywhere_and_started_again_ends_the_same(whole, data, init, tmp_
     for name, entry in result["tasks"].items():
         assert entry["valid"] == expected[name]["valid"]
     assert result["tasks"]["cola"] == first["tasks"]["cola"]
+
+    # A test file that comes later is answered, and nothing is trained again.
+    more = tmp_path / "more"
+    shutil.copytree(data, more)
+    (more / "glue_mnli" / "test_matched.jsonl").write_text('{"premise": "a", "hypothesis": "b"}\n')
+    shutil.copytree(workdir, tmp_path / "again")
+    config = tmp_path / "again" / "mnli" / "config.json"
+    config.write_text(config.read_text().replace(str(data), str(more)))
+    result = run(more, init, tmp_path / "again", "--tasks=mnli")
+    assert trained == ["mnli", "mnli"]
+    assert (tmp_path / "again" / "submission" / "MNLI-m.tsv").read_text().count("\n") == 2
+    assert result["tasks"]["mnli"]["valid"] == expected["mnli"]["valid"]
 
     # Other settings are another benchmark.
     with pytest.raises(Unsafe, match=r"optimizer.learning_rate: 0.01 -> 0.1"):

@@ -1,7 +1,6 @@
 """Numbers and several labels: losses against torch, rows of every kind, what is refused."""
 
 import ast
-import dataclasses
 import json
 import subprocess
 
@@ -15,9 +14,9 @@ import transformers
 from hf_cases import CASES
 from test_objective_models import built, compiled, results
 
+from flaxlm import verbs
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.interop.pretrained import from_pretrained, save_pretrained
 from flaxlm.objectives import OBJECTIVES, MultiLabel, Regression
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.task import values_of
@@ -247,19 +246,25 @@ def test_numbered_labels_are_listed_by_size_and_a_column_of_texts_is_none(tmp_pa
         (3, None, "classification"),
     ],
 )
-def test_what_a_head_says_comes_in_and_goes_out_in_transformers_words(tmp_path, count, given, task):
+def test_what_a_head_says_is_read_in_transformers_words(tmp_path, count, given, task):
     fields = {"num_labels": count} | ({"problem_type": given} if given else {})
-    hf_cases.torch_model(CASES["bert"], "classification", **fields).save_pretrained(tmp_path / "a")
-    recipe = run_config.hub_recipe(f"hf:{tmp_path / 'a'}")
+    hf_cases.torch_model(CASES["bert"], "classification", **fields).save_pretrained(tmp_path)
+    recipe = run_config.hub_recipe(f"hf:{tmp_path}")
     labels = {} if count == 1 else {"labels": tuple(f"LABEL_{i}" for i in range(count))}
     assert (recipe["task"], recipe["objective"]) == ({"name": task}, {"name": task} | labels)
-    problem = run_config.from_dict({"train": {"steps": 1}} | recipe).objective.problem
-    ours = dataclasses.replace(from_pretrained(tmp_path / "a"), problem=problem)
-    save_pretrained(tmp_path / "b", ours)
-    assert run_config.hub_recipe(f"hf:{tmp_path / 'b'}")["task"] == {"name": task}
-    said = transformers.AutoConfig.from_pretrained(tmp_path / "b")
-    expected = given or ("regression" if count == 1 else None)
-    assert (said.num_labels, said.problem_type) == (count, expected)
+
+
+def test_a_run_is_written_with_what_its_head_says(tmp_path):
+    here, run, there = (str(tmp_path / name) for name in ("here", "run", "there"))
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+    fields = {"vocab_size": len(pieces), "problem_type": "multi_label_classification"}
+    hf_cases.torch_model(CASES["bert"], "classification", **fields).save_pretrained(here)
+    (tmp_path / "here" / "vocab.txt").write_text("\n".join(pieces))
+    verbs.convert(f"hf:{here}", run)
+    verbs.convert(run, f"hf:{there}")
+    said = transformers.AutoConfig.from_pretrained(there)
+    assert (said.num_labels, said.problem_type) == (3, "multi_label_classification")
+    assert OBJECTIVES["regression"].problem == "regression"
 
 
 def test_several_numbers_a_text_are_refused(tmp_path):

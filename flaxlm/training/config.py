@@ -379,6 +379,7 @@ FREE = (
     "train.profile_steps", "train.stuck_after", "train.skip_nonfinite", "eval.every",
     "eval.batch_size", "checkpoint.", "sharding.", "data.workers", "data.threads",
     "data.prefetch", "data.cache_dir",
+    "data.test_path",
 )  # fmt: skip
 
 
