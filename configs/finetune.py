@@ -1,7 +1,9 @@
 """Fine-tune any run on your own classification file: JSONL, CSV or TSV with named columns.
 
 Architecture and tokenizer come from the run that `init` names; only the classifier starts fresh.
-With --config.init_weights=False the same model starts from random numbers: the control.
+With --config.init_weights=False the same model starts from random numbers: the control. With
+--config.lora.rank=8 only low-rank factors and the classifier are trained, which takes a higher
+learning rate; --config.train.buckets=(16,32,64) cuts batches of short texts.
 
     python -m flaxlm train --config=configs/finetune.py --workdir=runs/sst2 \
         --config.init=runs/bert --config.data.path=train.tsv --config.data.valid_path=dev.tsv \

@@ -272,7 +272,7 @@ def _several_hosts() -> bool:
 def dispatch(verb: str, values, config) -> None:
     """Call what stands behind a verb, then write `result.json` and print its table."""
     from flaxlm import verbs
-    from flaxlm.training.config import SPLITS
+    from flaxlm.training.sections import SPLITS
     from flaxlm.training.metrics import table
 
     if verb == "convert":

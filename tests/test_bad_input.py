@@ -97,6 +97,10 @@ CONFIG = {
     "wrong family": ("{C} --config.objective.name=masked_lm", "cannot train model 'decoder'"),
     "tokenizer over model": ("{C} --config.model.vocab_size=50", "281 ids .*vocab_size=50"),
     "unknown metric": ("{C} --config.eval.split=valid --config.eval.metric=acuracy", "accuracy"),
+    "freeze": ("{C} --config.optimizer.freeze=('layer/mlp',)", "'layer/mlp'.*decoder/layers/mlp"),
+    "lora": ("{C} --config.lora.rank=2 --config.lora.targets=('qeury',)", "'qeury'.*query/kernel"),
+    "buckets": ("{C} --config.train.buckets=(8,)", "for tasks with examples"),
+    "no best kept": ("{C} --config.eval.patience=1 --config.checkpoint.keep_best=0", "set it to 1"),
     "no such split": ("{C} --config.eval.split=test", "test_fraction is 0"),
 }
 DATA = {
