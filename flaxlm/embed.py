@@ -14,13 +14,12 @@ from flaxlm.data import files
 from flaxlm.data.vocabulary import Tokenizer
 from flaxlm.errors import ConfigError, DataError, StorageError, choose
 from flaxlm.models import build
-from flaxlm.models.heads import pool
+from flaxlm.models.heads import POOLINGS, pool
 from flaxlm.progress import Progress
 from flaxlm.prompts import batches, pad, position_limit
 from flaxlm.tasks import records
 
 MOST_LINE_BYTES = 16 << 20
-POOLINGS = {"mean": "mean", "cls": "first", "last": "last"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +47,7 @@ class EmbedConfig:
 
 def read_texts(path: str) -> list[str]:
     """Return the field `text` of every line of a JSONL file; the errors name file and line."""
-    rows = records.read(path, MOST_LINE_BYTES)
+    rows = records.read_table(path, MOST_LINE_BYTES)
     # An empty text is one; anything else that is no text is named.
     texts = ["" if row.columns.get("text") == "" else row.text("text") for row in rows]
     if not texts:

@@ -4,16 +4,34 @@ Every example or row counts exactly once, whatever the batch size: batches are p
 weight 0, sums are added in float64 on the host, and divisions are made once, at the end.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from flaxlm import generate, sharding
+from flaxlm import generate, likelihood, sharding
+from flaxlm.errors import DataError
 from flaxlm.progress import Progress
 from flaxlm.tasks.metrics import ratio_interval
+from flaxlm.tasks.requests import Reader
 from flaxlm.training.step import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a split gave.
+
+    Attributes:
+      scores: {metric: value}, without the split's name.
+      examples, golds, answers: of a task, one of each an example, in their order.
+    """
+
+    scores: dict
+    examples: list = dataclasses.field(default_factory=list)
+    golds: list = dataclasses.field(default_factory=list)
+    answers: list = dataclasses.field(default_factory=list)
 
 
 def batch_size_of(program: Program) -> int:
@@ -100,7 +118,18 @@ def predictions(program: Program, params, batches, label: str = "", pause=lambda
     real = ids >= 0
     order = np.argsort(ids[real], kind="stable")
     names = parts[0][1]
-    return {n: np.concatenate([out[n] for _, out in parts])[real][order] for n in names}
+    return {n: _stacked([out[n] for _, out in parts])[real][order] for n in names}
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    """Return arrays [b, …] one behind the other; those of batches that were cut end in zeros."""
+    shape = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
+    stacked = np.zeros((sum(map(len, arrays)), *shape), arrays[0].dtype)
+    first = 0
+    for array in arrays:
+        stacked[(slice(first, first + len(array)), *map(slice, array.shape[1:]))] = array
+        first += len(array)
+    return stacked
 
 
 def replicate_ids(program: Program, ids):
@@ -120,10 +149,20 @@ def metric_names(program: Program, inputs, split: str) -> list[str]:
     fake = {name: (0.0, 1.0) for name in sums}
     names = list(loss_metrics(program.objective, fake, inputs.counts(split)))
     task = program.config.task
-    if task.objective and not program.objective.generates:
+    if task.objective:
         golds = task.golds(inputs.examples(split))
-        names += list(task.metrics(golds, golds))
+        if not known(golds):
+            raise DataError(
+                f"the {split} split has no right answers, so nothing can be chosen by them; set "
+                "data.valid_path to a file that has, or eval.split=''"
+            )
+        names += list(task.metrics(task.perfect(golds), golds))
     return names
+
+
+def known(golds: list) -> bool:
+    """Return whether a split has right answers: all of its examples do, or none."""
+    return golds[0] is not None
 
 
 def evaluate_split(
@@ -134,8 +173,10 @@ def evaluate_split(
     label: str = "",
     full: bool = False,
     pause: Callable = lambda: None,
-) -> dict:
-    """Return every metric of a split, without the split's name.
+) -> Evaluation:
+    """Return every metric of a split, and a task's answers.
+
+    A split without right answers has answers and no scores.
 
     Args:
       program, params: the model.
@@ -145,45 +186,106 @@ def evaluate_split(
       full: also what takes long: metrics of generated text, bootstrap intervals.
       pause: called between batches; may raise to give the evaluation up.
     """
+    if program.config.task.ranks:
+        return rank(program, params, inputs, split, label, full)
     corpora = inputs.evaluation(split, batch_size_of(program))
     objective, task = program.objective, program.config.task
-    sums = split_sums(program, params, corpora, label, pause)
-    result = loss_metrics(objective, sums, inputs.counts(split))
-    if not task.objective or (objective.generates and not full):
-        return result
-    examples = inputs.examples(split)
-    if objective.generates:
-        rows = predictions(program, params, corpora[0], label, pause)
-        low, high = ratio_interval(-rows["log_likelihood"], rows["num_targets"])
-        result |= {"loss_low": low, "loss_high": high}
-        outputs = {"text": answers(program, params, inputs, examples)}
-    else:
+    examples = inputs.examples(split) if task.objective else []
+    golds = task.golds(examples)
+    graded = not task.objective or known(golds)
+    scores = {}
+    if graded:
+        sums = split_sums(program, params, corpora, label, pause)
+        scores = loss_metrics(objective, sums, inputs.counts(split))
+    # In the loop texts are generated only where they decide.
+    idle = objective.generates and program.config.eval.metric in scores and not full
+    if not task.objective or idle:
+        return Evaluation(scores)
+    plan = corpora[0].plan
+    if graded and full:
+        scores |= {n: count for n, count in plan.report.items() if n.startswith("truncated")}
+    if not objective.generates or (graded and full):
         outputs = predictions(program, params, corpora[0], label, pause)
-    found, golds = task.postprocess(outputs, examples), task.golds(examples)
-    result |= task.metrics(found, golds)
-    if full:
-        for name, (low, high) in task.intervals(found, golds).items():
-            result |= {f"{name}_low": low, f"{name}_high": high}
-    return result
+    if objective.generates:
+        if graded and full:
+            low, high = ratio_interval(-outputs["log_likelihood"], outputs["num_targets"])
+            scores |= {"loss_low": low, "loss_high": high}
+        outputs = answers(program, params, inputs.tokenizer, plan, label and "generate", pause)
+    found = task.postprocess(outputs, examples)
+    if graded:
+        scores |= task.metrics(found, golds)
+    if graded and full:
+        scores |= interval_metrics(task, found, golds)
+    return Evaluation(scores, examples, golds, found)
 
 
-def answers(program: Program, params, inputs, examples: list[dict]) -> list[str]:
-    """Return the greedily generated text of each example."""
+def interval_metrics(task, found: list, golds: list) -> dict:
+    """Return the ends of the interval of each of a task's metrics."""
+    ends = {}
+    for name, (low, high) in task.intervals(found, golds).items():
+        ends |= {f"{name}_low": low, f"{name}_high": high}
+    return ends
+
+
+def rank(program: Program, params, inputs, split: str, label: str, full: bool) -> Evaluation:
+    """Return the metrics of a task that is answered by likelihoods; see `evaluate_split`.
+
+    The scores say how many examples there are, and of how many a context was cut to fit.
+    """
+    task, family = program.config.task, program.config.model_name
+    limit = likelihood.reading_limit(program.model, task.max_length)
+    examples = inputs.examples(split)
+    reader = Reader(inputs.tokenizer, family, limit)
+    asked = task.requests(examples, reader)
+    found = likelihood.score(
+        program.model,
+        params,
+        inputs.tokenizer,
+        [request for requests in asked for request in requests],
+        family,
+        task.max_length,
+        label,
+    )
+    groups = found.groups([len(requests) for requests in asked])
+    given = task.postprocess({"scores": groups, "family": family}, examples)
+    golds = task.golds(examples)
+    cut = sum(bool(group.cut.any()) for group in groups)
+    scores = {"examples": len(examples), "cut": cut}
+    if known(golds):
+        scores = task.metrics(given, golds) | scores
+        scores |= interval_metrics(task, given, golds) if full else {}
+    return Evaluation(scores, examples, golds, given)
+
+
+def answers(
+    program: Program, params, tokenizer, plan, label: str = "", pause: Callable = lambda: None
+) -> dict[str, list]:
+    """Return {text, log_likelihood} of what the model writes for each row of a plan, in order.
+
+    Nothing is drawn: the texts are greedy, or the best of `objective.num_beams`.
+    """
     objective = program.objective
-    # A decoder's row holds prompt and answer both.
-    length = program.config.train.length
-    length -= 0 if program.config.model_name == "encoder_decoder" else objective.target_length
     options = generate.GenerateConfig(
-        max_new_tokens=objective.target_length, temperature=0.0, batch_size=batch_size_of(program)
+        max_new_tokens=objective.target_length,
+        temperature=0.0,
+        batch_size=batch_size_of(program),
+        num_beams=objective.num_beams,
+        length_penalty=objective.length_penalty,
     )
-    prompts = [objective.prompt(example, inputs.tokenizer, length) for example in examples]
-    made = generate.generate(
-        program.model, params, inputs.tokenizer, prompts, options, program.config.model_name
-    )
-    return [generation.text for generation in made]
+    prompts = objective.prompts(plan)
+    quiet = not label or jax.process_index() != 0
+    with Progress(label, len(prompts), unit="texts", quiet=quiet) as bar:
+
+        def progress(done: int) -> None:
+            pause()
+            bar.update(done)
+
+        name = program.config.model_name
+        made = generate.generate(program.model, params, tokenizer, prompts, options, name, progress)
+    return {"text": [g.text for g in made], "log_likelihood": [g.logprob for g in made]}
 
 
-def compare(score_: float, best: float, mode: str) -> bool:
+def is_better(score_: float, best: float, mode: str) -> bool:
     """Return whether a score is better than the best so far (NaN: none yet)."""
     if math.isnan(best):
         return not math.isnan(score_)

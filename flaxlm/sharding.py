@@ -232,3 +232,37 @@ def to_global(batch: dict, start: int, batch_size: int, sharding: NamedSharding)
         return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, shard)
 
     return {name: put(array) for name, array in batch.items()}
+
+
+def _set_mesh() -> Mesh | None:
+    """Return the mesh that is in use, None where there is none or it has one device."""
+    mesh = jax.sharding.get_mesh()
+    return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def batch_width() -> int:
+    """Return over how many devices the mesh in use spreads the rows of a batch."""
+    mesh = _set_mesh()
+    if mesh is None:
+        return 1
+    return int(np.prod([mesh.shape[axis] for axis in (_rules.get() or RULES)["batch"]]))
+
+
+def spread(batch: dict) -> dict:
+    """Return global arrays of a batch that every process holds whole, on the mesh in use.
+
+    Its rows divide over `batch_width`. Without a mesh the batch is returned as it is.
+    """
+    mesh = _set_mesh()
+    if mesh is None:
+        return batch
+    rows = NamedSharding(mesh, PartitionSpec((_rules.get() or RULES)["batch"]))
+    return to_global(batch, 0, len(next(iter(batch.values()))), rows)
+
+
+def replicate(outputs):
+    """Pin a tree of outputs to every device, inside jit, so that each process can read it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return outputs
+    return jax.lax.with_sharding_constraint(outputs, PartitionSpec())

@@ -13,19 +13,20 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from flaxlm import sharding
+from flaxlm import compare, report, sharding
 from flaxlm.errors import Diverged, Preempted, Stuck, choose
-from flaxlm.evaluate import batch_size_of, compare, evaluate_split, metric_names
+from flaxlm.evaluate import batch_size_of, evaluate_split, is_better, metric_names
 from flaxlm.progress import Progress
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import RunConfig
 from flaxlm.training.inputs import Inputs, flops_per_token
 from flaxlm.training.metrics import MetricWriter, table, write_result
-from flaxlm.training.start import start
+from flaxlm.training.start import load_for_reading, start
 from flaxlm.training.step import Program, check_batch, check_trained, make_train_step
 
 
@@ -105,6 +106,7 @@ def train(
     workdir: str | os.PathLike,
     allow_missing: str = "",
     started: float | None = None,
+    make: Callable = make_train_step,
 ) -> dict:
     """Train, or go on training, in a run directory; return what stands in its `result.json`.
 
@@ -113,6 +115,7 @@ def train(
       workdir: the run directory; one process group at a time works in it.
       allow_missing: regex of parameter paths that may start fresh where `init` lacks them.
       started: when the process started, to say how long the first step took to come.
+      make: (config, mesh, last step) -> Program.
 
     Raises:
       FlaxlmError: with the exit code that says what happened (see `flaxlm.errors`).
@@ -124,11 +127,12 @@ def train(
     check_trained(config)
     with Inputs.open(config, workdir) as inputs:
         batches = inputs.train(config.train.batch_size)
+        shortened(batches.plan.report)
         total = config.train.total_steps(batches.plan.num_rows)
         if config.train.buckets:
             said = batches.plan.report
             say(f"buckets: padding {said['padding_cut']:.1%} instead of {said['padding']:.1%}")
-        program = make_train_step(config, mesh, total)
+        program = make(config, mesh, total)
         saved = Checkpointer(
             workdir,
             config.checkpoint,
@@ -144,11 +148,22 @@ def train(
             return loop.run(state, step, batches)
 
 
+def shortened(report: dict) -> None:
+    """Say how many texts of the training examples are cut, if any, given a plan's report."""
+    cut = {name: count for name, count in report.items() if name.startswith("truncated") and count}
+    if cut:
+        counts = ", ".join(f"{count:,} {name}" for name, count in cut.items())
+        say(f"of {report['examples']:,} training examples: {counts} to fit their rows")
+
+
 def check_metric(program: Program, inputs: Inputs) -> None:
     """Refuse an evaluation that could not be made, before the first step."""
     config = program.config.eval
     if config.split:
         inputs.evaluation(config.split, batch_size_of(program))
+        if program.config.baseline:
+            name = report.place(inputs.workdir, program.config, config.split).name
+            compare.reports(pathlib.Path(program.config.baseline), name)
         choose("eval.metric", config.metric, metric_names(program, inputs, config.split))
 
 
@@ -275,9 +290,9 @@ class Loop:
         config = self.config.eval
         scores = evaluate_split(
             self.program, state.averaged(), self.inputs, config.split, pause=interrupt.check
-        )
+        ).scores
         value, best = scores[config.metric], float(state.best)
-        better = compare(value, best, config.mode)
+        better = is_better(value, best, config.mode)
         stale = 0 if better else int(state.stale) + 1
         self.scores = {f"{config.split}/{name}": v for name, v in scores.items()}
         writer.write({"step": step} | self.scores)
@@ -295,8 +310,9 @@ class Loop:
         return state.replace(best=put[0], stale=put[1], scored=put[2]), better
 
     def finish(self, state, step: int, writer: MetricWriter, first: int) -> dict:
-        """Write `result.json` and print the table."""
+        """Write a task's report and `result.json`, and print the table."""
         result = {"step": step, "train/loss": writer.last.get("loss")} | self.scores
+        result |= self.report(state, step)
         result |= {"best": float(state.best)} if not np.isnan(float(state.best)) else {}
         result = {name: value for name, value in result.items() if value is not None}
         if step == first:
@@ -305,3 +321,18 @@ class Loop:
             write_result(self.workdir, result)
         table(result, f"train: {self.workdir.name}")
         return result
+
+    def report(self, state, step: int) -> dict:
+        """Examine the evaluation split with what readers of this run will take; return its scores.
+
+        It is done once for a step: also where the run was killed in the midst of it.
+        """
+        config = self.config
+        if not config.task.objective or not config.eval.split:
+            return {}
+        params = state.averaged()
+        if config.eval.patience:
+            params, step = load_for_reading(self.program, self.workdir, "")
+        if report.step_of(report.place(self.workdir, config, config.eval.split)) == step:
+            return {}
+        return report.examine(self.program, params, self.inputs, config.eval.split, step)

@@ -11,6 +11,7 @@ from flaxlm import sharding, tree
 from flaxlm.errors import ConfigError, Unsafe, choose
 from flaxlm.models import parameter_count as count
 from flaxlm.models.config import DTYPES
+from flaxlm.progress import Progress
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.lora import LoraConfig
@@ -29,6 +30,33 @@ def reader(config, devices=None) -> Program:
     config = dataclasses.replace(config, lora=LoraConfig(), optimizer=optimizer)
     mesh = sharding.make_mesh(config.sharding, devices)
     return make_train_step(config, mesh, max(1, config.train.steps))
+
+
+def load_model(source: str, checkpoint: str, mesh: dict):
+    """Return (Program, parameters, tokenizer) of a run directory or hf:NAME_OR_DIR, to be asked.
+
+    Args:
+      source: where the model lies; nothing is written there.
+      checkpoint: of a run: latest, best, a step, or empty, see `reading.find`.
+      mesh: the `sharding` section of the config, in place of the run's own.
+    """
+    from flaxlm.interop.pretrained import SCHEME, Directory
+    from flaxlm.training import config as run_config
+
+    recipe = run_config.read_run(source) | {"sharding": mesh}
+    # Nothing is trained, so no batch has to divide over these devices.
+    train = {"batch_size": jax.device_count(), "microbatches": 1}
+    recipe["train"] = recipe.get("train", {}) | train
+    if source.startswith(SCHEME):
+        program = reader(run_config.from_dict(recipe | {"init": source}))
+        with program.mesh():
+            params, _ = load_for_reading(program, pathlib.Path(), INIT)
+        return program, params, Directory(source).tokenizer()
+    program, workdir = reader(run_config.build(run_config.expand(recipe))), pathlib.Path(source)
+    require_step(program.config, workdir, checkpoint)
+    with Inputs.open(program.config, workdir, write=False) as inputs, program.mesh():
+        params, _ = load_for_reading(program, workdir, checkpoint)
+    return program, params, inputs.tokenizer
 
 
 def tokenize(config, workdir: pathlib.Path) -> dict:
@@ -51,7 +79,7 @@ def tokenize(config, workdir: pathlib.Path) -> dict:
 
 def evaluate(config, workdir: pathlib.Path, split: str, checkpoint: str) -> dict:
     """Return `{split/metric: value}` of a run's checkpoint over a whole split."""
-    from flaxlm.evaluate import evaluate_split
+    from flaxlm.report import examine
     from flaxlm.train import say
 
     require_step(config, workdir, checkpoint)
@@ -59,8 +87,7 @@ def evaluate(config, workdir: pathlib.Path, split: str, checkpoint: str) -> dict
         program = reader(config)
         with program.mesh():
             params, step = load_for_reading(program, workdir, checkpoint, say)
-            scores = evaluate_split(program, params, inputs, split, label="evaluate", full=True)
-    return {f"{split}/{name}": value for name, value in scores.items()} | {"step": step}
+            return examine(program, params, inputs, split, step) | {"step": step}
 
 
 def generate(config, workdir: pathlib.Path, prompts: list[str], options, checkpoint: str) -> list:
@@ -73,9 +100,15 @@ def generate(config, workdir: pathlib.Path, prompts: list[str], options, checkpo
         program = reader(config, jax.local_devices()[:1])
         with program.mesh():
             params, _ = load_for_reading(program, workdir, checkpoint, say)
-            return generation.generate(
-                program.model, params, inputs.tokenizer, prompts, options, config.model_name
-            )
+            tokenizer, total = inputs.tokenizer, len(prompts) * options.num_samples
+            asked = [config.objective.request(prompt, tokenizer) for prompt in prompts]
+            with Progress("generate", total, unit="texts") as progress:
+                made = generation.generate(
+                    *(program.model, params, tokenizer, asked, options, config.model_name),
+                    progress.update,
+                )
+    said = [prompt for prompt in prompts for _ in range(len(made) // len(prompts))]
+    return [dataclasses.replace(g, prompt=prompt) for g, prompt in zip(made, said, strict=True)]
 
 
 def inspect(config, workdir: pathlib.Path, checkpoint: str) -> dict:
@@ -202,6 +235,7 @@ def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: st
 
 def export_run(workdir: pathlib.Path, checkpoint: str):
     """Return a run's model as a `Pretrained`."""
+    from flaxlm.interop.config import SIZED
     from flaxlm.interop.pretrained import Pretrained
     from flaxlm.train import say
     from flaxlm.training import config as run_config
@@ -213,10 +247,9 @@ def export_run(workdir: pathlib.Path, checkpoint: str):
         with program.mesh():
             params, _ = load_for_reading(program, workdir, checkpoint, say)
         heads = config.objective.heads(config.model_name)
-        labels = (
-            tuple(getattr(config.objective, "labels", ())) if heads.get("classification") else ()
-        )
-        return Pretrained(config.model_name, config.model, heads, params, inputs.tokenizer, labels)
+        labels = getattr(config.objective, "labels", ()) if any(map(heads.get, SIZED)) else ()
+        model = (config.model_name, config.model, heads, params, inputs.tokenizer, labels)
+        return Pretrained(*model, problem=config.objective.problem)
 
 
 def batch_digest(inputs: Inputs, step: int) -> str:

@@ -14,6 +14,7 @@ class FakeTokenizer:
     cls_id, sep_id, start_id = BOS, EOS, 0
     template = Template.of([BOS], [EOS], [EOS])
     hash = "fake"
+    spaces_join = False
 
     def __init__(self, vocab_size=120, sentinels=20):
         self.vocab_size = vocab_size
@@ -22,6 +23,10 @@ class FakeTokenizer:
 
     def encode(self, text):
         return [FIRST + ord(letter) % (self.vocab_size - FIRST - 20) for letter in text]
+
+    def encode_with_offsets(self, text):
+        places = np.arange(len(text), dtype=np.int32)
+        return self.encode(text), np.stack([places, places + 1], axis=1)
 
     def encode_batch(self, texts):
         return [self.encode(text) for text in texts]

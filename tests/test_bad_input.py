@@ -93,7 +93,14 @@ CONFIG = {
     "no such mesh": ("{C} --config.sharding.data=3", "does not divide the 2 devices"),
     "batch over mesh": ("{C} --config.train.batch_size=3", "batch_size=3.*multiple of 2"),
     "objective without task": ("{C} --config.objective.name=text_to_text", "needs a task"),
-    "task without objective": ("{C} --config.task.name=classification", "is trained with"),
+    "task without labels": (
+        "{C} --config.task.name=classification --config.data.path={T}/rows.jsonl",
+        r"""objective.labels is empty.*\('a', *'c'\)""",
+    ),
+    "task of another objective": (
+        "{C} --config.task.name=classification --config.objective.name=causal_lm",
+        "is trained with",
+    ),
     "wrong family": ("{C} --config.objective.name=masked_lm", "cannot train model 'decoder'"),
     "tokenizer over model": ("{C} --config.model.vocab_size=50", "281 ids .*vocab_size=50"),
     "unknown metric": ("{C} --config.eval.split=valid --config.eval.metric=acuracy", "accuracy"),

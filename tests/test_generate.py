@@ -181,7 +181,7 @@ def test_generation_draws_every_step_anew():
 
 @pytest.mark.parametrize("stride", [1, 4, 16])
 def test_a_stop_string_that_spans_tokens_is_cut_exactly(monkeypatch, stride):
-    monkeypatch.setattr("flaxlm.generate.STEPS_BETWEEN_STOP_CHECKS", stride)
+    monkeypatch.setattr("flaxlm.decoding.STEPS_BETWEEN_STOP_CHECKS", stride)
     params = spelling("Hélo_wrd: 123456789xyz", BYTES.bos_id)
     options = dataclasses.replace(GREEDY, max_new_tokens=40, stop=("never", "d: 1", ": ", "d: "))
     (g,) = generate(Table(), params, BYTES, [""], options, "decoder")

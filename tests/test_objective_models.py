@@ -19,6 +19,9 @@ PAIRS = [
     if not (case == "causal_lm prefix" and model == "recurrent")
     and CASES[case].get("model", model) == model
 ]
+# No softmax over a row's logits: their losses are in the tests of their tasks.
+OTHERS = ("regression", "multi_label", "in_batch")
+SOFTMAX = [pair for pair in PAIRS if pair[0] not in OTHERS]
 SIZE = dict(width=8, num_layers=1)
 
 
@@ -29,7 +32,8 @@ def log_softmax(logits):
 @functools.cache
 def built(case, name):
     """Return (objective, model, params, evaluation batch of 13 rows, some of them filling)."""
-    objective = OBJECTIVES[case.split()[0]](**CASES[case], z_loss=1e-2).for_model(name)
+    more = {} if case in OTHERS else {"z_loss": 1e-2}
+    objective = OBJECTIVES[case.split()[0]](**CASES[case], **more).for_model(name)
     heads = objective.heads(name)
     if name == "recurrent":
         config = RecurrentConfig(vocab_size=TOKENIZER.vocab_size, **SIZE)
@@ -59,7 +63,8 @@ def compiled(case, name):
     def program(params, batch):
         still = objective.loss(model, params, batch, None, False)
         train = objective.loss(model, params, batch, jax.random.key(2), True)
-        return still, train, model.apply({"params": params}, batch), objective.weights(batch)
+        outputs = model.apply({"params": params}, objective.model_inputs(batch))
+        return still, train, outputs, objective.weights(batch)
 
     return lambda batch: jax.device_get(program(params, batch))
 
@@ -69,16 +74,24 @@ def results(case, name):
     return compiled(case, name)(built(case, name)[3])
 
 
-@pytest.mark.parametrize("case,name", PAIRS)
+@pytest.mark.parametrize("case,name", SOFTMAX)
 def test_loss_is_that_of_the_logits_and_weights_are_the_batch_alone(case, name):
     objective, _, _, batch = built(case, name)
     (terms, metrics), _, outputs, weights = results(case, name)
     assert terms.keys() == weights.keys() == objective.coefficients.keys()
     for term, (total, weight) in terms.items():
         assert weight == weights[term] > 0
-        head = {"loss": "classification" if "classification" in outputs else "lm"}.get(term, term)
+        heads = ("classification", "token_classification", "lm")
+        head = {"loss": next((name for name in heads if name in outputs), None)}.get(term, term)
         if head in ("nsp", "classification"):
             targets, scale = batch["labels"], (batch["example_ids"] >= 0).astype(float)
+        elif head == "token_classification":
+            targets, scale = batch["labels"], batch["words"] > 0
+        elif "question_answering" in outputs:  # two pointers into the real tokens of a row
+            real = (batch["segment_ids"] > 0) | (np.arange(LENGTH) == 0)
+            scores = np.swapaxes(outputs["question_answering"], 1, 2)
+            outputs = {head: np.where(real[:, None], scores, -np.inf)}
+            targets, scale = batch["labels"], np.repeat(batch["weights"][:, None] / 2, 2, 1)
         else:
             targets, scale = batch["targets"], batch["weights"]
         picked = np.take_along_axis(log_softmax(outputs[head]), targets[..., None], -1)[..., 0]
@@ -88,7 +101,7 @@ def test_loss_is_that_of_the_logits_and_weights_are_the_batch_alone(case, name):
         np.testing.assert_allclose(accuracy, (best.sum(), scale.sum()), rtol=1e-6)
 
 
-@pytest.mark.parametrize("case,name", [p for p in PAIRS if p[1] != "recurrent"])
+@pytest.mark.parametrize("case,name", [p for p in SOFTMAX if p[1] != "recurrent"])
 def test_training_adds_z_loss_and_evaluation_does_not(case, name):
     (still, _), (train, _), _, _ = results(case, name)
     term = "mlm" if "mlm" in train else "loss"
@@ -164,5 +177,8 @@ def test_predictions_are_those_of_the_heads():
     total, weight = results("causal_lm", "decoder")[0][0]["loss"]
     np.testing.assert_allclose(-found["log_likelihood"].sum(), total, rtol=1e-5)
     np.testing.assert_allclose(found["num_targets"].sum(), weight)
+    found, outputs = predictions("token_classification", "encoder")
+    expected = log_softmax(outputs["token_classification"])
+    np.testing.assert_allclose(found["scores"], expected, atol=1e-5)
     found, outputs = predictions("classification", "decoder")
     np.testing.assert_allclose(found["scores"], log_softmax(outputs["classification"]), atol=1e-5)

@@ -27,6 +27,16 @@ def test_warmup_is_linear_and_its_first_step_moves():
     assert (rates[10:] == 1).all()
 
 
+def test_warmup_may_be_a_share_of_the_run():
+    for schedule in SCHEDULES:
+        share = curve(schedule=schedule, warmup_fraction=0.1)
+        np.testing.assert_array_equal(share, curve(schedule=schedule, warmup_steps=10))
+    np.testing.assert_array_equal(curve(4, warmup_fraction=0.1), curve(4))  # less than a step
+    for fields in ({"warmup_fraction": 1.1}, {"warmup_fraction": 0.1, "warmup_steps": 3}):
+        with pytest.raises(ConfigError, match="warmup_fraction"):
+            OptimizerConfig(**fields)
+
+
 def test_schedules_have_their_closed_forms():
     i = np.arange(10, 100)
     cosine = curve(schedule="cosine", warmup_steps=10, final_learning_rate=0.1)[10:]

@@ -7,6 +7,7 @@ from fakes import FakeCache, FakeTokenizer
 from flaxlm.data.order import Mixture
 from flaxlm.data.pipeline import Batches, EvalBatches, loader
 from flaxlm.objectives import OBJECTIVES
+from flaxlm.tasks import TASKS
 
 TOKENIZER = FakeTokenizer()
 SENTENCES = [[7, 5, 6], [9], [3, 3, 3, 3, 3, 3], [20, 4], [1], [12, 12]]
@@ -19,18 +20,41 @@ CASES = {
     "span_corruption": {},
     "classification": {"labels": ("no", "yes")},
     "classification text": {"labels": ("no", "yes"), "model": "encoder_decoder"},
+    "token_classification": {"labels": ("O", "B", "I")},
+    "token_classification decoder": {"labels": ("O", "B", "I"), "model": "decoder"},
+    "regression": {},
+    "multi_label": {"labels": ("a", "b", "c")},
+    "in_batch": {"pooling": "last"},
     "text_to_text": {"target_length": 8},
     "text_to_text decoder": {"target_length": 8, "model": "decoder"},
+    "text_to_text packed": {"target_length": 5, "pack": True},
+    "question_answering": {"stride": 3, "question_length": 4},
+    "question_answering decoder": {"stride": 3, "question_length": 4, "model": "decoder"},
 }
+SUPERVISED = {OBJECTIVES[task.objective] for task in TASKS.values() if task.objective}
 LENGTH = 16
 
 
 def source_of(name, seed=0):
-    if name.split()[0] in ("classification", "text_to_text"):
+    if name.split()[0] == "question_answering":
+        texts = ["abcdefghij" * n for n in (1, 2, 3, 1)]
+        return [
+            {
+                "id": i,
+                "text": "what?",
+                "text_pair": t,
+                "span": (4 + 5 * i, 7 + 5 * i) if i < 3 else (),
+            }
+            for i, t in enumerate(texts)
+        ]
+    if OBJECTIVES[name.split()[0]] in SUPERVISED:
         rng = np.random.default_rng(seed)
         texts = ["".join(map(chr, rng.integers(65, 90, n))) for n in rng.integers(1, 30, 11)]
+        words = [[t[0], *(f" {t[i : i + 3]}" for i in range(1, len(t), 3))] for t in texts]
         return [
             {"id": i, "text": t, "text_pair": t[:3] * (i % 2), "label": i % 2, "target": t[::-1]}
+            | {"score": i / 2, "labels": (i % 2 > 0, i % 3 > 0, False)}
+            | {"words": words[i], "tags": [len(word) % 3 for word in words[i]]}
             for i, t in enumerate(texts)
         ]
     return FakeCache([sum(s) for s in SENTENCES], SENTENCES, seed=seed)

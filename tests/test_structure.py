@@ -14,7 +14,8 @@ TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 # What each room may import, beside itself. `errors` and `progress` are open to all.
 OUTER = {"__main__", "verbs", "train", "evaluate", "generate", "embed", "sampling", "prompts"}
-OUTER |= {"interop"}
+OUTER |= {"interop", "report", "compare", "seeds", "beam", "decoding", "glue", "flags"}
+OUTER |= {"likelihood", "lm_eval_adapter"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -27,13 +28,38 @@ ALLOWED = {
     "interop": {"data", "models", "sharding", "tree"},
     "training": {"interop", "objectives", "models", "tasks", "data", "sharding", "tree"},
     "sampling": set(),
+    "beam": set(),
     "prompts": {"data"},
-    "generate": {"sampling", "prompts", "training", "models", "data", "sharding", "tree"},
+    "decoding": {"sampling", "beam", "prompts", "data"},
+    "generate": {"decoding", "prompts", "data"},
+    "likelihood": {"prompts", "objectives", "tasks", "data", "sharding"},
     "embed": {"prompts", "tasks", "models", "data"},
-    "evaluate": {"generate", "training", "tasks", "objectives", "models", "sharding", "tree"},
-    "train": {"evaluate", "training", "objectives", "models", "sharding", "tree"},
+    "evaluate": {
+        "generate",
+        "likelihood",
+        "training",
+        "tasks",
+        "objectives",
+        "models",
+        "sharding",
+        "tree",
+    },
+    "compare": {"tasks"},
+    "report": {"compare", "evaluate", "tasks", "data"},
+    "seeds": {"compare", "report", "train", "training"},
+    "train": {
+        "compare",
+        "report",
+        "evaluate",
+        "training",
+        "objectives",
+        "models",
+        "sharding",
+        "tree",
+    },
     "verbs": {
         "train",
+        "report",
         "embed",
         "evaluate",
         "generate",
@@ -43,7 +69,10 @@ ALLOWED = {
         "sharding",
         "tree",
     },
-    "__main__": {"verbs", "train", "training", "generate", "embed"},
+    "glue": {"verbs", "train", "report", "training", "tasks", "data"},
+    "flags": {"training"},
+    "__main__": {"flags", "glue", "verbs", "train", "seeds", "training", "generate", "embed"},
+    "lm_eval_adapter": {"verbs", "generate", "likelihood", "tasks", "sharding"},
     "__init__": OUTER,
 }
 

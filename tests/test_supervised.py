@@ -81,8 +81,8 @@ def test_the_prompt_is_what_stands_before_the_target(model):
     objective = TextToText(target_length=6, model=model)
     for examples in (EXAMPLES, PROMPTS):
         batch = all_rows(objective, examples)
-        for row, example in enumerate(examples):
-            prompt = objective.prompt(example, TOKENIZER, LENGTH)
+        plan = objective.plan(examples, LENGTH, TOKENIZER, seed=0, shuffle=False)
+        for row, prompt in enumerate(objective.prompts(plan)):
             if model == "decoder":
                 given = int((batch["weights"][row] > 0).argmax()) + 1
                 assert batch["tokens"][row][:given].tolist() == prompt

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, precision_score, recall_score
+from sklearn.metrics import f1_score, matthews_corrcoef, precision_score, recall_score
 
 from flaxlm.errors import DataError
 from flaxlm.tasks import metrics
+from flaxlm.tasks.metrics.labels import scores_of_counts
 
 
 def labels(n: int, classes: int, seed: int = 0):
@@ -13,6 +14,16 @@ def labels(n: int, classes: int, seed: int = 0):
     gold = rng.integers(0, classes, n)
     predicted = np.where(rng.random(n) < 0.6, gold, rng.integers(0, classes, n))
     return predicted, gold
+
+
+def matthews_by_hand(predicted, gold) -> float:
+    """The correlation of indicator vectors, summed over labels (Gorodkin, 2004, equation 2)."""
+    names = sorted(set(predicted) | set(gold))
+    x = np.array([[p == name for name in names] for p in predicted], float)
+    y = np.array([[g == name for name in names] for g in gold], float)
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    spread = np.sqrt((x * x).sum() * (y * y).sum())
+    return float((x * y).sum() / spread) if spread else 0.0
 
 
 def by_hand(predicted, gold) -> dict[str, float]:
@@ -30,14 +41,47 @@ def by_hand(predicted, gold) -> dict[str, float]:
         "accuracy": accuracy,
         **dict(zip(("precision_macro", "recall_macro", "f1_macro"), means, strict=True)),
         **dict.fromkeys(("precision_micro", "recall_micro", "f1_micro"), accuracy),
+        "matthews": matthews_by_hand(predicted, gold),
     }
 
 
 @pytest.mark.parametrize(("n", "classes"), [(1, 2), (7, 5), (200, 3), (500, 20)])
 def test_classification_scores_equal_counting_by_hand(n, classes):
     predicted, gold = labels(n, classes)
-    scores = metrics.classification_scores(predicted, gold)
+    scores = metrics.classification_scores(predicted, gold, classes=max(classes, 3))
     assert scores == pytest.approx(by_hand(predicted.tolist(), gold.tolist()), abs=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("case", ["mixed", "no_gold", "none_predicted", "one_class", "one_example"])
+def test_two_labels_are_scored_by_the_positive_one_too(case):
+    predicted, gold = labels(400, 2)
+    if case == "no_gold":
+        gold = np.zeros_like(gold)
+    elif case == "none_predicted":
+        predicted = np.zeros_like(gold)
+    elif case == "one_class":
+        predicted = gold = np.zeros_like(gold)
+    elif case == "one_example":
+        predicted, gold = predicted[:1], gold[:1]
+    scores = metrics.classification_scores(predicted, gold)
+    said, real = set(np.flatnonzero(predicted)), set(np.flatnonzero(gold))
+    assert scores["precision"] == pytest.approx(len(said & real) / max(len(said), 1))
+    assert scores["recall"] == pytest.approx(len(said & real) / max(len(real), 1))
+    assert scores["f1"] == pytest.approx(2 * len(said & real) / max(len(said) + len(real), 1))
+    assert scores["matthews"] == pytest.approx(matthews_by_hand(predicted, gold), abs=1e-12)
+    intervals = metrics.classification_intervals(predicted, gold)
+    assert intervals.keys() == scores.keys()
+    assert all(low <= scores[name] <= high for name, (low, high) in intervals.items())
+
+
+def test_the_names_of_the_scores_depend_on_the_gold_labels_alone():
+    gold = [0, 1, 0]
+    assert metrics.classification_scores([0, 2, 0], gold).keys() >= {"f1", "precision", "recall"}
+    assert "f1" not in metrics.classification_scores([0, 1, 0], gold, classes=3)
+    assert "f1" not in metrics.classification_scores([0, 1, 0], [0, 2, 0])
+    wrong = metrics.classification_intervals([2, 2, 2], gold)
+    assert wrong["f1"] == (0.0, 0.0)
 
 
 def test_scores_of_counts_equal_scikit_learn_on_every_resample():
@@ -47,7 +91,7 @@ def test_scores_of_counts_equal_scikit_learn_on_every_resample():
     rng = np.random.default_rng(1)
     draws = rng.integers(0, 12, (50, 12))
     counts = np.stack([np.bincount(inverse.ravel()[d], minlength=pairs.shape[1]) for d in draws])
-    ours = metrics._scores_of_counts(counts.astype(float), pairs[0], pairs[1], 6)
+    ours = scores_of_counts(counts.astype(float), pairs[0], pairs[1], 6, binary=True)
     options = {"average": "macro", "zero_division": 0.0}
     for r, d in enumerate(draws):
         args = gold[d], predicted[d]
@@ -55,6 +99,9 @@ def test_scores_of_counts_equal_scikit_learn_on_every_resample():
         assert ours["precision_macro"][r] == pytest.approx(precision_score(*args, **options))
         assert ours["recall_macro"][r] == pytest.approx(recall_score(*args, **options))
         assert ours["accuracy"][r] == pytest.approx(np.mean(gold[d] == predicted[d]))
+        assert ours["matthews"][r] == pytest.approx(matthews_corrcoef(*args))
+        positive = f1_score(*args, labels=[1], average="macro", zero_division=0.0)
+        assert ours["f1"][r] == pytest.approx(positive)
 
 
 def test_classification_intervals_agree_with_the_plain_bootstrap():
@@ -155,3 +202,41 @@ def test_what_cannot_be_compared_is_refused(score):
         score([1, 0], [1])
     with pytest.raises(DataError, match="no examples"):
         score([], [])
+
+
+def test_label_ids_are_whole_numbers_from_0():
+    with pytest.raises(DataError, match=r"example 1 has the label -1"):
+        metrics.classification_scores([0, 1], [0, -1])
+    with pytest.raises(DataError, match="predictions must be label ids"):
+        metrics.classification_scores([0.5, 1.0], [0, 1])
+    with pytest.raises(DataError, match="gold labels must be label ids"):
+        metrics.classification_scores([0, 1], ["a", "b"])
+
+
+def test_a_ratio_without_any_weight_is_refused():
+    with pytest.raises(DataError, match="weighs 0"):
+        metrics.ratio_interval([1.0, 2.0], [0, 0])
+
+
+def test_resampled_sums_are_the_sums_of_drawn_rows():
+    # One example is drawn n times: every sum is n times it. Of two, sums are a k and b n - k.
+    row = np.array([[1.5, -2.0, 3.0]])
+    assert (metrics.resampled_sums(np.repeat(row, 9, axis=0)) == 9 * row).all()
+    two = metrics.resampled_sums(np.array([[1.0, 0.0], [0.0, 1.0]] * 50))
+    assert (two.sum(axis=1) == 100).all()
+    assert two[:, 0].std() == pytest.approx(5.0, abs=0.5)
+    # Rows too wide to be sorted into cells take another path to the same distribution.
+    wide = np.tile(np.random.default_rng(0).random((300, 1)), 70)
+    sums = metrics.resampled_sums(wide)
+    assert np.allclose(sums, sums[:, :1])
+    narrow = metrics.resampled_sums(wide[:, :1])
+    assert np.quantile(sums[:, 0], [0.1, 0.9]) == pytest.approx(
+        np.quantile(narrow, [0.1, 0.9]), rel=0.01
+    )
+
+
+def test_resampled_gives_a_statistic_rows_drawn_with_replacement():
+    drawn = metrics.resampled(lambda rows: (len(rows), len(set(rows.tolist())), rows.max()), 50)
+    assert drawn.shape == (1000, 3)
+    assert (drawn[:, 0] == 50).all() and (drawn[:, 2] < 50).all()
+    assert drawn[:, 1].mean() == pytest.approx(50 * (1 - (1 - 1 / 50) ** 50), rel=0.02)

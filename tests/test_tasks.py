@@ -16,9 +16,11 @@ from flaxlm.data.stdlib import stdlib_root
 from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.stdlib import documented, package, summary
-from flaxlm.tasks.task import SPLITS, LabelTask
+from flaxlm.tasks.tagging import Tagging
+from flaxlm.tasks.task import SPLITS, LabelTask, values_of
 
 LABELS = ("neg", "pos")
+BIO = ("O", "B-LOC", "I-LOC")
 PACKAGES = ("asyncio", "email", "importlib", "multiprocessing", "tkinter", "unittest", "xml")
 STDLIB = DataConfig(valid_fraction=0.05, test_fraction=0.25)
 ROWS = [{"text": f'text {i}, said "so"\tand', "label": LABELS[i % 2]} for i in range(400)]
@@ -135,7 +137,7 @@ def test_a_bad_row_is_refused_with_file_line_and_column(tmp_path, case):
     [
         ("a.csv", "text,label\na,pos,more\n", r"line 2 has 3 fields.*2 columns: text, label"),
         ("a.csv", 'text,label\n"a,pos\n', r"line 2 cannot be read as a table"),
-        ("a.csv", "text,text\na,pos\n", r"line 1: the header must name each column, once"),
+        ("a.csv", "text,text\na,pos\n", r"line 1: the header must name each column once"),
         ("a.tsv", "text,label\na,pos\n", r"line 2: there is no column 'text'.*columns: text,label"),
         ("a.txt", "a pos\n", r"a.txt: what kind of table.*\.csv, \.tsv, \.jsonl"),
         ("a.jsonl.gz", GOOD, r"a.jsonl.gz is damaged or not gzip"),
@@ -305,22 +307,62 @@ def test_stdlib_tasks_refuse_what_would_leak_or_cannot_be():
         task.examples(DataConfig(), "test", PACKAGES)
 
 
-@pytest.mark.parametrize("name", TASKS)
+def with_golds(task):
+    """Return twelve examples with golds, and what a model puts out that is right and sure."""
+    examples = [{"id": "", "text": "t"} for _ in range(12)]
+    if isinstance(task, LabelTask):
+        golds = [{"label": i % 3} for i in range(12)]
+        # Of log-probabilities: nothing of the others is left.
+        outputs = {"scores": np.log(np.eye(3) + 1e-300)[[gold["label"] for gold in golds]]}
+    elif task.objective in ("regression", "in_batch"):
+        golds = [{"score": i % 5 / 2} for i in range(12)]
+        outputs = {"values": np.array([gold["score"] for gold in golds], np.float32)}
+    elif task.objective == "multi_label":
+        golds = [{"labels": (i % 2 > 0, i % 3 > 0, i % 5 > 0)} for i in range(12)]
+        outputs = {"probabilities": np.array([gold["labels"] for gold in golds], np.float32)}
+    elif isinstance(task, Tagging):
+        tags = [0, 1, 2, 0]
+        golds = [{"words": ["To", " New", " York", "!"], "tags": tags, "tag_set": BIO}] * 12
+        outputs = {
+            "scores": np.log([np.eye(3)[tags] + 1e-9] * 12),
+            "words": np.array([[1, 2, 3, 4]] * 12),
+            "owner": np.arange(12),
+        }
+    else:
+        golds = [{"target": f"word number {i} of the twelve"} for i in range(12)]
+        outputs = {"text": [f" {gold['target']}\n" for gold in golds]}
+    return [example | gold for example, gold in zip(examples, golds, strict=True)], outputs
+
+
+BEST = {"mse": 0.0, "mae": 0.0, "ece": 0.0, "brier": 0.0, "bleu": 100.0, "chrf": 100.0}
+# Spans, ranked texts and T5's words are in test_question_answering, test_zero_shot, test_t5_glue.
+ELSEWHERE = ("question_answering", "squad", "squad2", "cmrc2018", "t5_glue")
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, t in TASKS.items() if n not in ELSEWHERE and not t.ranks]
+)
 def test_every_task_answers_scores_and_bounds_its_own_golds_perfectly(name):
     task = TASKS[name]()
     if not task.objective:
         assert (task.golds([]), task.metrics([], []), task.intervals([], [])) == ([], {}, {})
         return
-    if isinstance(task, LabelTask):
-        examples = [{"id": "", "text": "t", "label": i % 3} for i in range(12)]
-        outputs = {"scores": np.eye(3)[[e["label"] for e in examples]]}
-    else:
-        examples = [{"id": "", "text": "t", "target": f"word number {i}"} for i in range(12)]
-        outputs = {"text": [f" {e['target']}\n" for e in examples]}
-    predictions, golds = task.postprocess(outputs, examples), task.golds(examples)
-    assert predictions == golds
-    scores = task.metrics(predictions, golds)
-    assert scores and set(scores.values()) == {1.0}
-    assert task.intervals(predictions, golds) == {key: (1.0, 1.0) for key in scores}
+    examples, outputs = with_golds(task)
+    answers, golds = task.postprocess(outputs, examples), task.golds(examples)
+    assert values_of(answers) == values_of(task.perfect(golds)) == golds
+    scores = task.metrics(answers, golds)
+    assert scores == pytest.approx({key: BEST.get(key, 1.0) for key in scores}) and scores
+    assert scores == task.metrics(task.perfect(golds), golds)
+    for key, bounds in task.intervals(answers, golds).items():
+        assert bounds == pytest.approx((scores[key], scores[key])), key
+    if name != "similarity":  # no cosine is 2.0
+        assert {task.mistake(*pair) for pair in zip(answers, golds, strict=True)} == {0.0}
     with pytest.raises(DataError):
         task.postprocess({key: value[:5] for key, value in outputs.items()}, examples)
+    metric = task.defaults.get("eval", {}).get("metric", "loss")
+    assert metric == "loss" or metric in scores or metric in two_labels(task)
+
+
+def two_labels(task):
+    """Return the metrics that only a task of two labels has."""
+    return task.metrics(task.perfect([0, 1]), [0, 1]) if isinstance(task, LabelTask) else {}

@@ -1,9 +1,12 @@
 """The one tiny size of every test of a run: three families, awkward vocabulary and head counts."""
 
+import contextlib
+
 import jax
 import numpy as np
+import pytest
 
-from flaxlm import tree
+from flaxlm import sharding, tree
 
 VOCAB = 101  # a prime: divides over no mesh axis
 SIZES = dict(vocab_size=VOCAB, width=24, num_layers=2, num_heads=3, head_dim=8, max_length=32)
@@ -42,6 +45,15 @@ def recipe(family: str, **sections) -> dict:
         else:
             merged[name] = value
     return merged
+
+
+@contextlib.contextmanager
+def one_device():
+    """Compile for one device, in half the time: for tests that are of no mesh."""
+    make, one = sharding.make_mesh, jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", lambda config, devices=None: make(config, one))
+        yield
 
 
 def random_batch(spec: dict, seed: int, vocab: int = VOCAB) -> dict:

@@ -2,7 +2,8 @@
 
 Runs `python -m flaxlm train` once to its end, then again and again in fresh directories: killed
 with SIGKILL at random moments (every other time while a checkpoint is being written) and started
-again by the same command until it ends. The digests that `inspect` prints must be the same.
+again by the same command until it ends. The digests that `inspect` prints must be the same, and
+of a fine-tuning run every file of predictions, byte for byte.
 
     python experiments/kill_resume/kill_resume.py --runs=10 --workdir=runs/kill -- \
         --config=configs/quickstart.py --config.train.steps=300 --config.checkpoint.every=20
@@ -10,6 +11,7 @@ again by the same command until it ends. The digests that `inspect` prints must 
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import pathlib
@@ -34,7 +36,11 @@ def inspect(workdir: pathlib.Path) -> dict:
     if done.returncode:
         raise SystemExit(f"inspect failed: {done.stderr}")
     result = json.loads((workdir / "result.json").read_text())
-    return {name: result[name] for name in DIGESTS}
+    found = {name: result[name] for name in DIGESTS}
+    for path in sorted(workdir.glob("evaluations/*/predictions.jsonl")):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        found[f"{path.parent.name}/predictions"] = digest
+    return found
 
 
 def saving(workdir: pathlib.Path) -> bool:

@@ -142,6 +142,18 @@ def lines(
         offset += len(line)
 
 
+def text_lines(path: str | os.PathLike, most: int) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, text with its end) of each line; `.gz` and `.zst` are unpacked.
+
+    The mark of an encoding before the first is left out; `most` bounds a line in bytes.
+    """
+    name = str(path)
+    with opened(path) as file:
+        for number, offset, line in lines(file, name, most):
+            text = decoded(line, name, number, offset)
+            yield number, text.removeprefix("\ufeff") if number == 1 else text
+
+
 def decoded(line: bytes, name: str, number: int, offset: int) -> str:
     """Return the text of UTF-8 `line`; DataError with file and byte where it is not UTF-8."""
     try:

@@ -11,6 +11,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from flaxlm.data import offsets
 from flaxlm.data.hugging_face_files import (
     BERT_NAMES,
     byte_pairs,
@@ -74,6 +75,8 @@ class HuggingFaceTokenizer(Tokenizer):
         self.sentinel_ids = find_sentinels(vocabulary)
         self._prefix = getattr(library.model, "continuing_subword_prefix", None) or ""
         self._words = type(library.model).__name__ == "WordPiece"
+        # A run of unknown characters in bytes: this model alone gives each byte the whole run.
+        self._fused = type(library.model).__name__ == "Unigram" and "<0x00>" in vocabulary
         stages = str(library.pre_tokenizer) + str(library.decoder)
         self._byte_level = _byte_values() if "ByteLevel" in stages else None
 
@@ -124,6 +127,12 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _encode(self, text: str) -> list[int]:
         return self._library.encode(text, add_special_tokens=False).ids
+
+    def _encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self._library.encode(text, add_special_tokens=False)
+        if self._fused:
+            return encoding.ids, offsets.part(text, encoding.offsets, encoding.tokens)
+        return encoding.ids, encoding.offsets
 
     def _encode_batch(self, texts: list[str]) -> list[list[int]]:
         found = self._library.encode_batch_fast(texts, add_special_tokens=False)

@@ -7,7 +7,7 @@ has two of them (encoder and decoder), and both are known from n. So nothing eve
 """
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -188,6 +188,78 @@ class PackedPlan:
         lengths = np.zeros((len(row), self._most), np.int32)
         lengths[owner, rank] = length
         return raw | {"lengths": lengths, "example_ids": row.astype(np.int32)}
+
+
+class PackedExamples:
+    """Examples, several a row, packed best fit by the lengths of all their sequences.
+
+    Arguments are those of an ExamplePlan; a width is what the examples of a row have together.
+    """
+
+    def __init__(
+        self,
+        sequences: Mapping[str, tuple[np.ndarray, np.ndarray, int]],
+        columns: Mapping[str, np.ndarray],
+        seed: int,
+        shuffle: bool,
+        report: Mapping[str, float],
+    ):
+        self.sequences, self.columns = dict(sequences), dict(columns)
+        self.seed, self.shuffle = seed, shuffle
+        sizes = np.stack([np.diff(offsets) for _, offsets, _ in self.sequences.values()], axis=1)
+        capacity = np.array([width for *_, width in self.sequences.values()])
+        # Examples of the same sizes are one kind; those that take the largest share come last,
+        # where `pack` begins.
+        kinds, self._kinds, counts = np.unique(
+            sizes, axis=0, return_inverse=True, return_counts=True
+        )
+        order = np.argsort((kinds / capacity).max(axis=1), kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        self._kinds = rank[self._kinds.reshape(-1)]
+        self._rows, slots = pack(counts[order], kinds[order], capacity)
+        self._slot_rank = np.empty(len(slots), np.int64)
+        self._slot_rank[np.argsort(slots, kind="stable")] = np.arange(len(slots))
+        self.num_rows = len(self._rows) - 1
+        self._most = int(np.diff(self._rows).max())
+        used = float((sizes.sum(axis=0) / (self.num_rows * capacity)).max())
+        self.report = {"rows": self.num_rows, **report, "padding": 1 - used}
+        self._epoch = PerEpoch(self._order)
+
+    def _order(self, epoch: int):
+        """Return (example of each slot, rows)."""
+        number = len(self._kinds)
+        examples, rows = np.arange(number), np.arange(self.num_rows)
+        if self.shuffle:
+            examples = permutation(self.seed, "examples", epoch, number).astype(np.int64)
+            rows = permutation(self.seed, "rows", epoch, self.num_rows).astype(np.int64)
+        examples = examples[np.argsort(self._kinds[examples], kind="stable")]
+        return examples[self._slot_rank], rows
+
+    def fetch(self, epoch: int, index: np.ndarray) -> Raw:
+        """Return each sequence, `<name>_segments` and `<name>_positions` [b, width].
+
+        Columns are [b, S], one entry for each segment, 0 behind the last; example_ids number rows.
+        """
+        examples, permuted = self._epoch(epoch if self.shuffle else 0)
+        row = permuted[index]
+        owner, rank = ragged(self._rows[row + 1] - self._rows[row])
+        example = examples[self._rows[row][owner] + rank]
+        last = np.cumsum(np.bincount(owner, minlength=len(row))) - 1
+        raw = {"example_ids": row.astype(np.int32)}
+        for name, (values, offsets, width) in self.sequences.items():
+            end = np.cumsum(offsets[example + 1] - offsets[example])
+            used = np.diff(end[last], prepend=0)
+            begin = np.append(0, end[:-1]) - (end[last] - used)[owner]
+            target = begin + owner * width
+            found = spread(values.take, offsets[example], target, rank + 1, used, width)
+            raw[name] = found["tokens"]
+            raw[f"{name}_segments"] = found["segment_ids"]
+            raw[f"{name}_positions"] = found["positions"]
+        for name, column in self.columns.items():
+            raw[name] = np.zeros((len(row), self._most), column.dtype)
+            raw[name][owner, rank] = column[example]
+        return raw
 
 
 def content(cache) -> tuple[np.ndarray, np.ndarray]:

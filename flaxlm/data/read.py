@@ -87,23 +87,30 @@ def _read_jsonl(source, config, progress) -> Iterator[Document]:
 def _read_table(source, config, progress) -> Iterator[Document]:
     """Rows of a Parquet file or a `datasets` directory."""
     rows = _parquet if source.format == "parquet" else _datasets
-    for number, value in enumerate(rows(source.path, config.field, progress)):
+    for number, columns in enumerate(rows(source.path, [config.field], progress)):
+        value = columns[config.field]
         text = _checked(value, f"{source.path}, row {number}", config)
         yield Document(f"{source.path}:{number}", text, source.path)
 
 
-def _parquet(path, field, progress) -> Iterator[object]:
+def table_rows(path: str) -> Iterator[dict]:
+    """Yield the rows of a Parquet file or a `datasets` directory, {column: value} each."""
+    rows = _datasets if os.path.isdir(path) else _parquet
+    yield from rows(path, None, lambda count: None)
+
+
+def _parquet(path, fields, progress) -> Iterator[dict]:
+    """Yield the given columns of each row, all of them for None."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
-            if field not in table.schema_arrow.names:
-                raise _no_field(path, field, table.schema_arrow.names)
+            _check_fields(path, fields, table.schema_arrow.names)
             size, rows = os.path.getsize(path), max(table.metadata.num_rows, 1)
-            for batch in table.iter_batches(batch_size=64, columns=[field]):
+            for batch in table.iter_batches(batch_size=64, columns=fields):
                 progress(size * len(batch) // rows)
-                yield from batch.column(0).to_pylist()
+                yield from batch.to_pylist()
     except FileNotFoundError:
         raise MissingInput(f"{path} does not exist") from None
     except (pyarrow.ArrowException, OSError) as error:
@@ -111,7 +118,8 @@ def _parquet(path, field, progress) -> Iterator[object]:
         raise DataError(f"{path} is damaged or not Parquet: {reason}") from None
 
 
-def _datasets(path, field, progress) -> Iterator[object]:
+def _datasets(path, fields, progress) -> Iterator[dict]:
+    """Yield the given columns of each row, all of them for None."""
     try:
         import datasets
     except ImportError:
@@ -123,12 +131,20 @@ def _datasets(path, field, progress) -> Iterator[object]:
     except Exception as error:  # the library's errors on damaged directories have no common type
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} is not a readable `datasets` directory: {reason}") from None
-    if field not in table.column_names:
-        raise _no_field(path, field, table.column_names)
+    _check_fields(path, fields, table.column_names)
     size = sum(entry.stat().st_size for entry in os.scandir(path))
-    for batch in table.select_columns([field]).iter(batch_size=64):
-        progress(size * len(batch[field]) // max(len(table), 1))
-        yield from batch[field]
+    table = table if fields is None else table.select_columns(fields)
+    for batch in table.iter(batch_size=64):
+        columns = list(batch.values())
+        progress(size * len(columns[0]) // max(len(table), 1))
+        for row in zip(*columns, strict=True):
+            yield dict(zip(batch, row, strict=True))
+
+
+def _check_fields(where: str, fields, present) -> None:
+    for field in fields or ():
+        if field not in present:
+            raise _no_field(where, field, present)
 
 
 def _no_field(where: str, field: str, present) -> DataError:

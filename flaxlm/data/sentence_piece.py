@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from flaxlm.data import offsets
 from flaxlm.data.vocabulary import SPACE, SPECIALS, Frame, Template, Tokenizer, find_sentinels
 from flaxlm.errors import DataError
 
@@ -100,19 +101,43 @@ class SentencePieceTokenizer(Tokenizer):
             ids += self._processor.encode(chunk)
         return ids
 
+    def _encode_with_offsets(self, text: str) -> tuple[list[int], offsets.Spans]:
+        if self.family.startswith("albert"):
+            plain, places = offsets.plain(text, lower=self.family == "albert")
+            ids, spans = self._pieces_with_offsets(plain)
+            return ids, offsets.back(spans, places)
+        if self._words is not None:
+            found = list(self._units(text))
+            return [i for i, _, _ in found], [(begin, end) for _, begin, end in found]
+        if len(text) <= ENCODE_CHUNK or not self._exact_breaks:
+            return self._pieces_with_offsets(text)
+        ids, spans, start = [], [], 0
+        for chunk in _line_chunks(text, ENCODE_CHUNK):
+            more, places = self._pieces_with_offsets(chunk)
+            ids += more
+            spans += [(start + begin, start + end) for begin, end in places]
+            start += len(chunk)
+        return ids, spans
+
+    def _pieces_with_offsets(self, text: str) -> tuple[list[int], offsets.Spans]:
+        found = self._processor.encode(text, return_type="offset_mapping")
+        return found["ids"], offsets.fill(found["offsets"], found["pieces"], SPACE)
+
     def _encode_words(self, text: str) -> list[int]:
+        return [i for i, _, _ in self._units(text)]
+
+    def _units(self, text: str) -> Iterator[tuple[int, int, int]]:
+        """Yield (id, begin, end) of each word, or of its bytes where it is not known."""
         # SentencePiece's own word encoder neither splits at newlines nor gives spaces back once
         # it falls back to bytes, so the vocabulary is looked up here.
-        ids: list[int] = []
-        for unit in _UNITS.findall(text):
+        for match in _UNITS.finditer(text):
+            unit, begin = match[0], match.start()
             piece = None if SPACE in unit else self._words.get(unit.replace(" ", SPACE))
-            if piece is not None:
-                ids.append(piece)
-            elif self._bytes[0] != self.unk_id:
-                ids += [self._bytes[b] for b in unit.encode()]
-            else:
-                ids.append(self.unk_id)
-        return ids
+            if piece is not None or self._bytes[0] == self.unk_id:
+                yield self.unk_id if piece is None else piece, begin, match.end()
+                continue
+            for byte, (first, last) in zip(unit.encode(), offsets.of_bytes(unit), strict=True):
+                yield self._bytes[byte], begin + first, begin + last
 
     def _decode(self, ids: list[int]) -> str:
         return self._processor.decode(ids)

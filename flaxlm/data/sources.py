@@ -13,7 +13,7 @@ from flaxlm.errors import ConfigError, MissingInput, choose
 FORMATS = ("auto", "text", "jsonl", "parquet", "datasets")
 DOCUMENTS = ("file", "line", "paragraph")
 SPLITS = ("train", "valid", "test")
-SPLITTERS = ("hash", "file", "tail")
+SPLITTERS = ("hash", "file", "tail", "whole")
 SUFFIXES = {
     ".txt": "text",
     ".text": "text",
@@ -38,7 +38,8 @@ class DataConfig:
 
     Splits: `hash` sends a document to a split by the hash of its text, so that equal documents
     are never on both sides; `tail` cuts the last share of all characters off, through the
-    document it falls in; `file` takes them from `valid_path` and `test_path`.
+    document it falls in; `file` takes them from `valid_path` and `test_path`; with `whole` every
+    split is all of it, for sets that nothing is trained on.
     """
 
     path: str | tuple[str, ...] = STDLIB
@@ -110,6 +111,8 @@ class DataConfig:
 
     def split_names(self) -> list[str]:
         """Return the splits that this config makes, train first."""
+        if self.split == "whole":
+            return list(SPLITS)
         valid = bool(self.valid_path if self.split == "file" else self.valid_fraction)
         test = bool(self.test_path if self.split == "file" else self.test_fraction)
         return ["train", *["valid"] * valid, *["test"] * test]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from flaxlm.data.clean import Cleaner
 from flaxlm.data.read import Document
 from flaxlm.data.sources import DataConfig, documents
+from flaxlm.errors import ConfigError
 
 
 def passes(config: DataConfig) -> int:
@@ -23,6 +24,11 @@ def split_documents(
     `cleaner` (a fresh one) holds the counts of the cleaning afterwards; `progress` is called
     with the number of bytes just read.
     """
+    if config.split == "whole":
+        raise ConfigError(
+            "data.split='whole' holds nothing out, and is for tasks that are only evaluated; "
+            "choose hash, tail or file to train"
+        )
     cleaner = cleaner or Cleaner(config)
     if config.split == "file":
         # Held-out files first: of two equal documents, deduplication drops the one in train.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxlm.data import files
+from flaxlm.data import files, offsets
 from flaxlm.errors import DataError, StorageError
 
 SPECIALS = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>", "mask": "<mask>"}
@@ -103,6 +103,9 @@ class Tokenizer(abc.ABC):
     def _encode(self, text: str) -> list[int]: ...
 
     @abc.abstractmethod
+    def _encode_with_offsets(self, text: str) -> tuple[list[int], offsets.Spans]: ...
+
+    @abc.abstractmethod
     def _decode(self, ids: list[int]) -> str: ...
 
     @abc.abstractmethod
@@ -162,6 +165,16 @@ class Tokenizer(abc.ABC):
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without specials; DataError on unpaired surrogates."""
         return self._encode(_unicode(text))
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
+        """Return the ids of `text` as `encode` does, and where each stands in it, int32 [n, 2].
+
+        Offsets are characters (code points) of `text`, the end exclusive, in ascending order, and
+        without white space at either end: a token of white space alone, or of none of the text,
+        is empty. Parts of one character each have all of it.
+        """
+        ids, spans = self._encode_with_offsets(_unicode(text))
+        return ids, offsets.tidy(text, spans)
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the ids of each text."""
@@ -269,6 +282,9 @@ class ByteTokenizer(Tokenizer):
 
     def _encode(self, text: str) -> list[int]:
         return (np.frombuffer(text.encode(), np.uint8).astype(np.int32) + self.offset).tolist()
+
+    def _encode_with_offsets(self, text: str) -> tuple[list[int], offsets.Spans]:
+        return self._encode(text), offsets.of_bytes(text)
 
     def _decode(self, ids: list[int]) -> str:
         values = [i - self.offset if i >= self.offset else 0x3F for i in ids]

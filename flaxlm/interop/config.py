@@ -38,6 +38,8 @@ MOST = 2**30  # of any number in config.json
 MOST_LAYERS = 10_000
 CONFIG_BYTES = 10 << 20
 SIZED = ("classification", "token_classification")  # heads with an output a label
+# problem_type -> key of OBJECTIVES
+PROBLEMS = {"regression": "regression", "multi_label_classification": "multi_label"}
 LLAMA3 = ("rope_low_frequency", "rope_high_frequency", "rope_original_length")
 
 
@@ -68,6 +70,14 @@ class Description:
     def heads(self) -> dict[str, int]:
         """Return {head: output size} of the class."""
         return {name: len(self.labels) if name in SIZED else 0 for name in self.head.heads}
+
+    @property
+    def objective(self) -> str:
+        """Return the key of OBJECTIVES that the class's head for whole texts is of."""
+        problem = self.raw.get("problem_type") or ("" if len(self.labels) > 1 else "regression")
+        if problem == "regression" and len(self.labels) > 1:
+            raise ConfigError(f"problem_type='regression' with {len(self.labels)} numbers")
+        return PROBLEMS.get(problem, "classification")
 
     def config(self, **changes):
         """Return the model's config, with changed fields."""

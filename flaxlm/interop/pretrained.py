@@ -185,6 +185,8 @@ class Pretrained:
       architecture: class of `transformers` that it came from; empty for any that fits.
       special_ids: special tokens as `config.json` named them, where the tokenizer does not decide.
       mesh, sharding: over which the parameters are split; None where they are not.
+      problem: what a classifier's outputs are, in the words of `problem_type`; empty for labels of
+        which each text has one.
     """
 
     model: str
@@ -197,6 +199,7 @@ class Pretrained:
     special_ids: dict = dataclasses.field(default_factory=dict)
     mesh: Any = None
     sharding: ShardingConfig | None = None
+    problem: str = ""
 
     @property
     def module(self):
@@ -275,6 +278,7 @@ def from_pretrained(
         {k: v for k, v in described.raw.items() if k.endswith("_token_id") and v is not None},
         mesh,
         sharding,
+        described.raw.get("problem_type") or "",
     )
 
 
@@ -316,7 +320,7 @@ def save_pretrained(
     made = tensors_of(described, tree.flatten(p.params), shapes, stored)
     raw = described.raw | {"dtype": stored.name, "torch_dtype": stored.name}
     special = _special_ids(p, described)
-    raw |= special
+    raw |= special | ({"problem_type": p.problem} if p.problem else {})
     try:
         path.mkdir(parents=True, exist_ok=True)
         files = tensor_writer.save(path, made, limit)
@@ -329,7 +333,8 @@ def save_pretrained(
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from None
     if p.tokenizer is not None:
-        export_tokenizer(p.tokenizer, path)
+        types = getattr(p.config, "token_types", 0) > 1
+        export_tokenizer(p.tokenizer, path, token_types=types)
     return files
 
 

@@ -33,7 +33,10 @@ SAMPLE = (
 
 
 def export_tokenizer(
-    tokenizer: Tokenizer, directory: str | os.PathLike, max_length: int = 0
+    tokenizer: Tokenizer,
+    directory: str | os.PathLike,
+    max_length: int = 0,
+    token_types: bool = False,
 ) -> None:
     """Write tokenizer.json and tokenizer_config.json (and a foreign SentencePiece model).
 
@@ -46,6 +49,7 @@ def export_tokenizer(
       tokenizer: any but of kind `word`.
       directory: made if it is not there.
       max_length: `model_max_length`, the most tokens that the model reads; 0 for unknown.
+      token_types: the model tells a second text by them, so `transformers` has to give them.
 
     Raises:
       ConfigError: a tokenizer of kind `word`, whose ids no Hugging Face model gives.
@@ -67,6 +71,8 @@ def export_tokenizer(
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if max_length:
         config["model_max_length"] = max_length
+    if token_types:
+        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     written = {
         "tokenizer.json": text,
         "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n",

@@ -1,6 +1,7 @@
 """What is read off the final hidden state; a model is built with the heads an objective names.
 
-`lm` [B, L, V], `mlm` [B, P, V] (transform, then the tied table; on `target_positions` only),
+`lm` [B, L, V], `mlm` [B, P, V] (transform, then the tied table), both on `target_positions` only
+where the batch has them,
 `nsp` [B, 2], `classification` [B, C], `pooled` [B, D], `token_classification` [B, L, C],
 `question_answering` [B, L, 2] (begin and end of the answer), `discriminator` [B, L] (whether a
 token was replaced; ELECTRA, Clark et al., 2020). Logits are float32, and the padding rows of the
@@ -40,6 +41,7 @@ AXES = (
 
 POOLED = ("pooled", "nsp", "classification")
 TOKENWISE = ("token_classification", "question_answering")
+POOLINGS = {"mean": "mean", "cls": "first", "last": "last"}  # users' words: the argument of `pool`
 
 
 class VocabularyOutput(nn.Module):
@@ -139,7 +141,7 @@ class Heads(nn.Module):
         names = dict(self.heads)
         out = {}
         if "lm" in names:
-            out["lm"] = self.language(x_BLD, table_VD)
+            out["lm"] = self.language(chosen(x_BLD, batch.get("target_positions")), table_VD)
         if "mlm" in names:
             out["mlm"] = self.masked(x_BLD, batch.get("target_positions"), table_VD)
         if "discriminator" in names:
@@ -166,7 +168,7 @@ class Heads(nn.Module):
         return out
 
     def language(self, x_BLD, table_VD) -> jax.Array:
-        """Return next-token logits [B, L, V]."""
+        """Return next-token logits [..., V] of states [..., D]."""
         c = self.config
         scale, cap = c.output_scale, c.output_softcap
         y = self.lm(x_BLD if scale == 1 else x_BLD * jnp.asarray(scale, x_BLD.dtype), table_VD)
@@ -174,9 +176,7 @@ class Heads(nn.Module):
 
     def masked(self, x_BLD, target_positions, table_VD) -> jax.Array:
         """Return logits [B, P, V] on `target_positions` [B, P]; None: everywhere."""
-        if target_positions is not None:
-            x_BLD = jnp.take_along_axis(x_BLD, target_positions[..., None], axis=1, mode="clip")
-        return self.mlm(self.transformed(x_BLD), table_VD)
+        return self.mlm(self.transformed(chosen(x_BLD, target_positions)), table_VD)
 
     def transformed(self, x: jax.Array) -> jax.Array:
         """Return the masked-LM head's dense layer, activation and norm of x [..., D]."""
@@ -190,6 +190,13 @@ class Heads(nn.Module):
         if self.pooler_kind == "dense":
             return ACTIVATIONS[self.config.pooler_activation](self.pooler(x_BD))
         return self.transformed(x_BD) if self.pooler_kind == "transform" else x_BD
+
+
+def chosen(x_BLD: jax.Array, target_positions: jax.Array | None) -> jax.Array:
+    """Return the states [B, P, D] on `target_positions` [B, P]; None: everywhere."""
+    if target_positions is None:
+        return x_BLD
+    return jnp.take_along_axis(x_BLD, target_positions[..., None], axis=1, mode="clip")
 
 
 def pool(x_BLD: jax.Array, segments_BL: jax.Array | None, pooling: str) -> jax.Array:

@@ -40,6 +40,12 @@ def log_likelihood(logits: jax.Array, targets: jax.Array, weights: jax.Array) ->
     return -jnp.sum(losses * weights.astype(jnp.float32), axis=-1)
 
 
+def token_log_likelihoods(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return (log p(target) in nats, whether the target is the argmax), float32 and bool [...]."""
+    losses, correct = _token_losses(logits, targets, 0.0, 0.0)
+    return -losses, correct > 0
+
+
 # The derivative is written out because of memory and time. Autodiff keeps exp(logits) for the
 # backward pass; here it is made again from the logits in the pass that writes the gradient.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

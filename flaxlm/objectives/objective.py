@@ -31,6 +31,8 @@ class Objective(abc.ABC):
       packs: whether several examples may share a row.
       decomposes: whether the loss of a batch is the sum over its rows.
       generates: whether its task is judged by text that the model writes.
+      problem: what its classification head says, in the words of `transformers`; '' for labels of
+        which each text has one.
       perplexity_of: the term whose mean is nats a token; '' where perplexity means nothing.
       models: `{model name: {head name: output size, 0 = vocabulary}}` that it works on.
     """
@@ -42,6 +44,7 @@ class Objective(abc.ABC):
     packs: ClassVar[bool] = False
     decomposes: ClassVar[bool] = True
     generates: ClassVar[bool] = False
+    problem: ClassVar[str] = ""
     perplexity_of: ClassVar[str] = "loss"
     models: ClassVar[dict[str, dict[str, int]]]
 
@@ -84,6 +87,10 @@ class Objective(abc.ABC):
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the batch of a plan's rows; numpy, all rows at once."""
 
+    def model_inputs(self, batch) -> Batch:
+        """Return the part of a batch that the model is called with, its arrays [rows, L]."""
+        return batch
+
     def weights(self, batch) -> dict[str, jax.Array]:
         """Return the weight of each term in training, from the batch alone, as `loss` does."""
         return {"loss": jnp.sum(batch["weights"])}
@@ -103,6 +110,10 @@ class Objective(abc.ABC):
             logits, batch["targets"], batch["weights"], train
         )
         return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
+
+    def request(self, prompt: str, tokenizer) -> str | list[int]:
+        """Return what a model trained with this objective is given for a prompt of a person's."""
+        return prompt
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
         """Return `{name: [B, ...]}`; here each row's log-likelihood in nats and its targets."""
@@ -133,6 +144,13 @@ def between(objective, **limits: tuple[float, float]) -> None:
             raise ConfigError(
                 f"objective.{field}={value}: {objective.name} needs a number in [{low}, {high}]"
             )
+
+
+def without(objective, *fields: str) -> None:
+    """Raise ConfigError for a field that an objective has no use for and that is not 0."""
+    for field in fields:
+        if value := getattr(objective, field):
+            raise ConfigError(f"objective.{field}={value}: {objective.name} has no use for it")
 
 
 def ints(**shapes: tuple[int, ...]) -> Spec:

@@ -8,6 +8,7 @@ from flaxlm.data.vocabulary import Template
 from flaxlm.errors import DataError
 
 Tokens = list[np.ndarray]
+NUMBERS = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
 
 
 def column(examples: Sequence[Mapping], name: str, kind: type, required: bool = True) -> list:
@@ -17,7 +18,7 @@ def column(examples: Sequence[Mapping], name: str, kind: type, required: bool = 
         value = example.get(name)
         if value is None and not required:
             value = kind()
-        if not isinstance(value, (int, np.integer) if kind is int else kind):
+        if not isinstance(value, NUMBERS.get(kind, kind)):
             who = example.get("id", number)
             raise DataError(
                 f"example {who}: {name!r} is {type(value).__name__}, a {kind.__name__} is needed; "
@@ -29,16 +30,33 @@ def column(examples: Sequence[Mapping], name: str, kind: type, required: bool = 
     return values
 
 
+def gold(examples: Sequence[Mapping], name: str, kind: type, training: bool) -> list:
+    """Return the right answer of all examples; of a split without any, an empty one for each.
+
+    Such a split can be answered, but DataError where it is to be trained on.
+    """
+    if training or any(example.get(name) is not None for example in examples):
+        return column(examples, name, kind)
+    return [kind()] * len(examples)
+
+
 def encode(tokenizer, texts: Sequence[str]) -> Tokens:
     """Return int32 ids of each text, without special tokens."""
     return [np.asarray(ids, np.int32) for ids in tokenizer.encode_batch(list(texts))]
 
 
-def shorten(first: Tokens, second: Tokens, room: int) -> tuple[Tokens, Tokens, int]:
+def shorten(
+    first: Tokens, second: Tokens, room: int, keep: str = "start"
+) -> tuple[Tokens, Tokens, int]:
     """Cut pairs to `room` tokens, the longer of the two first; return them and how many were cut.
 
-    An absent second text is an empty array.
+    An absent second text is an empty array; `keep` says which part of a text stays, its 'start' or
+    its 'end'.
     """
+
+    def part(ids: np.ndarray, most: int) -> np.ndarray:
+        return ids[:most] if keep == "start" else ids[len(ids) - most :]
+
     one, two, cut = [], [], 0
     for a, b in zip(first, second, strict=True):
         over = len(a) + len(b) - room
@@ -46,7 +64,7 @@ def shorten(first: Tokens, second: Tokens, room: int) -> tuple[Tokens, Tokens, i
             cut += 1
             # What both keep if they are equally long; a shorter one leaves its part to the other.
             keep_b = min(len(b), max(room // 2, room - len(a)))
-            a, b = a[: room - keep_b], b[:keep_b]
+            a, b = part(a, room - keep_b), part(b, keep_b)
         one.append(a)
         two.append(b)
     return one, two, cut

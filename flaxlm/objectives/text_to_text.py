@@ -1,16 +1,18 @@
 """Text to text: write a target text after reading an input text."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 
-from flaxlm.data.order import ExamplePlan, Raw, RowRandom
+from flaxlm.data.order import ExamplePlan, Plan, Raw, RowRandom
+from flaxlm.data.packing import PackedExamples
 from flaxlm.data.pipeline import Batch
-from flaxlm.errors import ConfigError
+from flaxlm.errors import ConfigError, choose
 from flaxlm.objectives import supervised
-from flaxlm.objectives.objective import Objective, Spec, between, floats, ints
+from flaxlm.objectives.objective import Objective, Spec, between, floats, ints, shift_right
+
+KEEPS = ("start", "end")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +25,19 @@ class TextToText(Objective):
     Attributes:
       target_length: most tokens of a target, its EOS included: the decoder's columns, or the part
         of a decoder-only row that a long input leaves to the target.
+      keep: which part of an input that is too long stays, its 'start' or its 'end'.
+      pack: several examples share a row of training, best fit, and do not see each other; an
+        evaluation has one a row.
+      num_beams: of the texts that an evaluation generates; 1 is greedy.
+      length_penalty: α of a beam search; see `flaxlm.beam`.
       model: the key of MODELS that rows are laid out for; `for_model` sets it.
     """
 
     target_length: int = 128
+    keep: str = "start"
+    pack: bool = False
+    num_beams: int = 1
+    length_penalty: float = 0.6
     model: str = "encoder_decoder"
 
     name: ClassVar[str] = "text_to_text"
@@ -39,7 +50,8 @@ class TextToText(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        between(self, target_length=(1, 2**20))
+        choose("objective.keep", self.keep, KEEPS)
+        between(self, target_length=(1, 2**20), num_beams=(1, 1024), length_penalty=(0.0, 100.0))
 
     def for_model(self, model_name: str) -> "TextToText":
         """Return this objective with its rows laid out for a model of MODELS."""
@@ -56,16 +68,16 @@ class TextToText(Objective):
         spec |= ints(tokens=row, targets=row, segment_ids=row) | floats(weights=row)
         return spec | ints(example_ids=(batch_size,))
 
-    def plan(self, source, length: int, tokenizer, *, seed: int, shuffle: bool) -> ExamplePlan:
+    def plan(self, source, length: int, tokenizer, *, seed: int, shuffle: bool) -> Plan:
         """Return the order of examples with `text`, `target` and optionally `text_pair`.
 
-        What is too long is cut at its end; `report` counts inputs and targets that were.
+        What is too long is cut, targets at their end; `report` counts inputs and targets that were.
         """
         eos = tokenizer.eos_id
         inputs = supervised.encode(tokenizer, supervised.column(source, "text", str))
         pairs = supervised.column(source, "text_pair", str, required=False)
         second = supervised.encode(tokenizer, pairs)
-        targets = supervised.encode(tokenizer, supervised.column(source, "target", str))
+        targets = supervised.encode(tokenizer, supervised.gold(source, "target", str, shuffle))
         long = sum(len(target) >= self.target_length for target in targets)
         targets = [target[: self.target_length - 1] for target in targets]
         room = self._room(length, any(map(len, second)))
@@ -74,7 +86,7 @@ class TextToText(Objective):
                 f"train.length={length} and objective.target_length={self.target_length} leave no "
                 "room for the input text; increase the first or decrease the second"
             )
-        inputs, second, cut = supervised.shorten(inputs, second, room)
+        inputs, second, cut = supervised.shorten(inputs, second, room, self.keep)
         begin = [] if self.model == "encoder_decoder" else [tokenizer.bos_id]
         inputs = supervised.join(*begin, inputs, eos)
         inputs = supervised.join(inputs, supervised.with_end(second, eos))
@@ -89,6 +101,8 @@ class TextToText(Objective):
         else:
             sequences = {"row": supervised.flat(supervised.join(inputs, targets), length + 1)}
         columns = {"given": lengths}
+        if self.pack and shuffle:  # each example is judged by itself: only training shares rows
+            return PackedExamples(sequences, columns, seed, shuffle, report)
         return ExamplePlan(sequences, columns, seed, shuffle, report, fixed=("target",))
 
     def _room(self, length: int, pair: bool) -> int:
@@ -97,37 +111,50 @@ class TextToText(Objective):
         # A row of one part holds BOS and the target; its EOS is a target only, never an input.
         return room if self.model == "encoder_decoder" else room - self.target_length
 
-    def prompt(self, example: Mapping, tokenizer, length: int) -> list[int]:
-        """Return the ids that a model reads before it writes an example's target."""
-        first = supervised.encode(tokenizer, [example["text"]])
-        second = supervised.encode(tokenizer, [example.get("text_pair") or ""])
-        room = self._room(length, pair=len(second[0]) > 0)
-        first, second, _ = supervised.shorten(first, second, room)
-        begin = [] if self.model == "encoder_decoder" else [tokenizer.bos_id]
-        second = supervised.with_end(second, tokenizer.eos_id)
-        return supervised.join(*begin, first, tokenizer.eos_id, second)[0].tolist()
+    def prompts(self, plan: ExamplePlan) -> list[list[int]]:
+        """Return the ids that a model reads before it writes the target, of each row of a plan."""
+        name = "input" if self.model == "encoder_decoder" else "row"
+        values, offsets, _ = plan.sequences[name]
+        spans = zip(offsets[:-1], plan.columns["given"], strict=True)
+        return [values[start : start + given].tolist() for start, given in spans]
+
+    def request(self, prompt: str, tokenizer) -> str | list[int]:
+        """Return a prompt as it stood before an answer in training."""
+        if self.model == "encoder_decoder":
+            return prompt  # its EOS is every prompt's
+        return [tokenizer.bos_id, *tokenizer.encode(prompt), tokenizer.eos_id]
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the batch; nothing in it is random."""
         if self.model == "encoder_decoder":
-            targets = raw["target"]
-            real = supervised.filled(raw["target_lengths"], self.target_length)
-            start = ((0, 0), (1, 0))
+            segments, positions = _places(raw, "target", self.target_length)
             return {
                 "encoder_tokens": raw["input"],
-                "encoder_segment_ids": supervised.filled(raw["input_lengths"], length),
-                "tokens": np.pad(targets[:, :-1], start, constant_values=tokenizer.start_id),
-                "targets": targets,
-                "segment_ids": real,
-                "weights": real.astype(np.float32),
+                "encoder_segment_ids": _places(raw, "input", length)[0],
+                "tokens": shift_right(raw["target"], positions, tokenizer.start_id),
+                "targets": raw["target"],
+                "segment_ids": segments,
+                "weights": (segments > 0).astype(np.float32),
                 "example_ids": raw["example_ids"],
             }
-        real = supervised.filled(raw["row_lengths"] - 1, length)
-        given = supervised.filled(raw["given"] - 1, length)
+        row = raw["row"]
+        segments, positions = _places(raw, "row", length + 1)
+        # The last token of a target asks for nothing: behind it stands padding, or another example.
+        asks = (segments[:, 1:] == segments[:, :-1]) & (segments[:, :-1] > 0)
+        given = np.pad(raw["given"].reshape(len(row), -1), ((0, 0), (1, 0)))
+        given = np.take_along_axis(given, segments[:, :-1], axis=1)
         return {
-            "tokens": raw["row"][:, :-1] * real,
-            "targets": np.ascontiguousarray(raw["row"][:, 1:]),
-            "segment_ids": real,
-            "weights": (real - given).astype(np.float32),
+            "tokens": row[:, :-1] * asks,
+            "targets": np.ascontiguousarray(row[:, 1:]),
+            "segment_ids": segments[:, :-1] * asks,
+            "weights": (asks & (positions[:, :-1] >= given - 1)).astype(np.float32),
             "example_ids": raw["example_ids"],
         }
+
+
+def _places(raw: Raw, name: str, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the segment and the position [B, width] of each token of a plan's sequence."""
+    if f"{name}_segments" in raw:
+        return raw[f"{name}_segments"], raw[f"{name}_positions"]
+    segments = supervised.filled(raw[f"{name}_lengths"], width)
+    return segments, segments * np.arange(width, dtype=np.int32)

@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 
 from flaxlm.data.sources import DataConfig
-from flaxlm.tasks.records import Record, read_split
+from flaxlm.tasks.records import Record, found_labels, read_split
 from flaxlm.tasks.task import Example, LabelTask, label_ids
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification(LabelTask):
-    """Rows of JSONL, CSV or TSV files with a text, maybe a second one, and a label.
+    """Rows of a table with a text, maybe a second one, and a label.
 
     Attributes:
       text_column: the text.
@@ -32,4 +32,8 @@ class Classification(LabelTask):
                 found["text_pair"] = record.text(self.pair_column)
             return found | {"label": record.label(self.label_column, ids)}
 
-        return read_split(data, split, example)
+        return read_split(data, split, example, self.label_column)
+
+    def found_labels(self, data: DataConfig) -> list[str]:
+        """Return the labels of the training rows."""
+        return found_labels(data, lambda record: [record.label_name(self.label_column)])

@@ -1,24 +1,52 @@
 """What a task is: where its examples come from, and what its answers are worth."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.tasks.metrics import (
-    TEXT_SCORES,
     Interval,
+    calibration_intervals,
+    calibration_scores,
     classification_intervals,
     classification_scores,
-    mean_interval,
 )
 
 SPLITS = ("train", "valid", "test")
 
 Example = dict[str, Any]
+
+
+class Answer(NamedTuple):
+    """What a model answers an example with.
+
+    Attributes:
+      value: the answer, of the same kind as a gold.
+      score: how sure the model is of it, a probability or log-likelihood; NaN: it does not say.
+      scores: the probability of each label, where the answer is one of them.
+    """
+
+    value: Any
+    score: float = math.nan
+    scores: Sequence[float] | None = None
+
+
+class Decisions(NamedTuple):
+    """Choices of one label of a set, M of them.
+
+    Attributes:
+      golds, chosen: label ids [M], the right one and the answered one.
+      scores: probability of each label [M, C].
+    """
+
+    golds: Sequence[int]
+    chosen: Sequence[int]
+    scores: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +56,14 @@ class Task:
     Attributes:
       objective: the key of `OBJECTIVES` that the task is trained with, '' for any that reads
         plain text.
+      ranks: whether it is answered by likelihoods (`tasks.ranked.Ranked`), and nothing trained.
+      defaults: {section: {key: value}} of a config, where its recipe is silent: the labels of a
+        published set, the metric that decides the best checkpoint.
     """
 
     objective: ClassVar[str] = ""
+    ranks: ClassVar[bool] = False
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return the examples of a split, in a fixed order.
@@ -41,8 +74,10 @@ class Task:
           labels: the names of the classes, in the order of their ids.
 
         Returns:
-          dicts with `id` (file and place), `text`, `text_pair` for a second sentence, and `label`
-          (int, an index into `labels`) or `target` (str).
+          dicts with `id` (file and place), `text`, `text_pair` for a second sentence, and what its
+          objective learns: `label` (int, an index into `labels`), `labels` (a truth value for each
+          of `labels`), `score` (float) or `target` (str); these are None in a split that has no
+          right answers, which can be answered but neither trained on nor scored.
 
         Raises:
           DataError: a record does not fit; file, line and column are named.
@@ -51,23 +86,67 @@ class Task:
             f"task {type(self).__name__} has no examples: its corpus is the training text itself"
         )
 
-    def golds(self, examples: Sequence[Example]) -> list:
-        """Return the right answer of each example, as `metrics` compares it."""
+    def found_labels(self, data: DataConfig) -> list[str]:
+        """Return the labels that stand in the training data, for a config that names none."""
         return []
 
-    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list:
+    def golds(self, examples: Sequence[Example]) -> list:
+        """Return the right answer of each example, as `metrics` compares it; None: not known."""
+        return []
+
+    def perfect(self, golds: Sequence) -> list[Answer]:
+        """Return the answers of a model that is right and sure."""
+        return [Answer(gold, 1.0) for gold in golds]
+
+    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
         """Return an answer for each example from what the model put out for all of them."""
         return []
 
-    def metrics(self, predictions: Sequence, golds: Sequence) -> dict[str, float]:
+    def metrics(self, answers: Sequence[Answer], golds: Sequence) -> dict[str, float]:
         """Return {name: score} over a whole split."""
         return {}
 
     def intervals(
-        self, predictions: Sequence, golds: Sequence, seed: int = 0
+        self, answers: Sequence[Answer], golds: Sequence, seed: int = 0
     ) -> dict[str, Interval]:
         """Return {name: (low, high)}, the 95 % bootstrap interval of each of `metrics`."""
         return {}
+
+    def mistake(self, answer: Answer, gold: Any) -> float:
+        """Return how wrong an answer is, 0 for a right one: the worst errors are shown."""
+        return float(answer.value != gold)
+
+    def decisions(
+        self, answers: Sequence[Answer], golds: Sequence, labels: Sequence[str]
+    ) -> Decisions | None:
+        """Return the choices among `labels` that the answers consist of; None: of none."""
+        return None
+
+    def show(self, value: Any, labels: Sequence[str] = ()) -> Any:
+        """Return an answer's or a gold's value as JSON that a person can read."""
+        return value
+
+    def show_input(self, example: Example) -> Any:
+        """Return what the model was given, as JSON that a person can read."""
+        given = {key: example[key] for key in ("text", "text_pair") if key in example}
+        return given if len(given) > 1 else example.get("text")
+
+    def files(
+        self, answers: Sequence[Answer], examples: Sequence[Example], labels: Sequence[str] = ()
+    ) -> dict[str, str]:
+        """Return {name: contents} of files in the form that others score, beside the report."""
+        return {}
+
+
+def check_count(outputs: Sequence, examples: Sequence[Example]) -> None:
+    """Raise DataError unless there is one output for each example."""
+    if len(outputs) != len(examples):
+        raise DataError(f"{len(outputs)} outputs for {len(examples)} examples")
+
+
+def values_of(answers: Sequence[Answer]) -> list:
+    """Return the answers alone."""
+    return [answer.value for answer in answers]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,60 +154,58 @@ class LabelTask(Task):
     """One of a fixed set of labels for each example."""
 
     objective: ClassVar[str] = "classification"
+    defaults: ClassVar[Mapping] = {"eval": {"metric": "accuracy", "mode": "max"}}
 
-    def golds(self, examples: Sequence[Example]) -> list[int]:
+    def golds(self, examples: Sequence[Example]) -> list[int | None]:
         """Return the label id of each example."""
         return [example["label"] for example in examples]
 
-    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[int]:
-        """Return the best-scored label id of each example from outputs['scores'] [N, C]."""
-        scores = np.asarray(outputs["scores"])
-        if len(scores) != len(examples):
-            raise DataError(f"{len(scores)} rows of scores for {len(examples)} examples")
-        return np.argmax(scores, axis=-1).tolist()
+    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
+        """Return the best-scored label id of each example from outputs['scores'] [N, C].
 
-    def metrics(self, predictions: Sequence[int], golds: Sequence[int]) -> dict[str, float]:
-        """Return accuracy, and precision, recall, F1, macro and micro."""
-        return classification_scores(predictions, golds)
+        The scores are log-probabilities; of an encoder-decoder's labels, written as text, they
+        are made to sum to 1.
+        """
+        scores_NC = np.asarray(outputs["scores"], np.float64)
+        check_count(scores_NC, examples)
+        shifted_NC = np.exp(scores_NC - scores_NC.max(axis=-1, keepdims=True))
+        shares_NC = shifted_NC / shifted_NC.sum(axis=-1, keepdims=True)
+        best_N = np.argmax(scores_NC, axis=-1).tolist()
+        rows = zip(best_N, shares_NC, strict=True)
+        return [Answer(best, float(shares[best]), shares) for best, shares in rows]
 
-    def intervals(
-        self, predictions: Sequence[int], golds: Sequence[int], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        return classification_intervals(predictions, golds, seed=seed)
+    def perfect(self, golds: Sequence[int]) -> list[Answer]:
+        """Return the right labels, with all of the probability."""
+        sure_CC = np.eye(max(1, *golds) + 1)
+        return [Answer(gold, 1.0, sure_CC[gold]) for gold in golds]
 
-
-@dataclasses.dataclass(frozen=True)
-class TextTask(Task):
-    """A text for each example."""
-
-    objective: ClassVar[str] = "text_to_text"
-
-    def golds(self, examples: Sequence[Example]) -> list[str]:
-        """Return the reference text of each example."""
-        return [example["target"] for example in examples]
-
-    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[str]:
-        """Return outputs['text'] [N], the generated texts, without white space around them."""
-        texts = [str(text).strip() for text in outputs["text"]]
-        if len(texts) != len(examples):
-            raise DataError(f"{len(texts)} generated texts for {len(examples)} examples")
-        return texts
-
-    def metrics(self, predictions: Sequence[str], golds: Sequence[str]) -> dict[str, float]:
-        """Return ROUGE-L and the share of exact matches."""
-        return {
-            name: float(score(predictions, golds).mean()) for name, score in TEXT_SCORES.items()
-        }
+    def metrics(self, answers: Sequence[Answer], golds: Sequence[int]) -> dict[str, float]:
+        """Return `classification_scores`, and `calibration_scores` of the probabilities."""
+        scores = classification_scores(values_of(answers), golds)
+        return scores | calibration_scores([answer.scores for answer in answers], golds)
 
     def intervals(
-        self, predictions: Sequence[str], golds: Sequence[str], seed: int = 0
+        self, answers: Sequence[Answer], golds: Sequence[int], seed: int = 0
     ) -> dict[str, Interval]:
         """Return the 95 % bootstrap interval of each of `metrics`."""
-        return {
-            name: mean_interval(score(predictions, golds), seed=seed)
-            for name, score in TEXT_SCORES.items()
-        }
+        found = classification_intervals(values_of(answers), golds, seed=seed)
+        shares_NC = [answer.scores for answer in answers]
+        return found | calibration_intervals(shares_NC, golds, seed=seed)
+
+    def mistake(self, answer: Answer, gold: int) -> float:
+        """Return the probability given to a wrong label."""
+        return 0.0 if answer.value == gold else answer.score
+
+    def decisions(
+        self, answers: Sequence[Answer], golds: Sequence[int], labels: Sequence[str]
+    ) -> Decisions:
+        """Return the label of each example."""
+        scores = np.array([answer.scores for answer in answers])
+        return Decisions(golds, values_of(answers), scores)
+
+    def show(self, value: int, labels: Sequence[str] = ()) -> str | int:
+        """Return the label's name."""
+        return labels[value] if labels else value
 
 
 def label_ids(labels: Sequence[str]) -> dict[str, int]:

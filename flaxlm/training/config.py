@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 import types
 import typing
 
@@ -21,6 +22,7 @@ from flaxlm.models import MODELS, PRESETS
 from flaxlm.objectives import OBJECTIVES
 from flaxlm.sharding import ShardingConfig
 from flaxlm.tasks import TASKS
+from flaxlm.tasks.tagging import task_of_labels
 from flaxlm.training.checkpoint import CheckpointConfig
 from flaxlm.training.lora import LoraConfig
 from flaxlm.training.optimizer import OptimizerConfig
@@ -34,6 +36,8 @@ class RunConfig:
     seed: int
     init: str
     init_weights: bool
+    seeds: int
+    baseline: str
     tokenizer: TokenizerConfig
     data: DataConfig
     task: typing.Any
@@ -71,11 +75,12 @@ SECTIONS = {
     "eval": EvalConfig,
     "sharding": ShardingConfig,
 }
-TOP = {"seed": 0, "init": "", "init_weights": True}
+TOP = {"seed": 0, "init": "", "init_weights": True, "seeds": 1, "baseline": ""}
 # Objectives that read examples, and so need a task that has them.
 SUPERVISED = {task.objective: name for name, task in reversed(TASKS.items()) if task.objective}
 # Keys that choose a dataclass or its defaults: overrides of these come before all others.
-SELECTORS = ("init", "model.preset", "model.name", "objective.name", "task.name")
+# The task first: it brings an objective along, which may be another in the end.
+SELECTORS = ("init", "task.name", "model.preset", "model.name", "objective.name")
 
 
 def section_class(section: str, name: str = ""):
@@ -111,16 +116,19 @@ def expand(recipe: dict, inherited: dict | None = None) -> dict:
     Args:
       recipe: nested dict of what the recipe and the selecting overrides state.
       inherited: `config.json` of the run that `init` names; its tokenizer and model stand where
-        the recipe is silent.
+        the recipe is silent. Elsewhere what its task brings along does.
 
     Raises:
       ConfigError: a section, key, preset or name is not known; the nearest valid ones are named.
     """
     check_sections(recipe)
     full = {key: recipe.get(key, value) for key, value in TOP.items()}
+    silent = task_defaults(recipe.get("task", {}).get("name") or TABLES["task"][2])
     for section in (*SECTIONS, *TABLES):
         given = dict(recipe.get(section, {}))
-        base = dict((inherited or {}).get(section, {})) if section in ("tokenizer", "model") else {}
+        base = dict(silent.get(section, {}))
+        if section in ("tokenizer", "model"):
+            base |= (inherited or {}).get(section, {})
         if section == "model":
             preset = given.get("preset", "")
             if preset:
@@ -147,6 +155,29 @@ def expand(recipe: dict, inherited: dict | None = None) -> dict:
         if section == "model" and "vocab_size" not in given | base:
             full[section]["vocab_size"] = full["tokenizer"]["vocab_size"]
     return full
+
+
+def task_defaults(name: str) -> dict:
+    """Return {section: {key: value}} that a task brings along: its objective, and its own."""
+    task = TASKS[choose("task.name", name, TASKS)]
+    defaults = {section: dict(values) for section, values in task.defaults.items()}
+    if task.objective:
+        defaults["objective"] = {"name": task.objective} | defaults.get("objective", {})
+    return defaults
+
+
+def choose_task(recipe: dict, name: str) -> None:
+    """Put a task in the place of a recipe's own, with what it brings along."""
+    if recipe.get("task", {}).get("name") == name:
+        return
+    recipe["task"] = {"name": name}
+    for section, values in task_defaults(name).items():
+        kept = recipe.get(section, {})
+        if values.get("name", kept.get("name")) != kept.get("name"):
+            kept = {}  # said of another objective
+        if values.get("split") == "whole":
+            kept = {}  # said of the data that a run was trained on
+        recipe[section] = kept | values
 
 
 def check_sections(recipe) -> None:
@@ -199,12 +230,19 @@ def _splat(section: str, cls, values: dict):
 def build(full: dict) -> RunConfig:
     """Return the RunConfig of an expanded nested dict; each dataclass checks its own values."""
     names = {section: full[section][TABLES[section][0]] for section in TABLES}
-    sections = {
-        section: _splat(section, section_class(section, names.get(section, "")), full[section])
-        for section in (*SECTIONS, *TABLES)
-    }
+    sections = {}
+    for section in (*SECTIONS, "task", "model", "objective"):
+        if section == "objective" and not full[section].get("labels", True):
+            _show_labels(sections["task"], sections["data"])
+        cls = section_class(section, names.get(section, ""))
+        sections[section] = _splat(section, cls, full[section])
     sections["objective"] = sections["objective"].for_model(names["model"])
     _check_task(names["task"], names["objective"])
+    if sections["train"].microbatches > 1 and not sections["objective"].decomposes:
+        raise ConfigError(
+            f"train.microbatches={sections['train'].microbatches}: the loss of objective.name="
+            f"{names['objective']!r} needs its whole batch at once; set it to 1"
+        )
     if sections["train"].buckets and not TASKS[names["task"]].objective:
         raise ConfigError(
             f"train.buckets={sections['train'].buckets} is for tasks with examples; the rows of "
@@ -224,6 +262,26 @@ def build(full: dict) -> RunConfig:
     )
 
 
+MOST_LABELS = 100  # that an error message lists
+
+
+def _show_labels(task, data: DataConfig) -> None:
+    """Raise ConfigError with the labels that stand in the data, where a config names none."""
+    found = task.found_labels(data)
+    if len(found) > MOST_LABELS:
+        raise ConfigError(
+            f"objective.labels is empty, and {', '.join(data.paths)} has {len(found)} different "
+            f"ones ({', '.join(map(repr, found[:5]))}, …): do they stand in the right column?"
+        )
+    if found:
+        # Ready for a shell, in which these mean something within quotation marks.
+        listed = re.sub(r'(["\\$`])', r"\\\1", repr(tuple(found)))
+        raise ConfigError(
+            f"objective.labels is empty; those of {', '.join(data.paths)} are "
+            f'--config.objective.labels="{listed}"'
+        )
+
+
 def _check_task(task: str, objective: str) -> None:
     """Refuse a task and an objective that do not read the same rows."""
     wanted = TASKS[task].objective
@@ -231,7 +289,7 @@ def _check_task(task: str, objective: str) -> None:
         raise ConfigError(
             f"task.name={task!r} is trained with objective.name={wanted!r}, not {objective!r}"
         )
-    if not wanted and objective in SUPERVISED:
+    if not wanted and objective in SUPERVISED and not TASKS[task].ranks:
         raise ConfigError(
             f"objective.name={objective!r} needs a task with examples, such as "
             f"task.name={SUPERVISED[objective]!r}; task.name is {task!r}"
@@ -280,8 +338,18 @@ def hub_recipe(init: str) -> dict:
         "train": {"epochs": 1.0, "length": length},
     }
     if "classification" in heads:
-        recipe["objective"] = {"name": "classification", "labels": described.labels}
-        recipe["task"] = {"name": "classification"}
+        recipe["task"] = {"name": described.objective}
+        labels = {} if described.objective == "regression" else {"labels": described.labels}
+        recipe["objective"] = {"name": described.objective} | labels
+    elif (
+        "token_classification" in heads
+        and described.model in OBJECTIVES["token_classification"].models
+    ):
+        recipe["objective"] = {"name": "token_classification", "labels": described.labels}
+        recipe["task"] = task_of_labels(described.labels)
+    elif "question_answering" in heads and described.model in ("encoder", "decoder"):
+        recipe["task"] = {"name": "question_answering"}
+        recipe["objective"] = {"name": "question_answering"}
     elif described.model == "encoder":
         recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
     elif described.model == "encoder_decoder":
@@ -307,9 +375,10 @@ def _tuples(value):
 
 # What a resumed run may change: how long, how often, how it is shown and saved, where it runs.
 FREE = (
-    "train.steps", "train.tokens", "train.epochs", "train.log_every", "train.profile_steps",
-    "train.stuck_after", "train.skip_nonfinite", "eval.every", "eval.batch_size", "checkpoint.",
-    "sharding.", "data.workers", "data.threads", "data.prefetch", "data.cache_dir",
+    "seeds", "baseline", "train.steps", "train.tokens", "train.epochs", "train.log_every",
+    "train.profile_steps", "train.stuck_after", "train.skip_nonfinite", "eval.every",
+    "eval.batch_size", "checkpoint.", "sharding.", "data.workers", "data.threads",
+    "data.prefetch", "data.cache_dir",
 )  # fmt: skip
 
 

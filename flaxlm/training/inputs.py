@@ -155,6 +155,15 @@ class Inputs:
 
     def train(self, batch_size: int) -> Batches:
         """Return the training batches: batch i is a function of (seed, i)."""
+        if self.config.task.ranks:
+            raise ConfigError(
+                f"nothing is trained for task.name={self.config.task_name!r}, it is only "
+                "evaluated; train with task.name='text'"
+            )
+        if self.config.data.split == "whole":
+            raise ConfigError(
+                "data.split='whole' holds nothing out to be judged by; choose hash, tail or file"
+            )
         plans = self._plans("train", shuffle=True)
         plan = Mixture(plans, self.config.data.weights) if len(plans) > 1 else plans[0]
         return Batches(

@@ -18,6 +18,7 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: the peak, reached after `warmup_steps` of linear warm-up.
+      warmup_fraction: the share of the run's steps that `warmup_steps` is, where it is 0.
       schedule: a key of `SCHEDULES`.
       final_learning_rate: where a decaying schedule ends.
       decay_steps: the step at which it ends; 0 is the run's last step.
@@ -34,6 +35,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     schedule: str = "cosine"
     warmup_steps: int = 0
+    warmup_fraction: float = 0.0
     final_learning_rate: float = 0.0
     decay_steps: int = 0
     cooldown: float = 0.2
@@ -59,8 +61,14 @@ class OptimizerConfig:
         tree.check_patterns("optimizer.freeze", self.freeze)
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"optimizer.layer_decay={self.layer_decay} must be in (0, 1]")
-        if not 0 <= self.cooldown <= 1:
-            raise ConfigError(f"optimizer.cooldown={self.cooldown} must be in [0, 1]")
+        for name in ("cooldown", "warmup_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"optimizer.{name}={getattr(self, name)} must be in [0, 1]")
+        if self.warmup_steps and self.warmup_fraction:
+            raise ConfigError(
+                f"optimizer.warmup_steps={self.warmup_steps} and optimizer.warmup_fraction="
+                f"{self.warmup_fraction}: set one of them to 0"
+            )
 
 
 def _constant(config: OptimizerConfig, steps: int):
@@ -103,6 +111,9 @@ SCHEDULES = {
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """Return step -> learning rate; the first step of a warm-up is already above zero."""
+    if config.warmup_fraction:
+        steps = round(config.warmup_fraction * total_steps)
+        config = dataclasses.replace(config, warmup_steps=steps, warmup_fraction=0.0)
     end = config.decay_steps or total_steps
     main = SCHEDULES[config.schedule](config, end - config.warmup_steps)
     if not config.warmup_steps:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -31,7 +32,7 @@ class Program:
     Attributes:
       init: seed -> TrainState, already laid out on the mesh.
       begin: params -> TrainState at step 0 with these, which are donated.
-      step: (TrainState, batch) -> (TrainState, metrics); the state given in is donated.
+      update: (TrainState, batch, seed) -> (TrainState, metrics); the state given in is donated.
       sums: (params, batch) -> {name: (sum, weight)} of the evaluation loss and its metrics.
       predict: (params, batch) -> {name: [B, …]}.
       abstract_state: ShapeDtypeStructs with shardings, what a checkpoint is restored into.
@@ -46,7 +47,7 @@ class Program:
     batch_sharding: NamedSharding
     init: Callable
     begin: Callable
-    step: Callable
+    update: Callable
     sums: Callable
     predict: Callable
 
@@ -54,6 +55,10 @@ class Program:
     def objective(self):
         """Return the run's objective."""
         return self.config.objective
+
+    def step(self, state: TrainState, batch):
+        """Return (TrainState, metrics) after one batch; the state given in is donated."""
+        return self.update(state, batch, np.uint32(self.config.seed))
 
     def mesh(self):
         """Return the context in which the functions are traced and called."""
@@ -76,7 +81,8 @@ def init_params(config: RunConfig, model, seed: int):
     # Only shapes matter here: under jit the forward pass itself is dead code.
     rows = config.train.batch_size // config.train.microbatches
     spec = config.objective.batch_spec(rows, config.train.length)
-    variables = model.init({"params": jax.random.key(seed)}, zeros_batch(spec), train=False)
+    inputs = config.objective.model_inputs(zeros_batch(spec))
+    variables = model.init({"params": jax.random.key(seed)}, inputs, train=False)
     return lora.add(variables["params"], config.lora, MODELS[config.model_name].axes, seed)
 
 
@@ -162,9 +168,12 @@ def mean_gradients(
     return grads
 
 
-def _step(state: TrainState, batch, *, config: RunConfig, grads, optimizer, schedule, trains):
-    """One update; a batch whose loss or gradient is not finite changes nothing but counters."""
-    rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
+def _step(state: TrainState, batch, seed, *, config, grads, optimizer, schedule, trains):
+    """One update; a batch whose loss or gradient is not finite changes nothing but counters.
+
+    `seed` is an argument, so that runs which differ in it alone share one compilation.
+    """
+    rng = jax.random.fold_in(jax.random.key(seed), state.step)
     gradients, loss, sums = grads(state.params, batch, rng)
     norm = optax.global_norm(gradients)
     before, frozen = tree.split(state.params, trains)
@@ -277,9 +286,9 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> Program:
         batch_sharding=batch_sharding,
         init=jax.jit(init, out_shardings=state),
         begin=jax.jit(begin, out_shardings=state, donate_argnums=0),
-        step=jax.jit(
+        update=jax.jit(
             step,
-            in_shardings=(state, batch_sharding),
+            in_shardings=(state, batch_sharding, replicated),
             out_shardings=(state, replicated),
             donate_argnums=0,
         ),

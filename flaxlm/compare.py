@@ -1,0 +1,129 @@
+"""Is a run better than another one? On the same examples, and over the same seeds.
+
+A run is a directory with the reports of its evaluations; a run over several seeds holds one such
+directory a seed, `seed_0`, `seed_1`, …
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from flaxlm.errors import DataError, MissingInput
+from flaxlm.tasks.metrics import mcnemar, over_seeds, paired_bootstrap, paired_t
+
+
+def members(run: pathlib.Path) -> list[pathlib.Path]:
+    """Return a run's directories, one a seed; the run itself where it has one seed."""
+    found = [p for p in run.glob("seed_*") if p.name.removeprefix("seed_").isdigit()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("seed_"))) or [run]
+
+
+def reports(run: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """Return the report of an evaluation of each of a run's seeds.
+
+    Args:
+      run: the run.
+      name: of the evaluation, TASK-SPLIT.
+
+    Raises:
+      MissingInput: one of them has none.
+    """
+    found = [member / "evaluations" / name for member in members(run)]
+    for directory in found:
+        if not (directory / "predictions.jsonl").is_file():
+            there = sorted(p.name for p in directory.parent.glob("*") if p.is_dir())
+            raise MissingInput(
+                f"{directory} is not there, so nothing can be compared with it (there: "
+                f"{', '.join(there) or 'nothing'}); run `evaluate` on {directory.parents[1]} first"
+            )
+    return found
+
+
+def mistakes(report: pathlib.Path) -> dict[str, float]:
+    """Return {id: mistake} of a report's examples, 0 where the answer is right."""
+    found = {}
+    with (report / "predictions.jsonl").open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            row = json.loads(line)
+            if row["mistake"] is None:
+                raise DataError(f"{report}/predictions.jsonl, line {number} has no right answer")
+            if row["id"] in found:
+                raise DataError(f"{report}/predictions.jsonl, line {number}: {row['id']} again")
+            found[row["id"]] = row["mistake"]
+    return found
+
+
+def on_examples(ours: Sequence[pathlib.Path], theirs: Sequence[pathlib.Path]) -> dict[str, float]:
+    """Return how a run compares with another on the same examples, means over their seeds.
+
+    Returns:
+      `right`, the difference in the share of right answers, and `mistake`, of the mean mistake
+      (less is better), each with `_low`, `_high` (95 %) and `_p` of a paired bootstrap; for one
+      seed each also `only_ours`, `only_theirs` and `mcnemar_p`.
+
+    Raises:
+      DataError: they answered other examples.
+    """
+    sides = [[mistakes(report) for report in reports] for reports in (ours, theirs)]
+    ids = list(sides[0][0])
+    for report, answered in zip([*ours, *theirs], [*sides[0], *sides[1]], strict=True):
+        if answered.keys() != set(ids):
+            lacks = sorted(answered.keys() ^ set(ids))
+            raise DataError(
+                f"{report} and {ours[0]} answer different examples, {lacks[0]} among "
+                f"{len(lacks)}; evaluate both on the same file"
+            )
+    ours_SN, theirs_SN = (
+        np.array([[answered[i] for i in ids] for answered in side]) for side in sides
+    )
+    found = {}
+    for name, of in (("right", lambda m: (m == 0).mean(0)), ("mistake", lambda m: m.mean(0))):
+        test = paired_bootstrap(of(ours_SN), of(theirs_SN))
+        found |= {name: test.difference, f"{name}_low": test.low, f"{name}_high": test.high}
+        found[f"{name}_p"] = test.p
+    if len(ours_SN) == len(theirs_SN) == 1:
+        test = mcnemar(ours_SN[0] == 0, theirs_SN[0] == 0)
+        found |= {"only_ours": test.only_a, "only_theirs": test.only_b, "mcnemar_p": test.p}
+    return found
+
+
+def scores(reports: Sequence[pathlib.Path]) -> dict[str, list[float]]:
+    """Return {score: its value of each seed}."""
+    rows = [json.loads((report / "scores.json").read_text()) for report in reports]
+    names = [n for n in rows[0] if n != "step" and not n.endswith(("_low", "_high"))]
+    return {name: [row[name] for row in rows] for name in names if all(name in r for r in rows)}
+
+
+def summary(run: pathlib.Path, name: str, metric: str, mode: str, baseline: str = "") -> dict:
+    """Return {score_mean, score_sd} over a run's seeds, the best, and how it beats a baseline.
+
+    Args:
+      run: a run over several seeds, or one.
+      name: of the evaluation, TASK-SPLIT.
+      metric: which score tells the best seed.
+      mode: `max` or `min`.
+      baseline: another run, with the report of the same evaluation; '' for none.
+
+    Raises:
+      MissingInput, DataError: the two cannot be compared.
+    """
+    ours = reports(run, name)
+    found, ours_scores = {}, scores(ours)
+    if len(ours) > 1:
+        for score, values in ours_scores.items():
+            over = over_seeds(values, mode)
+            found |= {f"{score}_mean": over.mean, f"{score}_sd": over.sd}
+        best = (max if mode == "max" else min)(ours_scores[metric])
+        at = ours_scores[metric].index(best)
+        found |= {f"{metric}_best": best, "best_seed": members(run)[at].name}
+    if not baseline:
+        return found
+    theirs = reports(pathlib.Path(baseline), name)
+    found |= {f"baseline/{key}": value for key, value in on_examples(ours, theirs).items()}
+    if len(ours) == len(theirs) > 1:
+        test = paired_t(ours_scores[metric], scores(theirs)[metric])
+        found |= {f"baseline/{metric}": test.difference, f"baseline/{metric}_low": test.low}
+        found |= {f"baseline/{metric}_high": test.high, f"baseline/{metric}_p": test.p}
+    return found

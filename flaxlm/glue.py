@@ -1,0 +1,296 @@
+"""The GLUE benchmark: every task that a folder has, one after the other, from the same weights.
+
+    WORKDIR/
+        <task>/       the run of each task, an ordinary run directory
+        glue.json     the scores; a task that stands there is finished, and not run again
+        submission/   answers to the test files, as gluebenchmark.com takes them
+
+Tasks without a file to train on are listed with the reason.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+
+from flaxlm import report, verbs
+from flaxlm.data import files
+from flaxlm.errors import ConfigError, MissingInput, StorageError, choose
+from flaxlm.progress import Progress, clock
+from flaxlm.tasks.glue import GLUE
+from flaxlm.train import say, train
+from flaxlm.training import config as run_config
+from flaxlm.training.checkpoint import Checkpointer
+from flaxlm.training.inputs import meet
+
+RUNS = {"mnli_mm": "mnli"}  # tasks that are judged with the run of another
+STEMS = {"train": "train", "valid": "(dev|valid|validation)", "test": "test"}
+ENDINGS = r"\.(tsv|jsonl|csv|parquet)(\.gz|\.zst)?$"
+SHARD = r"(-\d+-of-\d+)?"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A task and what there is for it.
+
+    Attributes:
+      task: key of GLUE.
+      place: its run directory.
+      splits: {split: file, or glob of its parts}.
+      config: of its run.
+      train: whether it is trained here; else the run that stands at `place` is judged.
+    """
+
+    task: str
+    place: pathlib.Path
+    splits: dict[str, str]
+    config: run_config.RunConfig
+    train: bool
+
+    @property
+    def identity(self) -> str:
+        """A hash of the config: another one is another result."""
+        return hashlib.sha256(self.config.to_json().encode()).hexdigest()
+
+
+def glue(
+    config_of: Callable[[str, dict], run_config.RunConfig],
+    data: pathlib.Path,
+    workdir: pathlib.Path,
+    tasks: Sequence[str] = (),
+    allow_missing: str = "",
+) -> dict:
+    """Train and score the tasks of a folder, print their table; return what `glue.json` holds.
+
+    Args:
+      config_of: makes a task's config of its name and its `data` section.
+      data: a folder with one for each task: CoLA, cola or glue_cola, with files train, dev, test.
+      workdir: made if it is not there.
+      tasks: keys of GLUE; all without it, and those that cannot be run are listed with the reason.
+      allow_missing: see `train`.
+
+    Raises:
+      MissingInput: a task that was asked for, or every one, has no files.
+      FlaxlmError: whatever ends a run; the same command goes on.
+    """
+    for name in tasks:
+        choose("--tasks", name, GLUE)
+    jobs, skipped = find_jobs(config_of, data, workdir, tasks)
+    asked = [f"{name}: {skipped[name]}" for name in tasks if name in skipped]
+    if asked or not jobs:
+        raise MissingInput("; ".join(asked or [f"{n}: {why}" for n, why in skipped.items()]))
+    known = _read(workdir / "glue.json")
+    left = [job for job in jobs if not finished(job, known.get(job.task))]
+    check_rows(left)
+    for number, job in enumerate(jobs):
+        if job in left:
+            say(f"glue {number + 1}/{len(jobs)}: {job.task}")
+            known[job.task] = score(job, allow_missing)
+            hand_in(job, workdir / "submission")
+            _write(workdir, known, skipped)
+        else:
+            say(f"glue {number + 1}/{len(jobs)}: {job.task} was finished before")
+    result = _write(workdir, known, skipped)
+    if jax.process_index() == 0:
+        print_table(result)
+    return result
+
+
+def check_rows(jobs: Sequence[Job]) -> None:
+    """Read every file: a bad row of the last task is found before the first is trained."""
+    pairs = [(job, split) for job in jobs for split in job.splits]
+    with Progress("read", len(pairs), unit="files", quiet=jax.process_index() != 0) as bar:
+        for job, split in pairs:
+            labels = getattr(job.config.objective, "labels", ())
+            job.config.task.examples(job.config.data, split, labels)
+            bar.add(1)
+
+
+def find_jobs(
+    config_of: Callable, data: pathlib.Path, workdir: pathlib.Path, tasks: Sequence[str]
+) -> tuple[list[Job], dict[str, str]]:
+    """Return what can be run, and {task: why not} of the others."""
+    if not data.is_dir():
+        raise MissingInput(f"--data={data} is not a folder")
+    folders = find_folders(data)
+    jobs, skipped = [], {}
+    for name in GLUE:
+        if tasks and name not in tasks:
+            continue
+        try:
+            jobs.append(find_job(name, config_of, data, folders, workdir, [j.task for j in jobs]))
+        except MissingInput as error:
+            skipped[name] = str(error)
+    for job in jobs:
+        if job.config.seeds > 1 or job.config.baseline:
+            raise ConfigError(
+                "glue runs each task once: leave seeds and baseline out, and give another seed "
+                "another --workdir"
+            )
+    return jobs, skipped
+
+
+def find_job(name, config_of, data, folders, workdir, before) -> Job:
+    """Return the job of a task; MissingInput says why there is none."""
+    task = GLUE[name]
+    folder = folders.get(_key(task.folder))
+    if folder is None:
+        raise MissingInput(f"there is no folder {task.folder} in {data}")
+    splits = find_files(folder, task.part)
+    if "valid" not in splits:
+        raise MissingInput(f"{folder} has no file dev{task.part}")
+    section = {
+        "path": splits.get("train", splits["valid"]),
+        "split": "file",
+        "valid_path": splits["valid"],
+        "test_path": splits.get("test", ""),
+    }
+    owner = RUNS.get(name, name)
+    place = workdir / owner
+    if owner == name and "train" in splits:
+        return Job(name, place, splits, config_of(name, section), True)
+    splits.pop("train", None)
+    if owner in before:
+        return Job(name, place, splits, config_of(name, section), False)
+    if Checkpointer(place, read_only=True).latest() is None:
+        lacks = f"{folder} has no file train" if owner == name else f"it is judged with {owner}'s"
+        raise MissingInput(f"{lacks}, and {place} is no run that could be scored")
+    recipe = run_config.read_run(str(place))
+    if recipe.get("task", {}).get("name") != owner:
+        raise MissingInput(f"{place} is a run of another task")
+    recipe |= {"task": recipe["task"] | {"name": name}, "data": recipe["data"] | section}
+    return Job(name, place, splits, run_config.from_dict(recipe), False)
+
+
+def _key(name: str) -> str:
+    return re.sub(r"^glue|[^a-z0-9]", "", name.lower())
+
+
+def find_folders(data: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Return {letters and digits of a task's name: its folder}; ConfigError where it has two."""
+    wanted = {_key(task.folder) for task in GLUE.values()}
+    found: dict[str, pathlib.Path] = {}
+    for path in sorted(data.iterdir()):
+        key = _key(path.name)
+        if path.is_dir() and key in wanted:
+            if key in found:
+                raise ConfigError(f"{found[key]} and {path} are of the same task; move one away")
+            found[key] = path
+    return found
+
+
+def find_files(folder: pathlib.Path, part: str = "") -> dict[str, str]:
+    """Return {split: file, or glob of its parts} of a task's folder.
+
+    A split is `train`, `dev`, `valid` or `validation`, `test`, the last two followed by `part`
+    (`_matched`), in TSV, JSONL, CSV or Parquet; without a `test`, the one file that begins so.
+    ConfigError where there are several.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    found = {}
+    for split, stem in STEMS.items():
+        end = "" if split == "train" else part
+        patterns = [f"{stem}{end}{SHARD}{ENDINGS}"]
+        patterns += [rf"test\w*{ENDINGS}"] * (split == "test" and not part)
+        for pattern in patterns:
+            matches = [name for name in names if re.match(pattern, name)]
+            shared = {re.sub(r"-\d+-of-", "-*-of-", name) for name in matches}
+            if len(shared) > 1:
+                raise ConfigError(
+                    f"{folder}: which is the {split} split? Keep one of: {', '.join(matches)}"
+                )
+            if matches:
+                found[split] = str(folder / (shared.pop() if len(matches) > 1 else matches[0]))
+                break
+    return found
+
+
+def finished(job: Job, entry: dict | None) -> bool:
+    """Return whether `glue.json` has a task's scores, of this config, and their report stands."""
+    there = (report.place(job.place, job.config, "valid") / "scores.json").exists()
+    return there and bool(entry) and entry["config"] == job.identity
+
+
+def score(job: Job, allow_missing: str) -> dict:
+    """Train and evaluate a task; return its entry of `glue.json`."""
+    started = time.monotonic()
+    resumed = job.train and Checkpointer(job.place, read_only=True).latest() is not None
+    if job.train:
+        train(job.config, job.place, allow_missing)
+    entry = {"config": job.identity, "resumed": resumed}
+    for split in ("valid", "test"):
+        if split in job.splits:
+            if split == "test" or not job.train:  # else training has left it
+                verbs.evaluate(job.config, job.place, split, "")
+            meet(f"{job.task} {split}")  # the first process writes it
+            path = report.place(job.place, job.config, split) / "scores.json"
+            entry[split] = json.loads(path.read_text())
+    return entry | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def hand_in(job: Job, directory: pathlib.Path) -> None:
+    """Copy a task's answers to its test file."""
+    if "test" not in job.splits or jax.process_index():
+        return
+    name = GLUE[job.task].submission
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(report.place(job.place, job.config, "test") / name, directory / name)
+
+
+def _read(path: pathlib.Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text())["tasks"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return {}  # none yet, or damaged: the runs themselves know how far they are
+
+
+def _write(workdir: pathlib.Path, entries: dict, skipped: dict) -> dict:
+    """Write `glue.json` and return it: `tasks`, `skipped`, `average` and of `how_many` tasks."""
+    order = [name for name in GLUE if name in entries]
+    result = {"tasks": {name: entries[name] for name in order}, "skipped": skipped}
+    scores = task_scores({name: entries[name]["valid"] for name in order})
+    result |= {"average": sum(scores.values()) / len(scores), "how_many": len(scores)}
+    if jax.process_index() == 0:
+        try:
+            files.replace(workdir / "glue.json", f"{json.dumps(result, indent=2)}\n".encode())
+        except OSError as error:
+            raise StorageError(f"cannot write {workdir}/glue.json: {error.strerror}") from None
+    return result
+
+
+def task_scores(valid: dict[str, dict]) -> dict[str, float]:
+    """Return {task: the mean of its metrics}; both parts of MNLI are one."""
+    groups: dict[str, list[float]] = {}
+    for name, scores in valid.items():
+        means = [scores[metric] for metric in GLUE[name].reported]
+        groups.setdefault(RUNS.get(name, name), []).append(sum(means) / len(means))
+    return {name: sum(means) / len(means) for name, means in groups.items()}
+
+
+def print_table(result: dict) -> None:
+    """Print the scores of `glue.json`, in hundredths as GLUE has them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table("task", "metric", "dev", "95 %", "test", "time", box=None, padding=(0, 2))
+    for name, entry in result["tasks"].items():
+        spent = clock(entry["seconds"]) + " and before" * entry["resumed"]
+        for metric in GLUE[name].reported:
+            valid, test = entry["valid"], entry.get("test", {}).get(metric)
+            between = f"{100 * valid[f'{metric}_low']:.1f} to {100 * valid[f'{metric}_high']:.1f}"
+            tested = "" if test is None else f"{100 * test:.1f}"
+            grid.add_row(name, metric, f"{100 * valid[metric]:.1f}", between, tested, spent)
+            name = spent = ""
+    count, all_ = result["how_many"], len(GLUE) - len(RUNS)
+    grid.add_row("average", f"{count} of {all_} tasks", f"{100 * result['average']:.1f}")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(grid)
+    for name, reason in result["skipped"].items():
+        console.print(f"not run: {name}: {reason}", highlight=False, soft_wrap=True)

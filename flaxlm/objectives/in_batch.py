@@ -1,0 +1,122 @@
+"""Vectors whose cosines tell similar texts: the other pairs of a batch are the wrong answers.
+
+Henderson et al. (2017), section 4; with cosines, Reimers & Gurevych (2019).
+Dimension key: B pairs, S = 2 texts of a pair, R = 2 B rows, L length, D width, C candidates (= B).
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxlm.data.order import ExamplePlan, Raw, RowRandom
+from flaxlm.data.pipeline import Batch
+from flaxlm.errors import ConfigError, choose
+from flaxlm.models.heads import POOLINGS, pool
+from flaxlm.objectives import supervised
+from flaxlm.objectives.objective import Spec, Sums, apply, ints
+from flaxlm.objectives.sequence import SequenceObjective, real_rows, texts_of
+
+SIDES = ("first", "second")
+
+
+@dataclasses.dataclass(frozen=True)
+class InBatch(SequenceObjective):
+    """Find the second text of a pair among those of the whole batch, and the first likewise.
+
+    One encoder makes a vector of each text. On a mesh the candidates are those of the global batch.
+    A mean over a batch of another size is another loss, in evaluation too: compare runs by what
+    the task measures.
+
+    Attributes:
+      temperature: what cosines are divided by before the softmax.
+      pooling: what a text's vector is: the `mean` of its real tokens' states, the first one's
+        (`cls`) or the `last` one's.
+    """
+
+    temperature: float = 0.05
+    pooling: str = "mean"
+
+    name: ClassVar[str] = "in_batch"
+    decomposes: ClassVar[bool] = False
+    models: ClassVar[dict] = {"encoder": {}, "decoder": {}, "recurrent": {}}
+
+    def __post_init__(self):
+        super().__post_init__()
+        choose("objective.pooling", self.pooling, POOLINGS)
+        if self.temperature <= 0:
+            raise ConfigError(f"objective.temperature={self.temperature} must be above 0")
+
+    def batch_spec(self, batch_size: int, length: int) -> Spec:
+        """Return the arrays of both texts [B, 2, L], and labels [B]: 1 for a pair that belongs."""
+        spec = {
+            name: ((batch_size, 2, *shape[1:]), dtype) if len(shape) > 1 else (shape, dtype)
+            for name, (shape, dtype) in self.row_spec(batch_size, length).items()
+        }
+        return spec | ints(labels=(batch_size,))
+
+    def plan(self, source, length: int, tokenizer, *, seed: int, shuffle: bool) -> ExamplePlan:
+        """Return the order of examples with `text`, `text_pair` and `label`, 0 or 1.
+
+        A pair of label 0 is a candidate for the others and has no loss of its own.
+        """
+        labels = np.asarray(supervised.gold(source, "label", int, shuffle), np.int32)
+        sequences, report = {}, {"examples": len(labels), "truncated": 0}
+        for side, texts in zip(SIDES, texts_of(source), strict=True):
+            made, said = self.row_sequences(texts, [""] * len(texts), length, tokenizer)
+            sequences |= {f"{side}_{name}": sequence for name, sequence in made.items()}
+            report["truncated"] += said["truncated"]
+        return ExamplePlan(sequences, {"labels": labels}, seed, shuffle, report)
+
+    def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
+        """Return the batch; nothing in it is random."""
+        one = {"example_ids": raw["example_ids"]}
+        sides = []
+        for side in SIDES:
+            start = f"{side}_"
+            own = {k.removeprefix(start): v for k, v in raw.items() if k.startswith(start)}
+            sides.append(self.row_batch(own | one, length))
+        batch = {name: np.stack([side[name] for side in sides], axis=1) for name in sides[0]}
+        return batch | one | {"labels": raw["labels"]}
+
+    def model_inputs(self, batch) -> Batch:
+        """Return the texts of all pairs one below the other, [2 B, L]."""
+        names = ("tokens", "segment_ids", "token_types")
+        return {n: batch[n].reshape(-1, batch[n].shape[-1]) for n in names if n in batch}
+
+    def weights(self, batch) -> dict[str, jax.Array]:
+        """Return the number of pairs that belong together."""
+        return {"loss": jnp.sum(real_rows(batch) * batch["labels"])}
+
+    def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
+        """Return the term `loss` and the accuracy, both ways' mean."""
+        x_BSD = self.vectors(model, params, batch, rng, train)
+        logits_BC = jnp.einsum("bd,cd->bc", x_BSD[:, 0], x_BSD[:, 1]) / self.temperature
+        real_B = real_rows(batch)
+        weights_B = real_B * batch["labels"]
+        # A row that only fills the batch is nobody's candidate; its own has no weight.
+        absent_BC = (real_B[None, :] == 0) & (real_B[:, None] != 0)
+        own_B = jnp.arange(len(real_B))
+        both = [
+            self.cross_entropy(jnp.where(absent_BC, -jnp.inf, logits), own_B, weights_B, train)
+            for logits in (logits_BC, logits_BC.T)
+        ]
+        total, weight, correct = (sum(values) / 2 for values in zip(*both, strict=True))
+        return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
+
+    def predict(self, model, params, batch) -> dict[str, jax.Array]:
+        """Return `values` float32 [B], the cosine of each pair."""
+        x_BSD = self.vectors(model, params, batch, None, False)
+        return {"values": jnp.sum(x_BSD[:, 0] * x_BSD[:, 1], axis=-1)}
+
+    def vectors(self, model, params, batch, rng, train: bool) -> jax.Array:
+        """Return the vectors of both texts, of length 1, float32 [B, 2, D]."""
+        inputs = self.model_inputs(batch)
+        x_RLD = apply(model, params, inputs, rng, train)["hidden"]
+        x_RD = pool(x_RLD, inputs["segment_ids"], POOLINGS[self.pooling]).astype(jnp.float32)
+        # The maximum is inside the root, whose slope at 0 is infinite.
+        squares_R1 = jnp.sum(jnp.square(x_RD), axis=-1, keepdims=True)
+        x_RD = x_RD / jnp.sqrt(jnp.maximum(squares_R1, 1e-24))
+        return x_RD.reshape(-1, len(SIDES), x_RD.shape[-1])

@@ -1,0 +1,259 @@
+"""Find the answer to a question in a text: where it begins and where it ends.
+
+Dimension key: B batch, L length; n tokens of a context, w windows of it.
+"""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxlm.data.order import ExamplePlan, Raw, RowRandom
+from flaxlm.data.pipeline import Batch
+from flaxlm.data.vocabulary import Frame, Template
+from flaxlm.errors import ConfigError, DataError
+from flaxlm.objectives import supervised
+from flaxlm.objectives.objective import Objective, Spec, Sums, apply, between, floats, ints
+from flaxlm.progress import Progress
+
+
+class Window(NamedTuple):
+    """A row of question and context: int32 [size] arrays, and the columns of its label."""
+
+    text: np.ndarray
+    types: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+    label: tuple[int, int]
+    none: int
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionAnswering(Objective):
+    """Point at the first and the last token of the answer (Devlin et al., 2018, section 4.2).
+
+    An encoder reads its tokenizer's template around question and context, a decoder
+    `BOS question EOS context EOS`. A context that is longer than a row stands in several windows
+    of it. Where a window does not hold the answer, both pointers are on the first token or, where
+    that says nothing (a decoder's has seen nothing, a template may have none), on the last.
+
+    Attributes:
+      stride: context tokens from the beginning of a window to that of the next.
+      question_length: most tokens of a question; what is longer is cut at its end.
+      negatives: share of the windows without the answer that is trained on, where the question has
+        one; which ones depends on the seed.
+      model: the key of MODELS that rows are laid out for; `for_model` sets it.
+    """
+
+    stride: int = 128
+    question_length: int = 64
+    negatives: float = 1.0
+    model: str = "encoder"
+
+    name: ClassVar[str] = "question_answering"
+    perplexity_of: ClassVar[str] = ""
+    models: ClassVar[dict] = {
+        "encoder": {"question_answering": 0},
+        "decoder": {"question_answering": 0},
+    }
+
+    def __post_init__(self):
+        super().__post_init__()
+        limits = {"stride": (1, 2**20), "question_length": (1, 2**20), "negatives": (0.0, 1.0)}
+        between(self, **limits)
+
+    def for_model(self, model_name: str) -> "QuestionAnswering":
+        """Return this objective with its rows laid out for a model of MODELS."""
+        self.heads(model_name)
+        return dataclasses.replace(self, model=model_name)
+
+    def batch_spec(self, batch_size: int, length: int) -> Spec:
+        """Return the row's arrays [B, L], and of each row [B] what it answers.
+
+        `labels` [B, 2] are columns; `none` is the column that says that there is no answer here.
+        `begins` is 1 + the character of the context that an answer beginning at a token begins at
+        (0: none may), `ends` the one behind an answer that ends there; `owner` is the question.
+        """
+        row, one = (batch_size, length), (batch_size,)
+        spec = ints(tokens=row, segment_ids=row)
+        if self.model == "encoder":
+            spec |= ints(token_types=row)
+        spec |= ints(begins=row, ends=row, labels=(batch_size, 2), none=one, owner=one)
+        return spec | floats(weights=one) | ints(example_ids=one)
+
+    def frame(self, tokenizer) -> Frame:
+        """Return the special tokens around question and context."""
+        if self.model == "encoder":
+            return tokenizer.template.pair
+        return Template.of([tokenizer.bos_id], [tokenizer.eos_id], [tokenizer.eos_id]).pair
+
+    def plan(self, source, length: int, tokenizer, *, seed: int, shuffle: bool) -> ExamplePlan:
+        """Return the order of the windows of examples with `text`, `text_pair` and `span`.
+
+        `span` is (begin, end) of the answer in the characters of the context, () where there is
+        none, and None where it is not known: then the example has no part in the loss. In
+        training it must be known. `report` counts examples, windows, questions that were cut, and
+        windows that `negatives` leaves out.
+        """
+        self._check(tokenizer, length)
+        questions = supervised.encode(tokenizer, supervised.column(source, "text", str))
+        contexts = supervised.column(source, "text_pair", str)
+        if shuffle:
+            supervised.column(source, "span", tuple)
+        cut = sum(len(question) > self.question_length for question in questions)
+        found: list[Window] = []
+        owner, weights, dropped = [], [], 0
+        encoded = {}  # questions share contexts
+        quiet = jax.process_index() != 0
+        with Progress("read", len(source), unit="questions", quiet=quiet) as progress:
+            for number, context in enumerate(contexts):
+                if context not in encoded:
+                    encoded[context] = tokenizer.encode_with_offsets(context)
+                span = source[number].get("span")
+                answer = answer_tokens(span, encoded[context][1])
+                if shuffle and answer is None:
+                    raise DataError(
+                        f"example {source[number].get('id', number)}: the tokenizer leaves nothing "
+                        f"of the answer {context[span[0] : span[1]]!r}; leave the question out"
+                    )
+                question = questions[number][: self.question_length]
+                rows = self._windows(tokenizer, question, *encoded[context], answer, length)
+                total = len(rows)
+                if shuffle and answer and self.negatives < 1:
+                    random = RowRandom(seed, np.array([number])).uniform("negatives", total)[0]
+                    drawn = zip(rows, random < self.negatives, strict=True)
+                    rows = [row for row, kept in drawn if kept or row.label[0] != row.none]
+                found += rows
+                owner += [number] * len(rows)
+                weights += [float(answer is not None)] * len(rows)
+                dropped += total - len(rows)
+                progress.update(number + 1)
+        names = ("text", "begins", "ends", *(("types",) if self.model == "encoder" else ()))
+        sequences = {
+            name: supervised.flat([getattr(row, name) for row in found], length) for name in names
+        }
+        columns = {
+            "labels": np.array([row.label for row in found], np.int32),
+            "none": np.array([row.none for row in found], np.int32),
+            "owner": np.array(owner, np.int32),
+            "weights": np.array(weights, np.float32),
+        }
+        report = {"examples": len(source), "windows": len(found), "truncated": cut}
+        return ExamplePlan(sequences, columns, seed, shuffle, report | {"dropped": dropped})
+
+    def _check(self, tokenizer, length: int) -> None:
+        """Refuse rows that leave part of a context out, or that cannot say "no answer"."""
+        frame = self.frame(tokenizer)
+        room = length - frame.size - self.question_length
+        if room < self.stride:
+            raise ConfigError(
+                f"objective.stride={self.stride} leaves gaps: beside a question of "
+                f"objective.question_length={self.question_length}, a row of train.length={length} "
+                f"holds {max(room, 0)} tokens of the context; increase the length, or decrease one "
+                "of the others"
+            )
+        if not frame.specials[0] and not frame.specials[-1]:
+            raise ConfigError(
+                "the tokenizer puts no special token before or behind a pair of texts, and "
+                f"{self.name} needs one to point at where there is no answer"
+            )
+
+    def _windows(self, tokenizer, question, ids, places, answer, length: int) -> list[Window]:
+        """Return the windows of a context, its `ids` at `places` [n, 2], with a question's ids."""
+        frame = self.frame(tokenizer)
+        at = len(frame.specials[0]) + len(question) + len(frame.specials[1])
+        room = length - frame.size - len(question)
+        real = places[:, 0] < places[:, 1]  # white space and the like begins and ends nothing
+        starts = windows(len(ids), room, self.stride)
+        chosen = most_context(starts, len(ids), room)
+        found = []
+        for number, first in enumerate(starts):
+            stop = min(first + room, len(ids))
+            text, types = frame.around(question, ids[first:stop])
+            # A decoder's first token has seen nothing, and says the same whatever the text.
+            none = 0 if self.model == "encoder" and frame.specials[0] else len(text) - 1
+            begins, ends = np.zeros((2, len(text)), np.int32)
+            here, columns = slice(first, stop), slice(at, at + stop - first)
+            mine = real[here] & (chosen[here] == number)
+            begins[columns] = np.where(mine, places[here, 0] + 1, 0)
+            ends[columns] = np.where(real[here], places[here, 1], 0)
+            label = (none, none)
+            if answer and first <= answer[0] and answer[1] < stop:
+                label = (at + answer[0] - first, at + answer[1] - first)
+            found.append(Window(text, types, begins, ends, label, none))
+        return found
+
+    def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
+        """Return the batch; nothing in it is random."""
+        batch = {
+            "tokens": raw["text"],
+            "segment_ids": supervised.filled(raw["text_lengths"], length),
+        }
+        if self.model == "encoder":
+            batch["token_types"] = raw["types"]
+        names = ("begins", "ends", "labels", "none", "owner", "weights", "example_ids")
+        return batch | {name: raw[name] for name in names}
+
+    def logits(self, model, params, batch, rng, train: bool) -> jax.Array:
+        """Return float32 [B, 2, L]: for the answer's beginning and end, −∞ in the padding."""
+        logits_BL2 = apply(model, params, batch, rng, train)["question_answering"]
+        column_1L = jnp.arange(batch["tokens"].shape[1])[None]
+        # Filling rows have no real token at all: they keep one, so that their sums are finite.
+        real_BL = (batch["segment_ids"] > 0) | (column_1L == 0)
+        return jnp.where(real_BL[:, None], jnp.swapaxes(logits_BL2, 1, 2), -jnp.inf)
+
+    def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
+        """Return the term `loss`, the mean of both pointers' in nats, and their accuracy."""
+        logits_B2L = self.logits(model, params, batch, rng, train)
+        weights_B2 = jnp.broadcast_to(batch["weights"][:, None] / 2, batch["labels"].shape)
+        total, weight, correct = self.cross_entropy(logits_B2L, batch["labels"], weights_B2, train)
+        return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
+
+    def predict(self, model, params, batch) -> dict[str, jax.Array]:
+        """Return the logits, `begin_scores` and `end_scores` [B, L], and their sum for no answer.
+
+        That is `none_scores` [B]. `begins`, `ends` and `owner` are the batch's.
+        """
+        logits_B2L = self.logits(model, params, batch, None, False)
+        none_B2 = jnp.take_along_axis(logits_B2L, batch["none"][:, None, None], axis=2)[..., 0]
+        scores = {"begin_scores": logits_B2L[:, 0], "end_scores": logits_B2L[:, 1]}
+        scores["none_scores"] = jnp.sum(none_B2, axis=1)
+        return scores | {name: batch[name] for name in ("begins", "ends", "owner")}
+
+
+def answer_tokens(span: tuple | None, places: np.ndarray) -> tuple[int, int] | tuple[()] | None:
+    """Return the first and the last token of a span of characters, given the tokens' [n, 2].
+
+    () where there is no answer; None where it is not known, or no token has any of it.
+    """
+    if not span:
+        return span
+    begin, end = span
+    there = np.flatnonzero(
+        (places[:, 0] < end) & (places[:, 1] > begin) & (places[:, 0] < places[:, 1])
+    )
+    return (int(there[0]), int(there[-1])) if len(there) else None
+
+
+def windows(size: int, room: int, stride: int) -> np.ndarray:
+    """Return where windows of `room` tokens begin, `stride` apart, that hold a text of `size`."""
+    return np.arange(0, max(size - room, 0) + stride, stride)
+
+
+def most_context(starts: np.ndarray, size: int, room: int) -> np.ndarray:
+    """Return the window [size] in which each token has most context: the shorter of its sides.
+
+    The longer window counts a hundredth of a token more for each of its tokens, as in BERT's own
+    code; of equal ones the first is taken.
+    """
+    context, chosen = np.full(size, -1), np.zeros(size, np.int64)
+    for number, first in enumerate(starts):
+        stop = min(first + room, size)
+        before = np.arange(stop - first)
+        here = 100 * np.minimum(before, before[::-1]) + (stop - first)
+        better = here > context[first:stop]
+        chosen[first:stop][better] = number
+        context[first:stop][better] = here[better]
+    return chosen

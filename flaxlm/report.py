@@ -1,0 +1,245 @@
+"""What an evaluation leaves behind for a person to look at.
+
+    WORKDIR/evaluations/TASK-SPLIT/
+        predictions.jsonl   id, input, gold, prediction, score, mistake of each example, in order
+        scores.json         the scores
+        errors.txt          the worst errors
+        confusion.csv, confusion.png, reliability.png   where a label is answered
+
+Beside them lies what a task writes for others to score, such as the file that a benchmark is sent.
+"""
+
+import json
+import math
+import pathlib
+import textwrap
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from flaxlm import compare
+from flaxlm.data import files
+from flaxlm.errors import StorageError
+from flaxlm.evaluate import Evaluation, evaluate_split
+from flaxlm.tasks.metrics import reliability
+from flaxlm.tasks.task import Decisions, Task
+
+WORST = 20
+COLUMN = 100  # characters of a line of errors.txt
+MOST_TICKS = 40  # labels of a picture
+
+
+def examine(program, params, inputs, split: str, step: int) -> dict:
+    """Evaluate a whole split, write its report if it is a task's, and return its scores by name.
+
+    Args:
+      program, params: the model.
+      inputs: of the run.
+      split: train, valid or test.
+      step: that the parameters are of.
+    """
+    config = program.config
+    found = evaluate_split(program, params, inputs, split, label="evaluate", full=True)
+    if found.examples and jax.process_index() == 0:
+        labels = getattr(config.objective, "labels", ())
+        write(place(inputs.workdir, config, split), found, config.task, labels, step)
+    of = config.task_name if config.data.split == "whole" else split
+    scores = {f"{of}/{name}": value for name, value in found.scores.items()}
+    if config.baseline and found.scores and jax.process_index() == 0:
+        name, judged = place(inputs.workdir, config, split).name, config.eval
+        scores |= compare.summary(inputs.workdir, name, judged.metric, judged.mode, config.baseline)
+    return scores
+
+
+def place(workdir: pathlib.Path, config, split: str) -> pathlib.Path:
+    """Return the directory of a split's report."""
+    whole = config.data.split == "whole"
+    return workdir / "evaluations" / (config.task_name if whole else f"{config.task_name}-{split}")
+
+
+def step_of(directory: pathlib.Path) -> int | None:
+    """Return the step that a report is of, None where there is none."""
+    try:
+        return json.loads((directory / "scores.json").read_text())["step"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def write(
+    directory: pathlib.Path,
+    evaluation: Evaluation,
+    task: Task,
+    labels: Sequence[str] = (),
+    step: int = 0,
+) -> None:
+    """Write the report of a split; each file appears whole or not at all, the scores last.
+
+    Args:
+      directory: made if it is not there.
+      evaluation: from `evaluate_split`.
+      task: what was answered.
+      labels: names of the classes, where answers are their ids.
+      step: that the parameters are of.
+
+    Raises:
+      StorageError: the directory cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows(evaluation, task, labels)]
+        _write(directory / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
+        for name, text in task.files(evaluation.answers, evaluation.examples, labels).items():
+            _write(directory / name, text)
+        if evaluation.scores:  # there is something to compare with
+            _write(directory / "errors.txt", worst(evaluation, task, labels))
+            decisions = task.decisions(evaluation.answers, evaluation.golds, labels)
+            if decisions is not None:
+                _pictures(directory, decisions, labels)
+        text = json.dumps(evaluation.scores | {"step": step}, indent=2, sort_keys=True)
+        _write(directory / "scores.json", f"{text}\n")
+    except OSError as error:
+        raise StorageError(f"cannot write {directory}: {error.strerror}") from None
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    files.replace(path, text.encode())
+
+
+def rows(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()):
+    """Yield {id, input, gold, prediction, score, mistake} of each example; null: not known."""
+    for example, gold, answer in zip(
+        evaluation.examples, evaluation.golds, evaluation.answers, strict=True
+    ):
+        yield {
+            "id": example["id"],
+            "input": task.show_input(example),
+            "gold": None if gold is None else task.show(gold, labels),
+            "prediction": task.show(answer.value, labels),
+            "score": None if math.isnan(answer.score) else round(answer.score, 6),
+            "mistake": None if gold is None else round(task.mistake(answer, gold), 6),
+        }
+
+
+def worst(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()) -> str:
+    """Return the worst errors as text for a person, the worst first."""
+    pairs = zip(evaluation.answers, evaluation.golds, strict=True)
+    mistakes = np.array([task.mistake(answer, gold) for answer, gold in pairs])
+    order = np.argsort(-mistakes, kind="stable")[:WORST]
+    order = order[mistakes[order] > 0]
+    total = int(np.count_nonzero(mistakes))
+    parts = [f"{total} of {len(mistakes)} examples are not answered rightly; the worst:\n"]
+    shown = list(rows(evaluation, task, labels))
+    for index in order:
+        row = shown[index]
+        parts.append(f"\n{row['id']}\n")
+        given = row["input"] if isinstance(row["input"], dict) else {"input": row["input"]}
+        sure = "" if row["score"] is None else f"  ({row['score']:.3f})"
+        entries = given | {"gold": row["gold"], "prediction": row["prediction"]}
+        for name, value in entries.items():
+            text = " ".join(_plain(value).split()) + (sure if name == "prediction" else "")
+            lead = f"  {name:12}"
+            parts.append(
+                textwrap.fill(
+                    textwrap.shorten(text, 6 * COLUMN, placeholder=" …"),
+                    COLUMN,
+                    initial_indent=lead,
+                    subsequent_indent=" " * len(lead),
+                )
+                + "\n"
+            )
+    return "".join(parts)
+
+
+def _plain(value) -> str:
+    """Return a shown value as text; pairs, as of words and tags, as `word/tag word/tag`."""
+    if isinstance(value, list) and all(isinstance(item, list) for item in value):
+        return " ".join("/".join(map(str, item)) for item in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def confusion(decisions: Decisions, classes: int) -> np.ndarray:
+    """Return int64 [C, C]: how often gold i was answered with j."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (np.array(decisions.golds, np.int64), decisions.chosen), 1)
+    return counts
+
+
+def _pictures(directory: pathlib.Path, decisions: Decisions, labels: Sequence[str]) -> None:
+    names = list(labels) or [str(index) for index in range(decisions.scores.shape[1])]
+    counts = confusion(decisions, len(names))
+    lines = [["gold \\ prediction", *names], *([n, *r] for n, r in zip(names, counts, strict=True))]
+    text = "".join(",".join(_quoted(cell) for cell in line) + "\n" for line in lines)
+    _write(directory / "confusion.csv", text)
+    _draw_confusion(directory / "confusion.png", counts, names)
+    bins = reliability(decisions.scores, decisions.golds)
+    _draw_reliability(directory / "reliability.png", *bins)
+
+
+def _quoted(cell) -> str:
+    text = str(cell)
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text
+
+
+def _figure(width: float, height: float):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _save(path: pathlib.Path, figure) -> None:
+    with files.replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150, bbox_inches="tight")
+
+
+def drawable(names: Sequence[str]) -> list[str]:
+    """Return the names, or their numbers where the font cannot draw one of them."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    known = font.get_charmap()
+    if all(ord(character) in known for name in names for character in name):
+        return [textwrap.shorten(name, 24, placeholder="…") or name[:24] for name in names]
+    return [str(index) for index in range(len(names))]
+
+
+def _draw_confusion(path: pathlib.Path, counts: np.ndarray, names: Sequence[str]) -> None:
+    """Draw a confusion matrix: colour is the share of the row, figures are counts."""
+    size = len(names)
+    side = min(3.5 + 0.45 * size, 14.0)
+    figure, axes = _figure(side + 1, side)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    figure.colorbar(image, ax=axes, label="share of the gold label", fraction=0.046)
+    axes.set(xlabel="prediction", ylabel="gold")
+    if size <= MOST_TICKS:
+        shown = drawable(names)
+        axes.set_xticks(range(size), shown, rotation=45 if size > 3 else 0)
+        if size > 3:
+            for label in axes.get_xticklabels():
+                label.set_horizontalalignment("right")
+        axes.set_yticks(range(size), shown)
+        for (i, j), count in np.ndenumerate(counts):
+            dark = shares[i, j] > 0.5
+            small = {"fontsize": 8 if size < 12 else 6, "color": "white" if dark else "black"}
+            axes.text(j, i, f"{count:,}", ha="center", va="center", **small)
+    _save(path, figure)
+
+
+def _draw_reliability(path: pathlib.Path, confidence, accuracy, count) -> None:
+    """Draw accuracy against confidence (Guo et al., 2017): on the diagonal, p means p."""
+    figure, axes = _figure(5.0, 4.6)
+    bins = len(count)
+    edges = np.arange(bins) / bins
+    full = count > 0
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="calibrated")
+    axes.bar(edges[full], accuracy[full], 1 / bins, align="edge", edgecolor="white", alpha=0.8)
+    axes.plot(confidence[full], accuracy[full], "o", color="black", markersize=3)
+    for edge, high, number in zip(edges[full], accuracy[full], count[full], strict=True):
+        axes.text(edge + 0.5 / bins, high + 0.01, f"{number:,}", ha="center", fontsize=6)
+    axes.set(xlim=(0, 1), ylim=(0, 1.06), xlabel="confidence", ylabel="accuracy")
+    axes.legend(loc="upper left", frameon=False)
+    _save(path, figure)

@@ -1,0 +1,249 @@
+"""Sentences as words and tags: CoNLL columns, CoNLL-U, and tables with a list of words a row.
+
+CoNLL: a word a line, its columns parted by tabs or by spaces, a blank line between sentences.
+The first line of words says which of the two and how many columns; `-DOCSTART-` lines are no words.
+A line such as `# id 7` is a comment, and `#hashtag`, tab, `O` is a word.
+CoNLL-U: ten columns, `#` comments, and beside the words ranges (`1-2`) and empty nodes (`1.1`).
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from flaxlm.data import files
+from flaxlm.errors import DataError, choose, nearest
+from flaxlm.tasks.records import COMPRESSED, JSON_LINES, Record, read_table
+
+TABLES = (*JSON_LINES, ".csv", ".parquet")  # .tsv is CoNLL here
+UNIVERSAL = ".conllu"
+UNIVERSAL_COLUMNS = ("form", "lemma", "upos", "xpos")
+UNIVERSAL_WIDTH = 10
+DOCUMENT = "-DOCSTART-"
+SPACES = ("auto", "always", "never")
+# Thai and Lao, Burmese, Khmer, Chinese and Japanese, with their punctuation and wide forms.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
+    "\U00020000-\U0003ffff]"
+)
+
+
+class Sentence(NamedTuple):
+    """Words with their columns as a file has them.
+
+    Attributes:
+      line: of the first word, or the number of the row.
+      columns: {name: a value for each word}.
+      lines: of each word; empty in a table.
+      glued: whether no space follows the word, where the file says so.
+    """
+
+    line: int
+    columns: dict[str, list]
+    lines: Sequence[int] = ()
+    glued: Sequence[bool] = ()
+
+
+def read(
+    path: str,
+    max_line_bytes: int,
+    word_column: str = "",
+    tag_column: str = "",
+    spaces: str = "auto",
+) -> Iterator[Record]:
+    """Yield a Record for each sentence of a file, by the ending of its name.
+
+    `.conllu`, or a table (`.jsonl`, `.parquet`, a `datasets` directory …), or else columns; `.gz`
+    and `.zst` are unpacked.
+
+    Args:
+      path: the file.
+      max_line_bytes: most bytes of a line.
+      word_column, tag_column: names in CoNLL-U (`form`, `lemma`, `upos`, `xpos`) and in tables,
+        numbers in CoNLL (from 0, or −1 for the last). Empty: `form` and `upos`, `tokens` and
+        `tags`, 0 and −1.
+      spaces: whether a space parts two words: `always`, `never`, or `auto`, as CoNLL-U says, and
+        elsewhere unless one of them is of a script that is written without.
+
+    Returns:
+      records with `words`, each with the space that stands before it, so that together they are
+      the text; `tags`, as many, names or ids; `lines`, those of the words, empty in a table.
+      Without a tag column `untagged`, saying so, stands in place of `tags`.
+
+    Raises:
+      DataError: the file cannot be read so; it and the line are named.
+    """
+    choose("spaces", spaces, SPACES)
+    name = path
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    if os.path.isdir(path) or name.endswith(TABLES):
+        sentences, usual = _table, ("tokens", "tags")
+    elif name.endswith(UNIVERSAL):
+        sentences, usual = _universal, ("form", "upos")
+    else:
+        sentences, usual = _plain, ("0", "-1")
+    word_column, tag_column = word_column or usual[0], tag_column or usual[1]
+    for sentence in sentences(path, max_line_bytes):
+        yield _record(path, sentence, word_column, tag_column, spaces)
+
+
+def place_of(record: Record, index: int) -> str:
+    """Return how an error names a word of a record."""
+    lines = record.columns["lines"]
+    return f"{record.file}, line {lines[index]}" if lines else f"{record.place}, word {index + 1}"
+
+
+def _record(path: str, sentence: Sentence, word_column: str, tag_column: str, spaces: str):
+    """Return the Record of a sentence: the two columns, checked."""
+    columns = sentence.columns
+    record = Record(path, sentence.line, {"lines": sentence.lines})
+    if word_column not in columns:
+        raise DataError(f"{record.place}: {_absent(word_column, columns)}")
+    words = _list(record, word_column, columns[word_column], "words")
+    for index, word in enumerate(words):
+        if not isinstance(word, str) or not word.strip():
+            what = "is empty" if isinstance(word, str) else f"is {word!r}, not a text"
+            raise DataError(f"{place_of(record, index)}: the word in column {word_column!r} {what}")
+    if not words:
+        raise DataError(f"{record.place}: column {word_column!r} holds no words; drop the row")
+    words = [word.strip() for word in words]
+    found = {"words": _spaced(words, sentence.glued, spaces), "lines": sentence.lines}
+    if tag_column not in columns:
+        return Record(path, sentence.line, found | {"untagged": _absent(tag_column, columns)})
+    if columns[tag_column] is columns[word_column]:
+        raise DataError(
+            f"{record.place}: words and tags are read from the same column, {word_column!r} and "
+            f"{tag_column!r}; columns: {', '.join(columns)}"
+        )
+    tags = _list(record, tag_column, columns[tag_column], "tags")
+    if len(tags) != len(words):
+        raise DataError(
+            f"{record.place}: {len(words)} words in column {word_column!r} and {len(tags)} tags in "
+            f"column {tag_column!r}; each word needs one"
+        )
+    return Record(path, sentence.line, found | {"tags": tags})
+
+
+def _absent(column: str, columns: dict) -> str:
+    return f"there is no column {column!r}{nearest(column, columns)}; columns: {', '.join(columns)}"
+
+
+def _list(record: Record, column: str, value, what: str) -> list:
+    if not isinstance(value, list | tuple):
+        raise DataError(
+            f"{record.place}: column {column!r} holds {str(value)[:40]!r}, not a list of {what}"
+        )
+    return list(value)
+
+
+def _spaced(words: list[str], glued: Sequence[bool], spaces: str) -> list[str]:
+    """Return the words, each with the space before it if there is one."""
+
+    def parted(index: int) -> bool:
+        if spaces != "auto":
+            return spaces == "always"
+        if glued:
+            return not glued[index - 1]
+        return not (_UNSPACED.match(words[index - 1][-1]) or _UNSPACED.match(words[index]))
+
+    return [word if not i or not parted(i) else f" {word}" for i, word in enumerate(words)]
+
+
+def _table(path: str, most: int) -> Iterator[Sentence]:
+    for record in read_table(path, most):
+        yield Sentence(record.line, record.columns)
+
+
+def _blocks(lines: Iterator[tuple[int, str]], ends: Callable[[str], bool]):
+    """Yield the lines between those that end a sentence, where there are any."""
+    block: list[tuple[int, str]] = []
+    for number, line in lines:
+        if not ends(line):
+            block.append((number, line))
+        elif block:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _cells(line: str, tabs: bool) -> list[str]:
+    # Other white space than these two may be part of a word.
+    return line.split("\t") if tabs else re.split(" +", line.strip(" "))
+
+
+def _plain(path: str, most: int) -> Iterator[Sentence]:
+    """Yield the sentences of CoNLL columns: '0', '1', …, and '-1', '-2', … from the last."""
+
+    def ends(line: str) -> bool:
+        return not line.strip() or line.split(maxsplit=1)[0] == DOCUMENT
+
+    lines = [(n, line.rstrip("\r\n")) for n, line in files.text_lines(path, most)]
+    shape = next((line for _, line in lines if not ends(line) and line[0] != "#"), "")
+    tabs = "\t" in shape
+    width = len(_cells(shape, tabs))
+    for block in _blocks(iter(lines), ends):
+        numbers, rows = [], []
+        for number, line in block:
+            cells = _cells(line, tabs)
+            if len(cells) == width:
+                numbers.append(number)
+                rows.append(cells)
+            elif not line.startswith("#") or " " not in line:
+                raise DataError(
+                    f"{path}, line {number} has {_count(len(cells))} and the first line of words "
+                    f"{width}, parted by {'tabs' if tabs else 'spaces'}: {line[:40]!r}"
+                )
+        if rows:
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            named = {str(i): column for i, column in enumerate(columns)}
+            if width > 1:
+                named |= {str(i - width): column for i, column in enumerate(columns)}
+            yield Sentence(numbers[0], named, numbers)
+
+
+def _count(columns: int) -> str:
+    return f"{columns} column{'s' * (columns != 1)}"
+
+
+def _universal(path: str, most: int) -> Iterator[Sentence]:
+    """Yield the sentences of CoNLL-U; a column of nothing but `_` counts as absent."""
+    lines = (
+        (number, line.rstrip("\r\n"))
+        for number, line in files.text_lines(path, most)
+        if not line.startswith("#")
+    )
+    for block in _blocks(lines, lambda line: not line.strip()):
+        numbers, rows, glued = [], [], []
+        whole = None  # the range that is open: its last word, its first one's place, form, glued
+        for number, line in block:
+            cells = line.split("\t")
+            kind = re.fullmatch(r"(\d+)(?:([-.])(\d+))?", cells[0])
+            if len(cells) != UNIVERSAL_WIDTH or not kind:
+                raise DataError(
+                    f"{path}, line {number} is not CoNLL-U, which has a number and "
+                    f"{UNIVERSAL_WIDTH - 1} more columns parted by tabs: {line[:40]!r}"
+                )
+            tight = "SpaceAfter=No" in cells[9].split("|")
+            if kind[2] == "-":
+                whole = (kind[3], len(rows), cells[1], tight)
+            elif kind[2] is None:
+                if int(kind[1]) != len(rows) + 1:
+                    raise DataError(
+                        f"{path}, line {number}: word {kind[1]} where word {len(rows) + 1} of its "
+                        "sentence is due; a blank line stands between sentences"
+                    )
+                numbers.append(number)
+                rows.append(cells[1:5])
+                glued.append(tight)
+                if whole and whole[0] == kind[1]:
+                    first = whole[1]
+                    inside = "".join(row[0] for row in rows[first:]) == whole[2]
+                    glued[first:] = [inside] * (len(rows) - first - 1) + [whole[3]]
+                    whole = None
+        if not rows:
+            raise DataError(f"{path}, line {block[0][0]}: a sentence without a word")
+        columns = dict(zip(UNIVERSAL_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+        named = {k: c for k, c in columns.items() if k == "form" or set(c) != {"_"}}
+        yield Sentence(numbers[0], named, numbers, glued)

@@ -1,0 +1,122 @@
+"""Questions about a text, answered in the model's own words: SQuAD's JSON, or rows of a table."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from flaxlm.data.sources import DataConfig
+from flaxlm.errors import ConfigError, DataError
+from flaxlm.tasks.metrics import (
+    Interval,
+    span_intervals,
+    span_scores,
+    span_values,
+    text_intervals,
+    text_scores,
+)
+from flaxlm.tasks.records import Record, read_split
+from flaxlm.tasks.squad_json import read_questions
+from flaxlm.tasks.task import Answer, Example, values_of
+from flaxlm.tasks.text_task import References, TextTask, learnt, texts_of
+
+OWN = ("exact_match", "f1")
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerativeQA(TextTask):
+    """Answers to questions about a context, judged as SQuAD's are: exact match and F1.
+
+    Where `language` is `zh` they are compared as CMRC 2018 does. Several answers may be right; the
+    first is learnt.
+
+    Attributes:
+      context_column, question_column: their names in a table; SQuAD's JSON has those below.
+      answers_column: a text, a list of texts, or SQuAD's list of {"text": …, "answer_start": …}.
+      template: how a question and its context are put to the model (T5's: Raffel et al., 2020,
+        appendix D).
+      no_answer: what is said where a question has no answer; '' if each must have one.
+    """
+
+    scored_by: tuple[str, ...] = OWN
+    context_column: str = "context"
+    question_column: str = "question"
+    answers_column: str = "answers"
+    template: str = "question: {question} context: {context}"
+    no_answer: str = ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for part in ("{question}", "{context}"):
+            if self.template.count(part) != 1:
+                raise ConfigError(f"task.template={self.template!r} must hold {part}, once")
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return {id, text, target, references?, group} of each question; see `Task.examples`."""
+
+        def example(record: Record) -> Example:
+            context = record.text(self.context_column)
+            question = record.text(self.question_column)
+            # One pass, so that braces in a question stay what they are.
+            before, _, rest = self.template.partition("{question}")
+            text = before.replace("{context}", context) + question
+            text += rest.replace("{context}", context)
+            # The questions on a context stay on one side of a split: `group`.
+            found = {"id": str(record.columns.get("id", record.id)), "text": text}
+            right = self._answers(record) if record.graded else None
+            return found | {"group": context} | learnt(right)
+
+        return self.checked(read_split(data, split, example, self.answers_column, read_questions))
+
+    def _answers(self, record: Record) -> list[str]:
+        """Return the right answers, each once."""
+        value = record.columns.get(self.answers_column)
+        if record.columns.get("is_impossible") is True:
+            value = []
+        elif isinstance(value, dict):  # as `datasets` has it
+            value = value.get("text")
+        elif isinstance(value, list):
+            value = [one.get("text") if isinstance(one, dict) else one for one in value]
+        if value == []:
+            if not self.no_answer:
+                raise DataError(
+                    f"{record.place}: the question has no answer; say what the model should say "
+                    "there with task.no_answer, such as 'unanswerable', or drop it"
+                )
+            return [self.no_answer]
+        columns = record.columns if value is None else {self.answers_column: value}
+        texts = texts_of(dataclasses.replace(record, columns=columns), self.answers_column)
+        return list(dict.fromkeys(texts))
+
+    def metrics(self, answers: Sequence[Answer], golds: Sequence[References]) -> dict[str, float]:
+        """Return exact match and F1 as SQuAD defines them, and what else `scored_by` names.
+
+        Where some questions have no answer, also of either kind, as `span_scores` does.
+        """
+        texts, others = values_of(answers), [n for n in self.scored_by if n not in OWN]
+        found = span_scores(self._spans(texts), self._spans(golds), style=self._style)
+        return self._wanted(found) | text_scores(texts, golds, others, self.language)
+
+    def intervals(
+        self, answers: Sequence[Answer], golds: Sequence[References], seed: int = 0
+    ) -> dict[str, Interval]:
+        """Return the 95 % bootstrap interval of each of `metrics`."""
+        texts, others = values_of(answers), [n for n in self.scored_by if n not in OWN]
+        spans = self._spans(texts), self._spans(golds)
+        found = span_intervals(*spans, style=self._style, seed=seed)
+        return self._wanted(found) | text_intervals(texts, golds, others, self.language, seed=seed)
+
+    def mistake(self, answer: Answer, gold: References) -> float:
+        """Return 1 − F1, as SQuAD defines it."""
+        spans = self._spans([answer.value]), self._spans([gold])
+        return 1.0 - float(span_values(*spans, style=self._style)["f1"][0])
+
+    @property
+    def _style(self) -> str:
+        return "cmrc" if self.language == "zh" else "squad"
+
+    def _spans(self, texts: Sequence[References]) -> list[References]:
+        """Return answers or golds as SQuAD's scores take them: '' says that there is none."""
+        return ["" if self.no_answer and text == self.no_answer else text for text in texts]
+
+    def _wanted(self, found: dict) -> dict:
+        own = tuple(name for name in OWN if name in self.scored_by)
+        return {name: value for name, value in found.items() if name.startswith(own)}

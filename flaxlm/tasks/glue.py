@@ -1,0 +1,278 @@
+"""GLUE (Wang et al., 2019): its tasks from the files of gluebenchmark.com, and submissions to it.
+
+Tables with the columns of the Hugging Face hub's `glue` are read as well.
+"""
+
+import dataclasses
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from flaxlm.data import files
+from flaxlm.data.sources import DataConfig
+from flaxlm.tasks.records import Record, read_split, read_table
+from flaxlm.tasks.regression import NumberTask
+from flaxlm.tasks.task import Answer, Example, LabelTask, Task, label_ids
+
+NLI = ("entailment", "neutral", "contradiction")
+TWO_WAY = ("entailment", "not_entailment")
+
+
+@dataclasses.dataclass(frozen=True)
+class Glue(Task):
+    """What the tasks of GLUE share.
+
+    Attributes:
+      skip_bad_rows: leave rows out that have more or fewer fields than the header, or an empty
+        text, and say how many; without it the first of them is refused. (QQP has some.)
+      folder: of the task on the site.
+      part: what the names of its held-out files end in.
+      submission: the site's name of a file of answers.
+      texts: for each text of an example, the columns that it may stand in.
+      gold: the columns that the right answer may stand in.
+      index: the columns that an example's number may stand in.
+      header: the columns of a file that does not name them.
+      reported: the metrics that GLUE gives; their mean is the task's score.
+    """
+
+    skip_bad_rows: bool = False
+
+    folder: ClassVar[str]
+    part: ClassVar[str] = ""
+    submission: ClassVar[str]
+    texts: ClassVar[tuple[tuple[str, ...], ...]] = (("sentence1",), ("sentence2",))
+    gold: ClassVar[tuple[str, ...]] = ("label",)
+    index: ClassVar[tuple[str, ...]] = ("index", "idx")
+    header: ClassVar[tuple[str, ...]] = ()
+    reported: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    def read(self, data: DataConfig, split: str, answer: Callable[[Record], Example]):
+        """Return {id, index?, text, text_pair?} and what `answer` reads of each row of a split."""
+        skipped: list[str] | None = [] if self.skip_bad_rows else None
+
+        def example(record: Record) -> Example:
+            names = [present(record, columns) or columns[0] for columns in self.texts]
+            texts = dict(zip(("text", "text_pair"), map(record.text, names), strict=False))
+            index = present(record, self.index)
+            number = {"index": str(record.columns[index])} if index else {}
+            return {"id": record.id} | number | texts | answer(record)
+
+        rows = functools.partial(self._rows, skipped=skipped)
+        found = read_split(data, split, example, self.gold, rows)
+        if skipped:
+            warnings.warn(
+                f"task.skip_bad_rows left {len(skipped)} rows of the {split} split out; the "
+                f"first: {skipped[0]}",
+                stacklevel=1,
+            )
+        return found
+
+    def _rows(self, path: str, most: int, skipped: list[str] | None) -> Iterator[Record]:
+        """Yield the rows of a file, of which columns that nobody reads are dropped (MNLI's parses).
+
+        One whose answer is not known has no such column.
+        """
+        header = self.header if self.header and not _headed(path, self.texts[0]) else None
+        wanted = {name for names in (*self.texts, self.gold, self.index) for name in names}
+        for record in read_table(path, most, header, skipped):
+            columns = {name: v for name, v in record.columns.items() if name in wanted}
+            for name in self.gold:
+                if columns.get(name) == -1:  # the hub's word for it
+                    del columns[name]
+            small = dataclasses.replace(record, columns=columns)
+            names = [present(small, texts) for texts in self.texts]
+            if not all(names):
+                yield record  # the error will name the columns that are there
+            elif skipped is not None and not all(str(columns[name]).strip() for name in names):
+                skipped.append(f"{record.place} has an empty text")
+            else:
+                yield small
+
+    def site_answer(self, value: Any, labels: Sequence[str]) -> str:
+        """Return an answer in the words of the site."""
+        return str(self.show(value, labels))
+
+    def files(
+        self, answers: Sequence[Answer], examples: Sequence[Example], labels: Sequence[str] = ()
+    ) -> dict[str, str]:
+        """Return the file that the site scores: `index` and `prediction` of each example."""
+        lines = ["index\tprediction"]
+        for number, (answer, example) in enumerate(zip(answers, examples, strict=True)):
+            index = example.get("index", number)
+            lines.append(f"{index}\t{self.site_answer(answer.value, labels)}")
+        return {self.submission: "".join(f"{line}\n" for line in lines)}
+
+
+def present(record: Record, names: Sequence[str]) -> str:
+    """Return the first of some columns that a row has, or ''."""
+    return next((name for name in names if name in record.columns), "")
+
+
+def _headed(path: str, columns: Sequence[str]) -> bool:
+    """Return whether the first line of a table names one of some columns."""
+    if os.path.isdir(path):
+        return True
+    with files.opened(path) as file:
+        first = file.readline(1 << 16).decode(errors="replace")
+    names = first.removeprefix("\ufeff").split("," if ".csv" in path else "\t")
+    return any(name.strip() in columns for name in names)
+
+
+@dataclasses.dataclass(frozen=True)
+class GlueLabels(Glue, LabelTask):
+    """A task of GLUE with labels; `names` are the site's, in the order of the hub's numbers."""
+
+    names: ClassVar[tuple[str, ...]] = ("0", "1")
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return {id, index?, text, text_pair?, label} of a split; see `Task.examples`."""
+        ids = label_ids(labels)
+
+        def answer(record: Record) -> Example:
+            column = present(record, self.gold) or self.gold[0]
+            value = str(record.columns.get(column))
+            if value not in ids and value.isdecimal() and int(value) < len(self.names):
+                named = record.columns | {column: self.names[int(value)]}
+                record = dataclasses.replace(record, columns=named)
+            return {"label": record.label(column, ids)}
+
+        return self.read(data, split, answer)
+
+
+def _labelled(names: tuple[str, ...], metric: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return a task's defaults."""
+    return {"objective": {"labels": names}, "eval": {"metric": metric, "mode": "max"}}
+
+
+class Cola(GlueLabels):
+    """Whether a sentence is grammatical (Warstadt et al., 2019)."""
+
+    folder = "CoLA"
+    submission = "CoLA.tsv"
+    texts = (("sentence",),)
+    header = ("source", "label", "mark", "sentence")
+    reported = ("matthews",)
+    defaults: ClassVar[Mapping] = _labelled(("0", "1"), "matthews")
+
+
+class Sst2(GlueLabels):
+    """Whether a film is praised (Socher et al., 2013)."""
+
+    folder = "SST-2"
+    submission = "SST-2.tsv"
+    texts = (("sentence",),)
+    defaults: ClassVar[Mapping] = _labelled(("0", "1"), "accuracy")
+
+
+class Mrpc(GlueLabels):
+    """Whether two sentences of the news mean the same (Dolan & Brockett, 2005)."""
+
+    folder = "MRPC"
+    submission = "MRPC.tsv"
+    texts = (("#1 String", "sentence1"), ("#2 String", "sentence2"))
+    gold = ("Quality", "label")
+    reported = ("f1", "accuracy")
+    defaults: ClassVar[Mapping] = _labelled(("0", "1"), "f1")
+
+
+class Qqp(GlueLabels):
+    """Whether two questions of Quora ask the same."""
+
+    folder = "QQP"
+    submission = "QQP.tsv"
+    texts = (("question1",), ("question2",))
+    gold = ("is_duplicate", "label")
+    index = ("id", "index", "idx")
+    reported = ("f1", "accuracy")
+    defaults: ClassVar[Mapping] = _labelled(("0", "1"), "f1")
+
+
+class Mnli(GlueLabels):
+    """Whether one sentence follows from another, of the genres of the training set.
+
+    Williams et al. (2018).
+    """
+
+    folder = "MNLI"
+    part = "_matched"
+    submission = "MNLI-m.tsv"
+    texts = (("sentence1", "premise"), ("sentence2", "hypothesis"))
+    gold = ("gold_label", "label")
+    names = NLI
+    defaults: ClassVar[Mapping] = _labelled(NLI, "accuracy")
+
+
+class MnliMismatched(Mnli):
+    """The same, of other genres."""
+
+    part = "_mismatched"
+    submission = "MNLI-mm.tsv"
+
+
+class Qnli(GlueLabels):
+    """Whether a sentence answers a question, from SQuAD (Rajpurkar et al., 2016)."""
+
+    folder = "QNLI"
+    submission = "QNLI.tsv"
+    texts = (("question",), ("sentence",))
+    names = TWO_WAY
+    defaults: ClassVar[Mapping] = _labelled(TWO_WAY, "accuracy")
+
+
+class Rte(GlueLabels):
+    """Whether one sentence follows from another (Dagan et al., 2006, and those after it)."""
+
+    folder = "RTE"
+    submission = "RTE.tsv"
+    names = TWO_WAY
+    defaults: ClassVar[Mapping] = _labelled(TWO_WAY, "accuracy")
+
+
+class Wnli(GlueLabels):
+    """Whether a pronoun stands for a word, put as entailment (Levesque et al., 2012)."""
+
+    folder = "WNLI"
+    submission = "WNLI.tsv"
+    defaults: ClassVar[Mapping] = _labelled(("0", "1"), "accuracy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stsb(Glue, NumberTask):
+    """How alike two sentences are, from 0 to 5 (Cer et al., 2017)."""
+
+    folder: ClassVar[str] = "STS-B"
+    submission: ClassVar[str] = "STS-B.tsv"
+    gold: ClassVar[tuple[str, ...]] = ("score", "label")
+    reported: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+
+    low: ClassVar[float] = 0.0
+    high: ClassVar[float] = 5.0
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return {id, index?, text, text_pair, score} of a split; see `Task.examples`."""
+
+        def answer(record: Record) -> Example:
+            column = present(record, self.gold) or self.gold[0]
+            return {"score": record.number(column, self.low, self.high)}
+
+        return self.read(data, split, answer)
+
+    def site_answer(self, value: float, labels: Sequence[str]) -> str:
+        """Return the number within its bounds, to three places."""
+        return f"{min(max(value, self.low), self.high):.3f}"
+
+
+GLUE: dict[str, type[Glue]] = {
+    "cola": Cola,
+    "sst2": Sst2,
+    "mrpc": Mrpc,
+    "stsb": Stsb,
+    "qqp": Qqp,
+    "mnli": Mnli,
+    "mnli_mm": MnliMismatched,
+    "qnli": Qnli,
+    "rte": Rte,
+    "wnli": Wnli,
+}

@@ -1,0 +1,174 @@
+"""Prompts and responses: any file of instructions, and conversations."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+from flaxlm.data.sources import DataConfig
+from flaxlm.errors import ConfigError, DataError, nearest
+from flaxlm.tasks.records import Record, read_split, read_table
+from flaxlm.tasks.task import Example
+from flaxlm.tasks.text_task import TextTask, learnt, texts_of
+
+# What a long prompt ends with matters more than what it begins with.
+DEFAULTS = {"objective": {"keep": "end"}}
+ROLES = ("system", "user", "assistant")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction(TextTask):
+    """Rows of a table with a prompt and its response, judged by ROUGE-L and exact match.
+
+    The model reads what a row has of system, prompt and input, with `separator` between them.
+
+    Attributes:
+      prompt_column: what is asked.
+      response_column: what should be answered; a list of texts, where several are right.
+      input_column: what it is asked about; a row may lack it, or hold an empty text or null.
+      system_column: what comes before the prompt; in the same way.
+      separator: between the parts.
+    """
+
+    prompt_column: str = "prompt"
+    response_column: str = "response"
+    input_column: str = "input"
+    system_column: str = "system"
+    separator: str = "\n\n"
+
+    defaults: ClassVar[Mapping] = DEFAULTS
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return {id, text, target, references?} for each row of a split; see `Task.examples`."""
+        seen: set[str] = set()
+
+        def example(record: Record) -> Example:
+            seen.update(record.columns)
+            parts = [
+                self._optional(record, self.system_column),
+                record.text(self.prompt_column),
+                self._optional(record, self.input_column),
+            ]
+            text = self.separator.join(filter(None, parts))
+            right = texts_of(record, self.response_column) if record.graded else None
+            return {"id": record.id, "text": text} | learnt(right)
+
+        found = read_split(data, split, example, self.response_column)
+        self._check_named(seen)
+        return self.checked(found)
+
+    @staticmethod
+    def _optional(record: Record, column: str) -> str:
+        """Return the text of a column, '' where the row has none."""
+        blank = record.columns.get(column) is None or not str(record.columns[column]).strip()
+        return "" if blank else record.text(column)
+
+    def _check_named(self, seen: set[str]) -> None:
+        """Refuse an optional column that was named and stands in no row."""
+        for field in dataclasses.fields(self):
+            name = getattr(self, field.name)
+            optional = field.name in ("input_column", "system_column") and name != field.default
+            if optional and name and name not in seen:
+                raise DataError(
+                    f"task.{field.name}={name!r}: no row has this column{nearest(name, seen)}; "
+                    f"columns: {', '.join(sorted(seen))}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat(TextTask):
+    """Conversations, {"messages": [{"role": …, "content": …}, …]} in each row.
+
+    The model reads the messages before an answer of the assistant, each behind its role's marker,
+    and the assistant's marker, and learns the answer: the last of a conversation, or each.
+
+    Attributes:
+      messages_column: the list of messages.
+      every_turn: each answer of a conversation is an example of its own.
+      system, user, assistant: what marks a message of each role.
+      end: what stands behind a message.
+    """
+
+    messages_column: str = "messages"
+    every_turn: bool = False
+    system: str = "System: "
+    user: str = "User: "
+    assistant: str = "Assistant: "
+    end: str = "\n"
+
+    defaults: ClassVar[Mapping] = DEFAULTS
+
+    def __post_init__(self):
+        super().__post_init__()
+        markers = [getattr(self, role) for role in ROLES]
+        if len(set(markers)) < len(markers):
+            raise ConfigError(f"task.{', task.'.join(ROLES)}={markers} must differ")
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return {id, text, target, group} of each answer; see `Task.examples`.
+
+        A test split in which no conversation ends with the assistant is one without right answers.
+        """
+
+        def example(record: Record) -> Example:
+            columns = record.columns
+            if record.graded and "answer" not in columns:
+                raise DataError(
+                    f"{record.place}: the conversation ends with {columns['last']!r}, so there is "
+                    "no answer of the assistant to learn; cut it behind one, or drop it"
+                )
+            found = {"id": columns["id"], "text": columns["prompt"], "group": columns["group"]}
+            return found | {"target": columns["answer"] if record.graded else None}
+
+        return self.checked(read_split(data, split, example, "answer", self._read))
+
+    def _read(self, path: str, most: int) -> Iterator[Record]:
+        """Yield a Record {id, prompt, answer?, last, group} for each answer to learn."""
+        for record in read_table(path, most):
+            turns = self._messages(record)
+            answers = [n for n, (role, _) in enumerate(turns) if role == "assistant"]
+            if turns[-1][0] != "assistant":
+                wanted = [len(turns)]
+            else:
+                wanted = answers if self.every_turn else answers[-1:]
+            group = self._prompt(turns[: wanted[0]])
+            for place in wanted:
+                columns = {
+                    "id": record.id if len(wanted) == 1 else f"{record.id}#{place + 1}",
+                    "prompt": self._prompt(turns[:place]),
+                    "group": group,  # the answers of a conversation stay on one side of a split
+                    "last": turns[-1][0],
+                }
+                if place < len(turns):
+                    columns["answer"] = turns[place][1]
+                yield dataclasses.replace(record, columns=columns)
+
+    def _prompt(self, turns: Sequence[tuple[str, str]]) -> str:
+        """Return what the model reads before it answers some messages."""
+        said = [getattr(self, role) + content + self.end for role, content in turns]
+        return "".join(said) + self.assistant
+
+    def _messages(self, record: Record) -> list[tuple[str, str]]:
+        """Return (role, content) of each message; DataError names the line and the message."""
+        messages = record.columns.get(self.messages_column)
+        if self.messages_column not in record.columns:
+            record.text(self.messages_column)  # names the columns that are there
+        if not isinstance(messages, list) or not messages:
+            raise DataError(
+                f"{record.place}: column {self.messages_column!r} must be a list of "
+                '{"role": …, "content": …}, with at least one message'
+            )
+        turns = []
+        for number, message in enumerate(messages, 1):
+            where = f"{record.place}, message {number}"
+            if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+                raise DataError(f'{where} is not {{"role": …, "content": …}}')
+            role, content = message["role"], message["content"]
+            if role not in ROLES:
+                raise DataError(
+                    f"{where} has the role {role!r}{nearest(str(role), ROLES)}; roles: "
+                    f"{', '.join(ROLES)}"
+                )
+            if not isinstance(content, str) or not content.strip():
+                raise DataError(f"{where} ({role}) has no text; drop the conversation or fill it")
+            turns.append((role, content))
+        return turns

@@ -1,0 +1,143 @@
+"""Scores of a task, once, on the host, over a whole split, each with a bootstrap interval.
+
+`…_scores(predictions, golds)` gives {name: score} and `…_intervals` {name: (low, high)} with the
+same names. Both are functions of their arguments and a seed, whatever kind of sequence they come
+in. All scores run from 0 to 1 or have a unit of their own, save BLEU and chrF, which are published
+from 0 to 100.
+"""
+
+from flaxlm.tasks.metrics.bootstrap import (
+    CONFIDENCE,
+    RESAMPLES,
+    Interval,
+    mean_interval,
+    ratio_interval,
+    resampled,
+    resampled_sums,
+)
+from flaxlm.tasks.metrics.entities import (
+    SCHEMES,
+    Entity,
+    TypeCounts,
+    check_labels,
+    convert,
+    entities,
+    entity_intervals,
+    entity_scores,
+    type_counts,
+)
+from flaxlm.tasks.metrics.labels import (
+    Reliability,
+    calibration_intervals,
+    calibration_scores,
+    classification_intervals,
+    classification_scores,
+    multilabel_intervals,
+    multilabel_scores,
+    reliability,
+)
+from flaxlm.tasks.metrics.likelihood import (
+    bits_per_byte,
+    likelihood_intervals,
+    likelihood_scores,
+    perplexity,
+)
+from flaxlm.tasks.metrics.paired import (
+    Difference,
+    McNemar,
+    Seeds,
+    mcnemar,
+    over_seeds,
+    paired_bootstrap,
+    paired_t,
+)
+from flaxlm.tasks.metrics.scores import regression_intervals, regression_scores
+from flaxlm.tasks.metrics.spans import (
+    STYLES,
+    best_threshold,
+    has_answer,
+    span_intervals,
+    span_scores,
+    span_values,
+    withhold,
+)
+from flaxlm.tasks.metrics.tags import tag_intervals, tag_scores
+from flaxlm.tasks.metrics.texts import (
+    BLEU_TOKENIZERS,
+    CORPUS_SCORES,
+    LANGUAGES,
+    TEXT_SCORES,
+    bleu,
+    check_language,
+    chrf,
+    exact_match,
+    rouge_1,
+    rouge_2,
+    rouge_l,
+    text_intervals,
+    text_scores,
+    token_f1,
+)
+
+__all__ = [
+    "BLEU_TOKENIZERS",
+    "CONFIDENCE",
+    "CORPUS_SCORES",
+    "LANGUAGES",
+    "RESAMPLES",
+    "SCHEMES",
+    "STYLES",
+    "TEXT_SCORES",
+    "Difference",
+    "Entity",
+    "Interval",
+    "McNemar",
+    "Reliability",
+    "Seeds",
+    "TypeCounts",
+    "best_threshold",
+    "bits_per_byte",
+    "bleu",
+    "calibration_intervals",
+    "calibration_scores",
+    "check_labels",
+    "check_language",
+    "chrf",
+    "classification_intervals",
+    "classification_scores",
+    "convert",
+    "entities",
+    "entity_intervals",
+    "entity_scores",
+    "exact_match",
+    "has_answer",
+    "likelihood_intervals",
+    "likelihood_scores",
+    "mcnemar",
+    "mean_interval",
+    "multilabel_intervals",
+    "multilabel_scores",
+    "over_seeds",
+    "paired_bootstrap",
+    "paired_t",
+    "perplexity",
+    "ratio_interval",
+    "regression_intervals",
+    "regression_scores",
+    "reliability",
+    "resampled",
+    "resampled_sums",
+    "rouge_1",
+    "rouge_2",
+    "rouge_l",
+    "span_intervals",
+    "span_scores",
+    "span_values",
+    "tag_intervals",
+    "tag_scores",
+    "text_intervals",
+    "text_scores",
+    "token_f1",
+    "type_counts",
+    "withhold",
+]

@@ -1,0 +1,289 @@
+"""Scores of labels: one of a set for each example, or any number of them; and calibration."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flaxlm.errors import DataError
+from flaxlm.tasks.metrics.bootstrap import (
+    CONFIDENCE,
+    RESAMPLES,
+    Interval,
+    check_lengths,
+    intervals_of,
+    resampled_sums,
+)
+from flaxlm.tasks.metrics.counts import macro_and_micro, ratio
+
+BINS = 15
+_AVERAGED = ("precision", "recall", "f1")
+
+
+def _labels(values: Sequence[int], what: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iub":
+        raise DataError(f"{what} must be label ids, one whole number for each example")
+    if array.min() < 0:
+        at = int(np.argmin(array))
+        raise DataError(f"{what}: example {at} has the label {array[at]}; ids count from 0")
+    return array.astype(np.int64)
+
+
+def _pairs(predictions: Sequence[int], golds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as int64 [N]; DataError when they cannot be compared."""
+    check_lengths(predictions, golds)
+    return _labels(predictions, "predictions"), _labels(golds, "gold labels")
+
+
+def _is_binary(gold: np.ndarray, classes: int | None) -> bool:
+    # By the gold labels alone, so that every system's scores have the same names.
+    return (classes or gold.max() + 1) <= 2
+
+
+def classification_scores(
+    predictions: Sequence[int], golds: Sequence[int], *, classes: int | None = None
+) -> dict[str, float]:
+    """Return the scores of one label an example, by scikit-learn.
+
+    Args:
+      predictions, golds: label ids [N].
+      classes: the number of labels; without it, two where no gold label is above 1.
+
+    Returns:
+      `accuracy`; `precision`, `recall`, `f1`, each `_macro` and `_micro`; `matthews`, the
+      correlation coefficient (0 where either side has one label only). For two labels also
+      `precision`, `recall` and `f1` of label 1, as GLUE reports for MRPC and QQP. Macro averages
+      run over the labels that occur; what has no denominator counts as 0.
+
+    Raises:
+      DataError: the lists differ in length or are empty, or hold something else than label ids.
+    """
+    from sklearn.metrics import (
+        accuracy_score,
+        matthews_corrcoef,
+        precision_recall_fscore_support,
+    )
+
+    predicted, gold = _pairs(predictions, golds)
+    scores = {"accuracy": float(accuracy_score(gold, predicted))}
+    averages = [("_macro", {"average": "macro"}), ("_micro", {"average": "micro"})]
+    if _is_binary(gold, classes):
+        averages.append(("", {"average": "macro", "labels": [1]}))
+    for suffix, options in averages:
+        values = precision_recall_fscore_support(gold, predicted, zero_division=0.0, **options)
+        scores |= {
+            f"{name}{suffix}": float(value)
+            for name, value in zip(_AVERAGED, values[:3], strict=True)
+        }
+    varied = len(np.unique(gold)) > 1 and len(np.unique(predicted)) > 1
+    scores["matthews"] = float(matthews_corrcoef(gold, predicted)) if varied else 0.0
+    return scores
+
+
+def scores_of_counts(
+    counts_RX: np.ndarray,
+    gold_X: np.ndarray,
+    predicted_X: np.ndarray,
+    classes: int,
+    binary: bool = False,
+) -> dict[str, np.ndarray]:
+    """Return `classification_scores` [R] of R weighted lists of X distinct (gold, predicted)."""
+    one_hot = np.eye(classes)
+    hit = counts_RX @ (one_hot[gold_X] * (gold_X == predicted_X)[:, None])
+    gold = counts_RX @ one_hot[gold_X]
+    predicted = counts_RX @ one_hot[predicted_X]
+    total, right = counts_RX.sum(axis=1), hit.sum(axis=1)
+    scores = {"accuracy": right / total, **macro_and_micro(hit, predicted, gold)}
+    if binary:
+        scores["precision"] = ratio(hit[:, 1], predicted[:, 1])
+        scores["recall"] = ratio(hit[:, 1], gold[:, 1])
+        scores["f1"] = ratio(2.0 * hit[:, 1], predicted[:, 1] + gold[:, 1])
+    # The R_K of Gorodkin (2004), equation 8, in counts.
+    together = right * total - (gold * predicted).sum(axis=1)
+    spread = (total**2 - (gold**2).sum(axis=1)) * (total**2 - (predicted**2).sum(axis=1))
+    return scores | {"matthews": ratio(together, np.sqrt(spread))}
+
+
+def classification_intervals(
+    predictions: Sequence[int],
+    golds: Sequence[int],
+    *,
+    classes: int | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> dict[str, Interval]:
+    """Return {name: (low, high)} for every name of `classification_scores`."""
+    predicted, gold = _pairs(predictions, golds)
+    binary = _is_binary(gold, classes)
+    # With two labels, code 1 has to be label 1 even where only one of them occurs.
+    labels = np.unique(np.concatenate([gold, predicted, [0, 1] if binary else gold[:0]]))
+    codes = np.searchsorted(labels, np.stack([gold, predicted]))
+    cells, counts = np.unique(codes, axis=1, return_counts=True)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(gold), counts / len(gold), size=resamples).astype(np.float64)
+    return intervals_of(
+        scores_of_counts(drawn, cells[0], cells[1], len(labels), binary), confidence
+    )
+
+
+def _indicators(predictions: Sequence, golds: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as bool [N, C]; DataError when they cannot be compared."""
+    check_lengths(predictions, golds)
+    predicted, gold = np.asarray(predictions), np.asarray(golds)
+    for array, what in ((predicted, "predictions"), (gold, "gold labels")):
+        if array.ndim != 2 or array.shape[1] < 2 or not np.isin(array, (0, 1)).all():
+            raise DataError(f"{what} must be true or false for each of at least two labels")
+    if predicted.shape != gold.shape:
+        raise DataError(f"{predicted.shape[1]} labels predicted where there are {gold.shape[1]}")
+    return predicted.astype(bool), gold.astype(bool)
+
+
+def multilabel_scores(predictions: Sequence, golds: Sequence) -> dict[str, float]:
+    """Return the scores of any number of labels an example, by scikit-learn.
+
+    Args:
+      predictions, golds: bool [N, C], whether example n has label c.
+
+    Returns:
+      `subset_accuracy`, the share of examples with every label right; `precision`, `recall` and
+      `f1`, each `_macro` over all C labels and `_micro`. What has no denominator counts as 0.
+
+    Raises:
+      DataError: the two cannot be compared, or have less than two labels.
+    """
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+    predicted, gold = _indicators(predictions, golds)
+    scores = {"subset_accuracy": float(accuracy_score(gold, predicted))}
+    for average in ("macro", "micro"):
+        values = precision_recall_fscore_support(
+            gold, predicted, average=average, zero_division=0.0
+        )
+        scores |= {
+            f"{name}_{average}": float(value)
+            for name, value in zip(_AVERAGED, values[:3], strict=True)
+        }
+    return scores
+
+
+def multilabel_intervals(
+    predictions: Sequence,
+    golds: Sequence,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> dict[str, Interval]:
+    """Return {name: (low, high)} for every name of `multilabel_scores`."""
+    predicted, gold = _indicators(predictions, golds)
+    right = (predicted == gold).all(axis=1)
+    columns = np.concatenate([predicted & gold, predicted, gold, right[:, None]], axis=1)
+    sums = resampled_sums(columns, seed=seed, resamples=resamples)
+    hit, said, real = np.split(sums[:, :-1], 3, axis=1)
+    scores = macro_and_micro(hit, said, real)
+    # Over all labels, as scikit-learn has it for indicators: one that never occurs counts as 0.
+    occurring = ((said + real) > 0).mean(axis=1)
+    scores |= {name: v * occurring for name, v in scores.items() if name.endswith("_macro")}
+    return intervals_of({"subset_accuracy": sums[:, -1] / len(gold), **scores}, confidence)
+
+
+def _probabilities(probabilities: Sequence, golds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return float64 [N, C] and int64 [N]; DataError when the rows are no probabilities."""
+    check_lengths(probabilities, golds)
+    chances, gold = np.asarray(probabilities, np.float64), _labels(golds, "gold labels")
+    if chances.ndim != 2:
+        raise DataError("probabilities must be a row for each example, a column for each label")
+    # Half precision sums to 1 within 1e-2. `not` so that NaN is caught.
+    bad = ~((chances >= 0).all(axis=1) & (np.abs(chances.sum(axis=1) - 1.0) < 1e-2))
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise DataError(f"the probabilities of example {at} do not sum to 1: {chances[at]}")
+    if gold.max() >= chances.shape[1]:
+        at = int(np.argmax(gold))
+        raise DataError(
+            f"example {at} has the gold label {gold[at]}, and there are {chances.shape[1]} labels"
+        )
+    return chances, gold
+
+
+class Reliability(NamedTuple):
+    """A reliability diagram: of each bin of confidence, from low to high, three numbers.
+
+    Attributes:
+      confidence: mean probability of the predicted label, float64 [bins]; 0 in an empty bin.
+      accuracy: share of right predictions, float64 [bins]; 0 in an empty bin.
+      count: examples, int64 [bins].
+    """
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    count: np.ndarray
+
+
+def _binned(chances: np.ndarray, gold: np.ndarray, bins: int) -> tuple[np.ndarray, ...]:
+    """Return the confidence [N], whether right [N], and the bin [N] of each example."""
+    predicted = chances.argmax(axis=1)
+    confidence = chances[np.arange(len(gold)), predicted]
+    # Bin m holds ((m - 1) / bins, m / bins], as Guo et al. have it.
+    place = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], confidence, side="left")
+    return confidence, predicted == gold, place
+
+
+def reliability(probabilities: Sequence, golds: Sequence[int], *, bins: int = BINS) -> Reliability:
+    """Return the diagram of probabilities [N, C] against gold labels [N]."""
+    confidence, right, place = _binned(*_probabilities(probabilities, golds), bins)
+    count = np.bincount(place, minlength=bins)
+    return Reliability(
+        ratio(np.bincount(place, confidence, bins), count),
+        ratio(np.bincount(place, right, bins), count),
+        count,
+    )
+
+
+def _calibration(chances: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Return [N, BINS + 1]: right minus confidence in the example's bin, and its Brier score."""
+    confidence, right, place = _binned(chances, gold, BINS)
+    columns = np.zeros((len(gold), BINS + 1))
+    columns[np.arange(len(gold)), place] = right - confidence
+    columns[:, -1] = ((chances - np.eye(chances.shape[1])[gold]) ** 2).sum(axis=1)
+    return columns
+
+
+def _calibration_of_sums(sums_RK: np.ndarray, n: int) -> dict[str, np.ndarray]:
+    return {"ece": np.abs(sums_RK[:, :-1]).sum(axis=1) / n, "brier": sums_RK[:, -1] / n}
+
+
+def calibration_scores(probabilities: Sequence, golds: Sequence[int]) -> dict[str, float]:
+    """Return how far probabilities [N, C] can be believed, 0 being best for both scores.
+
+    Returns:
+      `ece`, the expected calibration error (Guo et al., 2017, equation 3): |accuracy − confidence|
+      of the predicted label, in 15 equal bins, weighted by their examples. `brier` (Brier, 1950):
+      the squared error summed over the C labels and averaged over the examples, so 0 to 2; for
+      two labels that is twice the error of the positive one.
+
+    Raises:
+      DataError: a row does not sum to 1, or a gold label is out of range.
+    """
+    chances, gold = _probabilities(probabilities, golds)
+    sums = _calibration(chances, gold).sum(axis=0, keepdims=True)
+    return {name: float(v[0]) for name, v in _calibration_of_sums(sums, len(gold)).items()}
+
+
+def calibration_intervals(
+    probabilities: Sequence,
+    golds: Sequence[int],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> dict[str, Interval]:
+    """Return {name: (low, high)} for every name of `calibration_scores`.
+
+    Resampling adds noise to every bin, so ECE's interval lies somewhat high on small splits.
+    """
+    chances, gold = _probabilities(probabilities, golds)
+    sums = resampled_sums(_calibration(chances, gold), seed=seed, resamples=resamples)
+    return intervals_of(_calibration_of_sums(sums, len(gold)), confidence)

@@ -1,0 +1,233 @@
+"""Exact match and F1 of answers, as the evaluations of SQuAD and of CMRC 2018 define them.
+
+`squad` (Rajpurkar et al., 2016 and 2018): lower case, without ASCII punctuation and the articles
+a, an, the; F1 is over the words that two answers share. `cmrc` (Cui et al., 2019): lower case,
+without the punctuation it lists; an ideograph is a token by itself and other text is split into
+words; F1 is over the longest run of tokens that two answers share. (The paper's evaluation calls it
+a longest common sequence, and looks for an unbroken one.)
+
+An answer that nothing is left of is "no answer". Of several gold answers the best counts.
+"""
+
+import difflib
+import functools
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from flaxlm.errors import DataError, choose
+from flaxlm.tasks.metrics.bootstrap import (
+    CONFIDENCE,
+    RESAMPLES,
+    Interval,
+    check_lengths,
+    mean_interval,
+)
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_CMRC_PUNCTUATION = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+_CMRC_IDEOGRAPH = re.compile("([\u4e00-\u9fa5])")
+
+
+def normal_squad(text: str) -> str:
+    """Return the text as SQuAD compares it."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def normal_cmrc(text: str) -> str:
+    """Return the text as CMRC 2018 compares it."""
+    normal = text.lower().strip().translate(_CMRC_PUNCTUATION)
+    return normal if normal.strip() else ""
+
+
+def overlap_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
+    """Return the F1 of the tokens that two lists share, order apart; 1 where both are empty."""
+    if not predicted or not gold:
+        return float(len(predicted) == len(gold))
+    shared = sum((Counter(predicted) & Counter(gold)).values())
+    return 2.0 * shared / (len(predicted) + len(gold))
+
+
+def _run_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
+    if not predicted or not gold:
+        return float(len(predicted) == len(gold))
+    matcher = difflib.SequenceMatcher(None, predicted, gold, autojunk=False)
+    return 2.0 * matcher.find_longest_match().size / (len(predicted) + len(gold))
+
+
+@functools.cache
+def _word_tokenizer():
+    # nltk comes with rouge-score. Its sentence splitter, which the paper's evaluation runs first,
+    # wants data from the net; on an answer of a few words there is nothing for it to split.
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+    return NLTKWordTokenizer()
+
+
+def _cmrc_tokens(normal: str) -> list[str]:
+    tokens = []
+    for part in _CMRC_IDEOGRAPH.split(normal):
+        if _CMRC_IDEOGRAPH.match(part):
+            tokens.append(part)
+        elif part.strip():
+            tokens += _word_tokenizer().tokenize(part)
+    return tokens
+
+
+class Style(NamedTuple):
+    """How answers are compared: their normal form, its tokens, and the F1 of two such lists."""
+
+    normal: Callable[[str], str]
+    tokens: Callable[[str], list[str]]
+    f1: Callable[[Sequence[str], Sequence[str]], float]
+
+
+STYLES = {
+    "squad": Style(normal_squad, str.split, overlap_f1),
+    "cmrc": Style(normal_cmrc, _cmrc_tokens, _run_f1),
+}
+
+
+def _answers(golds: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return each question's gold answers; DataError where they are no list of texts."""
+    found = []
+    for n, gold in enumerate(golds):
+        answers = [gold] if isinstance(gold, str) else list(gold)
+        wrong = [answer for answer in answers if not isinstance(answer, str)]
+        if wrong:
+            raise DataError(f"question {n + 1} has the gold answer {wrong[0]!r}, not a text")
+        found.append(answers)
+    return found
+
+
+def has_answer(golds: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return bool [N], whether a question has an answer: some gold text that is not empty."""
+    return np.array([any(answers) for answers in _answers(golds)], bool)
+
+
+def span_values(
+    predictions: Sequence[str | None], golds: Sequence[Sequence[str]], *, style: str = "squad"
+) -> dict[str, np.ndarray]:
+    """Return `exact_match` and `f1`, each float64 [N] from 0 to 1, of every question.
+
+    Args:
+      predictions: a text for each question; '' says that there is no answer, and None that the
+        system did not say anything, which scores 0 whatever the gold answer.
+      golds: the right answers of each question (a text, or a list); none, or only empty ones,
+        where there is no answer.
+      style: 'squad' or 'cmrc'.
+
+    Raises:
+      ConfigError: `style` is none of these.
+      DataError: there is not one prediction a question, or something is not a text.
+    """
+    normal, tokens, f1 = STYLES[choose("style", style, STYLES)]
+    check_lengths(predictions, golds)
+    values = {"exact_match": np.zeros(len(golds)), "f1": np.zeros(len(golds))}
+    for n, (text, answers) in enumerate(zip(predictions, _answers(golds), strict=True)):
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise DataError(f"the prediction of question {n + 1} is {text!r}, not a text")
+        predicted = normal(text)
+        # A gold answer that nothing is left of does not count beside others, as in evaluate-v2.0.
+        accepted = {a for a in map(normal, answers) if a} or {""}
+        if predicted in accepted:
+            values["exact_match"][n] = 1.0
+        said = tokens(predicted)
+        values["f1"][n] = max(f1(said, tokens(answer)) for answer in accepted)
+    return values
+
+
+def _groups(golds: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+    """Return {suffix: rows} of all questions, and of both kinds where there are both."""
+    answerable = has_answer(golds)
+    groups = {"": np.ones(len(answerable), bool)}
+    if 0 < answerable.sum() < len(answerable):
+        groups |= {"_has_answer": answerable, "_no_answer": ~answerable}
+    return groups
+
+
+def span_scores(
+    predictions: Sequence[str | None], golds: Sequence[Sequence[str]], *, style: str = "squad"
+) -> dict[str, float]:
+    """Return `exact_match` and `f1`, from 0 to 1; see `span_values`.
+
+    Where some questions have an answer and some have none, also each over either kind,
+    `…_has_answer` and `…_no_answer`.
+    """
+    values = span_values(predictions, golds, style=style)
+    return {
+        name + suffix: float(column[rows].mean())
+        for suffix, rows in _groups(golds).items()
+        for name, column in values.items()
+    }
+
+
+def span_intervals(
+    predictions: Sequence[str | None],
+    golds: Sequence[Sequence[str]],
+    *,
+    style: str = "squad",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> dict[str, Interval]:
+    """Return {name: (low, high)} for every name of `span_scores`."""
+    values = span_values(predictions, golds, style=style)
+    options = {"seed": seed, "resamples": resamples, "confidence": confidence}
+    return {
+        name + suffix: mean_interval(column[rows], **options)
+        for suffix, rows in _groups(golds).items()
+        for name, column in values.items()
+    }
+
+
+def best_threshold(
+    values: Sequence[float], answerable: Sequence[bool], null_scores: Sequence[float]
+) -> tuple[float, float]:
+    """Return the best mean value, and the null score above which to withhold the answer for it.
+
+    As evaluate-v2.0 searches, save that equal null scores are withheld or given together, as they
+    will be when the threshold is used, and that all answers can be withheld where null scores are
+    negative too: odds, say, and not probabilities.
+
+    Args:
+      values: of each question's answer [N], exact match or F1.
+      answerable: whether the question has an answer [N]; see `has_answer`.
+      null_scores: how sure the system is that there is none [N]; any scale.
+
+    Returns:
+      the mean over all questions, a withheld answer being worth 1 where there is none and else 0;
+      and the lowest threshold that gives it, 0.0 where all are withheld and all are above 0.
+    """
+    check_lengths(values, answerable)
+    check_lengths(null_scores, answerable)
+    given, scores = np.asarray(values, np.float64), np.asarray(null_scores, np.float64)
+    withheld = 1.0 - np.asarray(answerable, np.float64)
+    if not np.isfinite(scores).all():
+        raise DataError(f"question {int(np.argmin(np.isfinite(scores))) + 1}: no finite null score")
+    distinct, place = np.unique(scores, return_inverse=True)
+    gains = np.bincount(place, given - withheld, len(distinct))
+    # Entry k gives the answers of the k lowest null scores and withholds the others.
+    totals = withheld.sum() + np.concatenate([[0.0], np.cumsum(gains)])
+    best = int(np.argmax(totals))
+    if best:
+        threshold = distinct[best - 1]
+    else:
+        threshold = 0.0 if distinct[0] > 0 else np.nextafter(distinct[0], -np.inf)
+    return float(totals[best] / len(given)), float(threshold)
+
+
+def withhold(
+    predictions: Sequence[str | None], null_scores: Sequence[float], threshold: float
+) -> list[str | None]:
+    """Return the predictions with '' where the null score is above the threshold."""
+    check_lengths(predictions, null_scores)
+    pairs = zip(predictions, null_scores, strict=True)
+    return ["" if score > threshold else text for text, score in pairs]

@@ -1,0 +1,100 @@
+"""Any number of labels for each row of a file of one's own."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from flaxlm.data.sources import DataConfig
+from flaxlm.errors import ConfigError
+from flaxlm.tasks.metrics import Interval, multilabel_intervals, multilabel_scores
+from flaxlm.tasks.records import Record, found_labels, read_split
+from flaxlm.tasks.task import Answer, Example, Task, check_count, label_ids, values_of
+
+Truths = tuple[bool, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLabel(Task):
+    """Rows of a table with a text, maybe a second one, and labels.
+
+    Attributes:
+      text_column: the text.
+      pair_column: the second text; '' where there is none.
+      labels_column: the labels, of `objective.labels`: a JSON list, or a text.
+      separator: what stands between them in a text.
+      threshold: the probability from which on a label is given.
+    """
+
+    text_column: str = "text"
+    pair_column: str = ""
+    labels_column: str = "labels"
+    separator: str = ","
+    threshold: float = 0.5
+
+    objective: ClassVar[str] = "multi_label"
+    defaults: ClassVar[Mapping] = {"eval": {"metric": "f1_micro", "mode": "max"}}
+
+    def __post_init__(self):
+        if not self.separator:
+            raise ConfigError("task.separator is empty; name what stands between two labels")
+        if not 0 < self.threshold < 1:
+            raise ConfigError(f"task.threshold={self.threshold} must be between 0 and 1")
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return {id, text, text_pair?, labels} for each row of a split; see `Task.examples`."""
+        ids = label_ids(labels)
+
+        def example(record: Record) -> Example:
+            found = {"id": record.id, "text": record.text(self.text_column)}
+            if self.pair_column:
+                found["text_pair"] = record.text(self.pair_column)
+            return found | {"labels": record.labels(self.labels_column, ids, self.separator)}
+
+        return read_split(data, split, example, self.labels_column)
+
+    def found_labels(self, data: DataConfig) -> list[str]:
+        """Return the labels of the training rows."""
+        names = lambda record: record.label_names(self.labels_column, self.separator)  # noqa: E731
+        return found_labels(data, names)
+
+    def golds(self, examples: Sequence[Example]) -> list[Truths | None]:
+        """Return whether each example has each label."""
+        return [example["labels"] for example in examples]
+
+    def perfect(self, golds: Sequence[Truths]) -> list[Answer]:
+        """Return the right labels, with a probability of 1."""
+        return [Answer(gold, 1.0, np.array(gold, np.float64)) for gold in golds]
+
+    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
+        """Return the labels at least as likely as `threshold`, of outputs['probabilities'] [N, C].
+
+        An answer's score is the probability of all its parts together, each by itself.
+        """
+        chances_NC = np.asarray(outputs["probabilities"], np.float64)
+        check_count(chances_NC, examples)
+        given_NC = chances_NC >= self.threshold
+        sure_N = np.where(given_NC, chances_NC, 1.0 - chances_NC).prod(axis=1)
+        rows = zip(given_NC.tolist(), sure_N.tolist(), chances_NC, strict=True)
+        return [Answer(tuple(given), sure, chances) for given, sure, chances in rows]
+
+    def metrics(self, answers: Sequence[Answer], golds: Sequence[Truths]) -> dict[str, float]:
+        """Return `multilabel_scores`."""
+        return multilabel_scores(values_of(answers), golds)
+
+    def intervals(
+        self, answers: Sequence[Answer], golds: Sequence[Truths], seed: int = 0
+    ) -> dict[str, Interval]:
+        """Return the 95 % bootstrap interval of each of `metrics`."""
+        return multilabel_intervals(values_of(answers), golds, seed=seed)
+
+    def mistake(self, answer: Answer, gold: Truths) -> float:
+        """Return the sum over wrong labels of how far their probabilities are off."""
+        rows = zip(answer.value, gold, answer.scores, strict=True)
+        return sum(abs(chance - truth) for given, truth, chance in rows if given != truth)
+
+    def show(self, value: Truths, labels: Sequence[str] = ()) -> list:
+        """Return the names of the labels that are true."""
+        names = labels or range(len(value))
+        return [name for name, truth in zip(names, value, strict=True) if truth]

@@ -1,0 +1,305 @@
+"""Answers that stand in a text: SQuAD v1.1 and v2.0, CMRC 2018, and files of one's own."""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from flaxlm.data.sources import DataConfig
+from flaxlm.errors import ConfigError, DataError, choose
+from flaxlm.tasks.metrics import (
+    STYLES,
+    Interval,
+    best_threshold,
+    has_answer,
+    span_intervals,
+    span_scores,
+    span_values,
+)
+from flaxlm.tasks.records import Record, read_split
+from flaxlm.tasks.spans import best_spans, distinct, locate, shares
+from flaxlm.tasks.squad_json import answers_of, read_questions
+from flaxlm.tasks.task import Answer, Example, Task, check_count
+
+Golds = Sequence[tuple[str, ...]]
+
+
+class Found(NamedTuple):
+    """What a model found in a context.
+
+    Attributes:
+      text: its answer; '' says that there is none.
+      candidate: the best answer that stands in the context; '' where nothing can be pointed at.
+      null_odds: by how much "no answer" scores above it, in logits.
+      best: the best answers with their probabilities; with that of no answer, where there may be
+        none, they sum to 1.
+    """
+
+    text: str
+    candidate: str
+    null_odds: float = 0.0
+    best: tuple[tuple[str, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionAnswering(Task):
+    """Questions whose answers stand in a context, in SQuAD's JSON or as rows of a table.
+
+    The columns of a SQuAD file have the names below. An answer that stands elsewhere in the
+    context than it says is moved to the nearest place where it does stand; a warning counts them.
+
+    Attributes:
+      question_column, context_column, answers_column: their names in a table.
+      id_column: the question's id; '' for the column `id` or, where there is none, its place.
+      unanswerable: a question may have no answer.
+      null_threshold: null odds (see `Found`) above which the answer is withheld, if
+        `unanswerable`; the score `best_threshold` is the one to take.
+      n_best: how many answers to a question are kept.
+      max_answer_tokens: most tokens of an answer.
+      style: how answers are compared, `squad` or `cmrc`.
+      skip_unusable: leave questions out of training that are empty, or of which no answer stands
+        in the context; a warning counts them. In evaluation they are answered and scored. Without
+        it an empty question is an error, and in training one without its answer.
+    """
+
+    question_column: str = "question"
+    context_column: str = "context"
+    answers_column: str = "answers"
+    id_column: str = ""
+    unanswerable: bool = False
+    null_threshold: float = 0.0
+    n_best: int = 20
+    max_answer_tokens: int = 30
+    style: str = "squad"
+    skip_unusable: bool = False
+
+    objective: ClassVar[str] = "question_answering"
+    defaults: ClassVar[Mapping] = {
+        "train": {"length": 384},
+        "eval": {"metric": "f1", "mode": "max"},
+    }
+
+    def __post_init__(self):
+        choose("task.style", self.style, STYLES)
+        for name in ("n_best", "max_answer_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"task.{name}={getattr(self, name)} must be at least 1")
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return {id, text, text_pair, answers, span, group} of each question; see `Task.examples`.
+
+        `text` is the question, `text_pair` the context. `answers` are the right texts, () where
+        there is none, None in a split without. `span` is (begin, end) of the first that stands in
+        the context, () where there is no answer, and None where it is not known.
+        """
+        places: dict[str, str] = {}
+        moved: dict[str, int] = {}
+
+        def example(record: Record) -> Example:
+            name = self._id(record)
+            if name in places:
+                raise DataError(
+                    f"the question id {name!r} stands twice: {places[name]}, and {record.place}"
+                )
+            places[name] = record.place
+            question = record.columns.get(self.question_column)
+            if not (self.skip_unusable and _is_blank(question)):
+                question = record.text(self.question_column)
+            context = record.text(self.context_column)
+            # The questions on a context stay on one side of a split: `group`.
+            found = {"id": name, "text": question, "text_pair": context, "group": context}
+            if not record.graded:
+                return found | {"answers": None, "span": None}
+            answers = answers_of(record, self.answers_column)
+            stand = [locate(context, text, start) for text, start in answers]
+            moved[name] = sum(place.moved for place in stand if place)
+            spans = [(place.begin, place.end) for place in stand if place]
+            span = spans[0] if spans else None if answers else ()
+            return found | {"answers": tuple(text for text, _ in answers), "span": span}
+
+        found = read_split(data, split, example, self.answers_column, read_questions)
+        # Right answers that are kept back may be absent, or lists without any.
+        hidden = split == "test" and not any(e["answers"] for e in found)
+        if hidden and (not self.unanswerable or found[0]["answers"] is None):
+            return [e | {"answers": None, "span": None} for e in found]
+        self._check(found, split, places)
+        found, notes = _usable(found, split)
+        if count := sum(moved[e["id"]] for e in found):
+            total = sum(len(e["answers"]) for e in found)
+            notes.append(
+                f"{count:,} of {total:,} answers are not where answer_start says, and were moved "
+                "to the nearest place where their text stands"
+            )
+        if notes:
+            warnings.warn(f"{split} split: {'; '.join(notes)}", stacklevel=2)
+        return found
+
+    def _id(self, record: Record) -> str:
+        name = self.id_column or "id"
+        if not self.id_column and name not in record.columns:
+            return record.id
+        value = record.columns.get(name)
+        return str(value) if type(value) is int else record.text(name)
+
+    def _check(self, found: list[Example], split: str, places: Mapping[str, str]) -> None:
+        """Refuse questions without an answer, or whose answer cannot be learnt."""
+        without = [e for e in found if not e["answers"]]
+        if without and not self.unanswerable:
+            raise DataError(
+                f"{places[without[0]['id']]} has no answer, like {len(without):,} of "
+                f"{len(found):,} questions; if questions may have none, set task.unanswerable=True "
+                "(as task squad2 does)"
+            )
+        lost = [e for e in found if e["span"] is None]
+        if lost and split == "train" and not self.skip_unusable:
+            raise DataError(
+                f"{places[lost[0]['id']]}: the answer {lost[0]['answers'][0]!r} is nowhere in its "
+                f"context; mend it, or leave such questions out of training ({len(lost):,} of "
+                f"{len(found):,}) with task.skip_unusable=True"
+            )
+
+    def golds(self, examples: Sequence[Example]) -> list[tuple[str, ...] | None]:
+        """Return the right answers to each question."""
+        return [example["answers"] for example in examples]
+
+    def perfect(self, golds: Golds) -> list[Answer]:
+        """Return the answers of a model that is right and sure."""
+        return [
+            Answer(Found(gold[0], gold[0], -1.0) if gold else Found("", "", 1.0), 1.0)
+            for gold in golds
+        ]
+
+    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
+        """Return a `Found` for each question from the windows of its context.
+
+        The null score of a question is the lowest of its windows': any of them may hold the
+        answer (Devlin et al., 2018, section 4.3, as BERT's own code has it).
+        """
+        outputs = {name: np.asarray(array) for name, array in outputs.items()}
+        spans: dict[int, list] = {}
+        none: dict[int, float] = {}
+        windows = best_spans(outputs, self.max_answer_tokens, self.n_best)
+        facts = zip(
+            outputs["owner"].tolist(), outputs["none_scores"].tolist(), windows, strict=True
+        )
+        for owner, score, found in facts:
+            spans.setdefault(owner, []).extend(found)
+            none[owner] = min(score, none.get(owner, score))
+        check_count(spans, examples)
+        return [
+            self._answer(distinct(spans[number], example["text_pair"], self.n_best), none[number])
+            for number, example in enumerate(examples)
+        ]
+
+    def _answer(self, best: list[tuple[str, float]], none: float) -> Answer:
+        """Return the answer, given the best texts with their scores, and the score of none."""
+        scores = [score for _, score in best] + [none] * (self.unanswerable or not best)
+        chances = shares(scores)
+        candidate, top = best[0] if best else ("", none)
+        text = candidate
+        if self.unanswerable and none - top > self.null_threshold:
+            text = ""
+        texts = tuple((text, chance) for (text, _), chance in zip(best, chances, strict=False))
+        score = chances[0] if text else chances[-1]
+        return Answer(Found(text, candidate, none - top, texts), score)
+
+    def metrics(self, answers: Sequence[Answer], golds: Golds) -> dict[str, float]:
+        """Return exact match and F1 (see `span_scores`).
+
+        Where some questions have no answer also the best of each that any `null_threshold` gives,
+        and `best_threshold`, the one that is best for F1.
+        """
+        scores = span_scores([a.value.text for a in answers], golds, style=self.style)
+        answerable = has_answer(golds)
+        if self.unanswerable and 0 < answerable.sum() < len(answerable):
+            values = span_values([a.value.candidate for a in answers], golds, style=self.style)
+            odds = [answer.value.null_odds for answer in answers]
+            for name, column in values.items():
+                scores[f"best_{name}"], threshold = best_threshold(column, answerable, odds)
+            scores["best_threshold"] = threshold
+        return scores
+
+    def intervals(
+        self, answers: Sequence[Answer], golds: Golds, seed: int = 0
+    ) -> dict[str, Interval]:
+        """Return the 95 % bootstrap interval of exact match and F1."""
+        texts = [answer.value.text for answer in answers]
+        return span_intervals(texts, golds, style=self.style, seed=seed)
+
+    def mistake(self, answer: Answer, gold: tuple[str, ...]) -> float:
+        """Return 1 − F1."""
+        return 1.0 - float(span_values([answer.value.text], [gold], style=self.style)["f1"][0])
+
+    def files(
+        self, answers: Sequence[Answer], examples: Sequence[Example], labels: Sequence[str] = ()
+    ) -> dict[str, str]:
+        """Return what SQuAD's own evaluation reads, {id: answer} and {id: null odds}, and the rest.
+
+        `n_best.json` holds the best answers with their probabilities.
+        """
+        found = {e["id"]: a.value for e, a in zip(examples, answers, strict=True)}
+        best = {
+            name: [{"text": text, "probability": round(share, 6)} for text, share in value.best]
+            for name, value in found.items()
+        }
+        contents = {"submission.json": {name: value.text for name, value in found.items()}}
+        contents["n_best.json"] = best
+        if self.unanswerable:
+            odds = {name: round(value.null_odds, 6) for name, value in found.items()}
+            contents["null_odds.json"] = odds
+        return {
+            name: json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+            for name, value in contents.items()
+        }
+
+    def show(self, value: Found | tuple[str, ...], labels: Sequence[str] = ()) -> str | list[str]:
+        """Return an answer's text, or the different right ones."""
+        return value.text if isinstance(value, Found) else list(dict.fromkeys(value))
+
+    def show_input(self, example: Example) -> dict[str, str]:
+        """Return question and context."""
+        return {"question": example["text"], "context": example["text_pair"]}
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+def _usable(found: list[Example], split: str) -> tuple[list[Example], list[str]]:
+    """Return the questions that are used in a split, and what is to be said of the others."""
+    kinds = {
+        "are empty": [e["id"] for e in found if _is_blank(e["text"])],
+        "have no answer that stands in their context": [
+            e["id"] for e in found if e["span"] is None
+        ],
+    }
+    fate = "they are left out" if split == "train" else "they are answered and scored all the same"
+    notes = [
+        f"{len(ids):,} of {len(found):,} questions {what}: {fate}"
+        for what, ids in kinds.items()
+        if ids
+    ]
+    if split == "train":
+        bad = {name for ids in kinds.values() for name in ids}
+        found = [e for e in found if e["id"] not in bad]
+        if not found:
+            raise DataError(f"the train split is empty: {'; '.join(notes)}")
+    return found, notes
+
+
+@dataclasses.dataclass(frozen=True)
+class Squad2(QuestionAnswering):
+    """SQuAD v2.0 (Rajpurkar et al., 2018): half of the questions have no answer."""
+
+    unanswerable: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Cmrc2018(QuestionAnswering):
+    """CMRC 2018 (Cui et al., 2019): Chinese, with longer answers."""
+
+    max_answer_tokens: int = 64
+    style: str = "cmrc"

@@ -1,0 +1,185 @@
+"""Tasks that nothing is trained for: answered by which of several texts a model finds likelier."""
+
+import abc
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from flaxlm.data.sources import DataConfig
+from flaxlm.errors import ConfigError
+from flaxlm.tasks.metrics import Interval, mean_interval
+from flaxlm.tasks.records import Record, read_split
+from flaxlm.tasks.requests import Reader, Request, Scores
+from flaxlm.tasks.task import Answer, Example, Task, check_count
+
+
+class Gold(NamedTuple):
+    """What is right ('' where nothing is), and the `column=value` groups that an example is of."""
+
+    value: Any
+    groups: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked(Task, abc.ABC):
+    """Base of the tasks that are answered by likelihoods.
+
+    Attributes:
+      max_length: most tokens that the model is given to read; what stands before is cut, and
+        counted. 0: as many as it has positions.
+    """
+
+    max_length: int = 0
+
+    ranks: ClassVar[bool] = True
+    defaults: ClassVar[Mapping] = {"data": {"split": "whole"}}
+
+    def __post_init__(self):
+        if self.max_length < 0:
+            raise ConfigError(f"task.max_length={self.max_length} must be 0 (no bound) or more")
+
+    @abc.abstractmethod
+    def requests(self, examples: Sequence[Example], reader: Reader) -> list[list[Request]]:
+        """Return what a model is asked about each example."""
+
+    @abc.abstractmethod
+    def answer(self, example: Example, scores: Scores, family: str) -> Answer:
+        """Return the answer that the scores of an example's requests amount to."""
+
+    @abc.abstractmethod
+    def values(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> dict[str, np.ndarray]:
+        """Return {metric: a number for each example}, whose means are the scores."""
+
+    def golds(self, examples: Sequence[Example]) -> list[Gold | None]:
+        """Return the right answer and the groups of each example; None where it is not known."""
+        return [
+            None
+            if example.get("gold", "") is None
+            else Gold(example.get("gold"), example["groups"])
+            for example in examples
+        ]
+
+    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
+        """Return the answer of each example.
+
+        outputs['scores'] are the `Scores` of each, outputs['family'] the model's key in MODELS.
+        """
+        check_count(outputs["scores"], examples)
+        pairs = zip(examples, outputs["scores"], strict=True)
+        return [self.answer(example, scores, outputs["family"]) for example, scores in pairs]
+
+    def metrics(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> dict[str, float]:
+        """Return the mean of each of `values`, over all examples and over each group of them."""
+        return {name: float(values.mean()) for name, values in self._grouped(answers, golds)}
+
+    def intervals(
+        self, answers: Sequence[Answer], golds: Sequence[Gold], seed: int = 0
+    ) -> dict[str, Interval]:
+        """Return the 95 % bootstrap interval of each of `metrics`."""
+        grouped = self._grouped(answers, golds)
+        return {name: mean_interval(values, seed=seed) for name, values in grouped}
+
+    def _grouped(self, answers, golds) -> Iterator[tuple[str, np.ndarray]]:
+        columns = self.values(answers, golds)
+        members: dict[str, list[int]] = {}
+        for number, gold in enumerate(golds):
+            for group in gold.groups:
+                members.setdefault(group, []).append(number)
+        yield from columns.items()
+        for group in sorted(members):
+            for name, values in columns.items():
+                yield f"{name}/{group}", values[members[group]]
+
+    def show(self, value: Any, labels: Sequence[str] = ()) -> Any:
+        """Return an answer's or a gold's value as JSON that a person can read."""
+        return value.value if isinstance(value, Gold) else value
+
+
+def groups_of(record: Record, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the groups that a row is of, by the values of some of its columns."""
+    return tuple(f"{column}={record.text(column)}" for column in columns)
+
+
+def preferred(log_likelihoods: Sequence[float]) -> tuple[int, np.ndarray]:
+    """Return the likeliest of some texts, the first of equal ones, and the share [C] of each."""
+    values = np.asarray(log_likelihoods, np.float64)
+    shares = np.exp(values - values.max())
+    return int(np.argmax(values)), shares / shares.sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompted(Ranked):
+    """Base of the tasks that may be shown solved examples first (Brown et al., 2020).
+
+    Attributes:
+      instruction: text before everything else.
+      shots: how many solved examples stand before the one to be answered.
+      shots_path: the file that they are taken from; '' for the other examples themselves.
+      seed: with an example's file name and line it decides its shots.
+      separator: between shots.
+      joint: between a context and what follows it; '' for text without spaces.
+    """
+
+    instruction: str = ""
+    shots: int = 0
+    shots_path: str = ""
+    seed: int = 0
+    separator: str = "\n\n"
+    joint: str = " "
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.shots < 0:
+            raise ConfigError(f"task.shots={self.shots} must be 0 or more")
+        if self.shots_path and not self.shots:
+            raise ConfigError("task.shots_path names solved examples, and task.shots asks for none")
+
+    def prompted(
+        self, data: DataConfig, split: str, example: Callable[[Record], Example], gold: str = ""
+    ) -> list[Example]:
+        """Return the examples of a split, solved ones put before the `text` of each.
+
+        Args:
+          data: where the rows stand.
+          split: train, valid or test.
+          example: makes an example of a row; `text` is its context, `solved` what belongs behind.
+          gold: as in `read_split`.
+        """
+        found = read_split(data, split, example, gold)
+        pool = found
+        if self.shots_path:
+            shown = dataclasses.replace(
+                data, path=self.shots_path, split="whole", valid_path="", test_path="", weights=()
+            )
+            pool = read_split(shown, "train", example)
+        # An example's own context is never shown, whichever row it stands in.
+        contexts = {shot["text"] for shot in pool}
+        if self.shots and len(contexts) <= self.shots:
+            raise ConfigError(
+                f"task.shots={self.shots} needs more examples with contexts of their own than the "
+                f"{len(contexts)} of {self.shots_path or ', '.join(data.paths)}"
+            )
+        made = []
+        for example_ in found:
+            parts = [self.instruction] * bool(self.instruction)
+            parts += [
+                shot["text"] + self.joint + shot["solved"] for shot in self._shots(example_, pool)
+            ]
+            made.append(example_ | {"text": self.separator.join([*parts, example_["text"]])})
+        return made
+
+    def _shots(self, example: Example, pool: Sequence[Example]) -> Iterator[Example]:
+        """Yield the shots of an example: draw n is a function of (seed, id, n) alone."""
+        name = os.path.basename(example["id"])
+        seen, draw = {example["text"]}, 0
+        while len(seen) <= self.shots:
+            digest = hashlib.blake2b(f"{self.seed} {name} {draw}".encode(), digest_size=8).digest()
+            shot = pool[int.from_bytes(digest, "little") % len(pool)]
+            if shot["text"] not in seen:
+                seen.add(shot["text"])
+                yield shot
+            draw += 1

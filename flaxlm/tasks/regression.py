@@ -1,0 +1,85 @@
+"""A number for each row of a file of one's own: a score of a text, a similarity of two."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from flaxlm.data.sources import DataConfig
+from flaxlm.errors import ConfigError
+from flaxlm.tasks.metrics import Interval, regression_intervals, regression_scores
+from flaxlm.tasks.records import Record, read_split
+from flaxlm.tasks.task import Answer, Example, Task, check_count, values_of
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberTask(Task):
+    """One number for each example; `scored` are the metrics that its numbers have."""
+
+    objective: ClassVar[str] = "regression"
+    defaults: ClassVar[Mapping] = {"eval": {"metric": "spearman", "mode": "max"}}
+    scored: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "mse", "mae")
+
+    def golds(self, examples: Sequence[Example]) -> list[float | None]:
+        """Return the score of each example."""
+        return [example["score"] for example in examples]
+
+    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
+        """Return outputs['values'] [N]."""
+        check_count(outputs["values"], examples)
+        return [Answer(value) for value in np.asarray(outputs["values"], np.float64).tolist()]
+
+    def metrics(self, answers: Sequence[Answer], golds: Sequence[float]) -> dict[str, float]:
+        """Return the `scored` ones of `regression_scores`."""
+        return self._scored(regression_scores(values_of(answers), golds))
+
+    def intervals(
+        self, answers: Sequence[Answer], golds: Sequence[float], seed: int = 0
+    ) -> dict[str, Interval]:
+        """Return the 95 % bootstrap interval of each of `metrics`."""
+        return self._scored(regression_intervals(values_of(answers), golds, seed=seed))
+
+    def _scored(self, values: Mapping) -> dict:
+        return {name: values[name] for name in self.scored}
+
+    def mistake(self, answer: Answer, gold: float) -> float:
+        """Return the absolute error."""
+        return abs(answer.value - gold)
+
+    def show(self, value: float, labels: Sequence[str] = ()) -> float:
+        """Return the number, to six places."""
+        return round(value, 6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression(NumberTask):
+    """Rows of a table with a text, maybe a second one, and a number.
+
+    Attributes:
+      text_column: the text.
+      pair_column: the second text; '' where there is none. Both are read together.
+      score_column: the number.
+      low, high: its bounds, which every row is held to; equal: none.
+    """
+
+    text_column: str = "text"
+    pair_column: str = ""
+    score_column: str = "score"
+    low: float = 0.0
+    high: float = 0.0
+
+    def __post_init__(self):
+        if self.low > self.high:
+            raise ConfigError(f"task.low={self.low} is above task.high={self.high}")
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return {id, text, text_pair?, score} for each row of a split; see `Task.examples`."""
+
+        def example(record: Record) -> Example:
+            found = {"id": record.id, "text": record.text(self.text_column)}
+            if self.pair_column:
+                found["text_pair"] = record.text(self.pair_column)
+            return found | {"score": record.number(self.score_column, self.low, self.high)}
+
+        return read_split(data, split, example, self.score_column)

@@ -1,0 +1,129 @@
+"""Questions about a text, in SQuAD's JSON or as the rows of a table.
+
+A SQuAD file (v1.1, v2.0, and CMRC 2018's, which follows it) is one object,
+
+    {"data": [{"title": …, "paragraphs": [{"context": …, "qas": [{"id": …, "question": …,
+     "answers": [{"text": …, "answer_start": …}], "is_impossible": …}]}]}]}
+
+and becomes a Record a question with the columns that a table of the same name has: id, title,
+context, question, answers and, where they are there, is_impossible and plausible_answers.
+"""
+
+import json
+from collections.abc import Iterator
+
+from flaxlm.data import files
+from flaxlm.errors import DataError
+from flaxlm.tasks.records import COMPRESSED, Record, read_table
+
+QUESTION = ("id", "question", "answers", "is_impossible", "plausible_answers")
+
+
+def read_questions(path: str, max_line_bytes: int) -> Iterator[Record]:
+    """Yield a Record for each question of a SQuAD file, or for each row of another kind of table.
+
+    Args:
+      path: a `.json` file of either kind, or what `read_table` reads; `.gz` and `.zst` are
+        unpacked.
+      max_line_bytes: most bytes of a SQuAD file, which is one line, or of a line.
+
+    Raises:
+      DataError: the file is not what it should be; article, paragraph and question are named.
+    """
+    name = path
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    contents = _contents(path, max_line_bytes) if name.endswith(".json") else None
+    if contents is None:
+        yield from read_table(path, max_line_bytes)
+    else:
+        yield from _questions(path, contents)
+
+
+def _contents(path: str, most: int) -> dict | None:
+    """Return the object of a SQuAD file, None for a file of JSON lines."""
+    with files.opened(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise DataError(f"{path} is longer than {most:,} bytes; raise data.max_line_bytes")
+    text = files.decoded(data, path, 1, 0).removeprefix("\ufeff")
+    try:
+        contents = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":  # a second object behind the first: lines
+            return None
+        raise DataError(f"{path} is not JSON: {error}") from None
+    except RecursionError:
+        raise DataError(f"{path} is not SQuAD's JSON: it is nested too deeply") from None
+    if isinstance(contents, dict) and "data" not in contents:
+        return None  # a table of one line
+    if not isinstance(contents, dict) or not isinstance(contents.get("data"), list):
+        raise DataError(
+            f"{path} is neither SQuAD's JSON, which is "
+            '{"data": [{"paragraphs": [{"context": …, "qas": […]}]}]}, nor JSON lines'
+        )
+    return contents
+
+
+def _questions(path: str, contents: dict) -> Iterator[Record]:
+    line = 0
+    for a, article in enumerate(contents["data"], 1):
+        where = f"article {a}"
+        title = article.get("title") if isinstance(article, dict) else None
+        for p, paragraph in enumerate(_list(article, "paragraphs", path, where), 1):
+            there = f"{where}, paragraph {p}"
+            for q, question in enumerate(_list(paragraph, "qas", path, there), 1):
+                line += 1
+                columns = {"title": title} if title is not None else {}
+                if "context" in paragraph:
+                    columns["context"] = paragraph["context"]
+                if not isinstance(question, dict):
+                    raise DataError(f"{path}, {there}, question {q} is not an object")
+                columns |= {key: question[key] for key in QUESTION if key in question}
+                named = f" ({columns['id']})" if "id" in columns else ""
+                yield Record(path, line, columns, where=f"{there}, question {q}{named}")
+
+
+def _list(parent, key: str, path: str, where: str) -> list:
+    """Return a list inside an object of the file."""
+    value = parent.get(key) if isinstance(parent, dict) else None
+    if not isinstance(value, list):
+        has = ", ".join(parent) if isinstance(parent, dict) else type(parent).__name__
+        raise DataError(f"{path}, {where} has no list {key!r}; it has: {has}")
+    return value
+
+
+def answers_of(record: Record, column: str) -> list[tuple[str, int]]:
+    """Return (text, the character that it begins at) of a question's answers; none: [].
+
+    They are {"text": […], "answer_start": […]}, as `datasets` has them, or a list of such pairs,
+    as SQuAD has them. `plausible_answers` of a question without an answer are none.
+
+    Raises:
+      DataError: they are something else, or `is_impossible` says otherwise.
+    """
+    impossible = record.columns.get("is_impossible") is True
+    value = record.columns.get(column, [] if impossible else None)
+    if value is None:
+        record.text(column)  # names what is there
+    if isinstance(value, dict):
+        texts, starts = value.get("text"), value.get("answer_start")
+        lists = isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)
+        value = list(zip(texts, starts, strict=True)) if lists else None
+    elif isinstance(value, list) and all(isinstance(pair, dict) for pair in value):
+        value = [(pair.get("text"), pair.get("answer_start")) for pair in value]
+    good = isinstance(value, list) and all(
+        isinstance(text, str) and text.strip() and type(start) is int for text, start in value
+    )
+    if not good:
+        given = json.dumps(record.columns[column], ensure_ascii=False, default=str)
+        raise DataError(
+            f"{record.place}: column {column!r} must be "
+            '{"text": [texts], "answer_start": [numbers]} or a list of '
+            f'{{"text": …, "answer_start": …}}, of texts that are not empty; it is {given[:80]}'
+        )
+    if impossible and value:
+        raise DataError(f"{record.place} has an answer, and is_impossible is true")
+    if record.columns.get("is_impossible") is False and not value:
+        raise DataError(f"{record.place} has no answer, and is_impossible is false")
+    return value

@@ -1,0 +1,162 @@
+"""GLUE as T5 puts it into words (Raffel et al., 2020, appendix D), for models that write text."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from flaxlm.data.sources import DataConfig
+from flaxlm.errors import choose
+from flaxlm.tasks.glue import GLUE, NLI, TWO_WAY, Glue, Stsb
+from flaxlm.tasks.metrics import (
+    Interval,
+    classification_intervals,
+    classification_scores,
+    mean_interval,
+    regression_intervals,
+    regression_scores,
+)
+from flaxlm.tasks.task import Answer, Example, Task, check_count
+
+# How each set is asked, and the words for its labels in the order of their ids; none for numbers.
+PAIR = "sentence1: {text} sentence2: {text_pair}"
+WORDING: dict[str, tuple[str, tuple[str, ...]]] = {
+    "cola": ("cola sentence: {text}", ("unacceptable", "acceptable")),
+    "sst2": ("sst2 sentence: {text}", ("negative", "positive")),
+    "mrpc": (f"mrpc {PAIR}", ("not_equivalent", "equivalent")),
+    "stsb": (f"stsb {PAIR}", ()),
+    "qqp": ("qqp question1: {text} question2: {text_pair}", ("not_duplicate", "duplicate")),
+    "mnli": ("mnli hypothesis: {text_pair} premise: {text}", NLI),
+    "mnli_mm": ("mnli hypothesis: {text_pair} premise: {text}", NLI),
+    "qnli": ("qnli question: {text} sentence: {text_pair}", TWO_WAY),
+    "rte": (f"rte {PAIR}", TWO_WAY),
+    "wnli": (f"wnli {PAIR}", ("not_entailment", "entailment")),
+}
+STEP = 0.2  # numbers are learnt as the nearest multiple of it
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Glue(Task):
+    """A set of GLUE, from the files that the task of its own name reads, as text to text.
+
+    The answer is read back from the text, a label's word or a number. One that is neither counts
+    as wrong (another label, or the end of the scale that is further away), and the score
+    `unparsed` is the share of them. An answer's value is a label's id, a number, or such a text.
+
+    Attributes:
+      set: the set, a row of `flaxlm.tasks.glue.GLUE`.
+      skip_bad_rows: see `flaxlm.tasks.glue.Glue`.
+    """
+
+    set: str = "cola"
+    skip_bad_rows: bool = False
+
+    objective: ClassVar[str] = "text_to_text"
+    defaults: ClassVar[Mapping] = {"objective": {"target_length": 16}}
+
+    def __post_init__(self):
+        choose("task.set", self.set, WORDING)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words for the labels, in the order of their ids; none where numbers are asked for."""
+        return WORDING[self.set][1]
+
+    @property
+    def glue(self) -> Glue:
+        """The task that reads the set's files."""
+        return GLUE[self.set](skip_bad_rows=self.skip_bad_rows)
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return the set's examples, `text` and `target` in T5's words; see `Task.examples`."""
+        question, _ = WORDING[self.set]
+        names = self.glue.defaults.get("objective", {}).get("labels", ())
+        found = self.glue.examples(data, split, names)
+        golds = self.golds(found)
+        return [
+            {key: value for key, value in example.items() if key != "text_pair"}
+            | {
+                "text": question.format(**{k: example.get(k) for k in ("text", "text_pair")}),
+                "target": None if gold is None else self.say(gold),
+            }
+            for example, gold in zip(found, golds, strict=True)
+        ]
+
+    def say(self, gold: int | float) -> str:
+        """Return the text of a label or a number."""
+        return self.words[gold] if self.words else f"{round(gold / STEP) * STEP:.1f}"
+
+    def read(self, text: str) -> int | float | str:
+        """Return the label or the number that a text says, or the text itself if it says none."""
+        text = text.strip()
+        if self.words:
+            return self.words.index(text) if text in self.words else text
+        try:
+            return float(text) if math.isfinite(float(text)) else text
+        except ValueError:
+            return text
+
+    def golds(self, examples: Sequence[Example]) -> list[int | float | None]:
+        """Return the label id or the number of each example."""
+        return self.glue.golds(examples)
+
+    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
+        """Return what each of outputs['text'] [N] says; see `read`."""
+        check_count(outputs["text"], examples)
+        sure = outputs.get("log_likelihood", [math.nan] * len(examples))
+        pairs = zip(outputs["text"], sure, strict=True)
+        return [Answer(self.read(text), float(score)) for text, score in pairs]
+
+    def _graded(self, answers: Sequence[Answer], golds: Sequence) -> tuple[list, list[float]]:
+        """Return the answers with a wrong one for each that says nothing, and where those are."""
+        unparsed = [float(isinstance(answer.value, str)) for answer in answers]
+
+        def wrong(gold):
+            if self.words:
+                return (gold + 1) % len(self.words)
+            return Stsb.high if gold < (Stsb.low + Stsb.high) / 2 else Stsb.low
+
+        values = [
+            wrong(gold) if isinstance(answer.value, str) else answer.value
+            for answer, gold in zip(answers, golds, strict=True)
+        ]
+        return values, unparsed
+
+    def metrics(self, answers: Sequence[Answer], golds: Sequence) -> dict[str, float]:
+        """Return the scores that GLUE gives for the set, and `unparsed`."""
+        values, unparsed = self._graded(answers, golds)
+        if self.words:
+            scores = classification_scores(values, golds, classes=len(self.words))
+        else:
+            scores = regression_scores(values, golds)
+        reported = {name: scores[name] for name in self.glue.reported}
+        return reported | {"unparsed": sum(unparsed) / len(unparsed)}
+
+    def intervals(
+        self, answers: Sequence[Answer], golds: Sequence, seed: int = 0
+    ) -> dict[str, Interval]:
+        """Return the 95 % bootstrap interval of each of `metrics`."""
+        values, unparsed = self._graded(answers, golds)
+        if self.words:
+            found = classification_intervals(values, golds, classes=len(self.words), seed=seed)
+        else:
+            found = regression_intervals(values, golds, seed=seed)
+        reported = {name: found[name] for name in self.glue.reported}
+        return reported | {"unparsed": mean_interval(unparsed, seed=seed)}
+
+    def mistake(self, answer: Answer, gold: int | float) -> float:
+        """Return 1 for a wrong label, and of a number the error."""
+        (value,), _ = self._graded([answer], [gold])
+        return float(value != gold) if self.words else abs(value - gold)
+
+    def show(self, value: Any, labels: Sequence[str] = ()) -> Any:
+        """Return a label's word, a number, or the text that is neither."""
+        return self.words[value] if self.words and isinstance(value, int) else value
+
+    def files(
+        self, answers: Sequence[Answer], examples: Sequence[Example], labels: Sequence[str] = ()
+    ) -> dict[str, str]:
+        """Return the file that GLUE scores; what says nothing is the first label, or 0."""
+        said = [Answer(0 if isinstance(a.value, str) else a.value) for a in answers]
+        names = self.glue.defaults.get("objective", {}).get("labels", ())
+        return self.glue.files(said, examples, names)

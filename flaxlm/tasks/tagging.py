@@ -1,0 +1,255 @@
+"""A tag for each word: named entities and parts of speech."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from flaxlm.data.sources import DataConfig
+from flaxlm.errors import ConfigError, DataError, choose, nearest
+from flaxlm.tasks import conll
+from flaxlm.tasks.metrics import (
+    SCHEMES,
+    Interval,
+    check_labels,
+    entities,
+    entity_intervals,
+    entity_scores,
+    tag_intervals,
+    tag_scores,
+)
+from flaxlm.tasks.records import Record, read_split, records
+from flaxlm.tasks.task import Answer, Decisions, Example, Task, label_ids, values_of
+
+# Derczynski et al. (2017).
+WNUT17_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
+# Universal Dependencies, version 2 (Nivre et al., 2020).
+UPOS = (
+    *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN"),
+    *("PUNCT", "SCONJ", "SYM", "VERB", "X"),
+)
+
+
+class Tagged(NamedTuple):
+    """Words and the tag of each."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tagging(Task):
+    """A tag for each word of the sentences of CoNLL, CoNLL-U or JSONL files and other tables.
+
+    Attributes:
+      word_column, tag_column, spaces: as `conll.read` takes them.
+    """
+
+    word_column: str = ""
+    tag_column: str = ""
+    spaces: str = "auto"
+
+    objective: ClassVar[str] = "token_classification"
+
+    def __post_init__(self):
+        choose("task.spaces", self.spaces, conll.SPACES)
+
+    def check(self, labels: Sequence[str]) -> None:
+        """Raise ConfigError where the labels cannot be the tags of this task."""
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return {id, text, words, tags, tag_set} for each sentence of a split.
+
+        `words` are as `conll.read` gives them, `tags` their ids or None, `tag_set` all the tags by
+        id; see `Task.examples`.
+        """
+        labels = tuple(labels)
+        ids = label_ids(labels)
+        self.check(labels)
+
+        def example(record: Record) -> Example:
+            words = record.columns["words"]
+            found = {"id": record.id, "text": "".join(words), "words": words, "tag_set": labels}
+            return found | {"tags": _tag_ids(record, ids) if record.graded else None}
+
+        return read_split(data, split, example, "tags", self._read)
+
+    def _read(self, path: str, max_line_bytes: int) -> Iterator[Record]:
+        return conll.read(path, max_line_bytes, self.word_column, self.tag_column, self.spaces)
+
+    def found_labels(self, data: DataConfig) -> list[str]:
+        """Return the tags of the training sentences; none where they are numbers."""
+        rows = records(data, "train", self._read)
+        found = {tag for record in rows for tag in record.columns.get("tags", ())}
+        return sorted(found) if all(isinstance(tag, str) for tag in found) else []
+
+    def golds(self, examples: Sequence[Example]) -> list[Tagged | None]:
+        """Return each sentence with its right tags."""
+        return [None if e["tags"] is None else _tagged(e, e["tags"]) for e in examples]
+
+    def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
+        """Return each sentence with its likeliest tags, joined from its windows.
+
+        Args:
+          outputs: of `objectives.TokenClassification.predict`.
+          examples: what they are of.
+
+        Raises:
+          DataError: a word was not tagged exactly once.
+        """
+        sizes = np.array([len(example["words"]) for example in examples])
+        first = np.cumsum(sizes) - sizes
+        rows, columns = np.nonzero(outputs["words"])
+        owners = np.asarray(outputs["owner"])[rows]
+        numbers = np.asarray(outputs["words"])[rows, columns] - 1
+        times = np.bincount(first[owners] + numbers, minlength=sizes.sum())
+        if len(times) != sizes.sum() or (times != 1).any():
+            at = int(np.argmax(times != 1))
+            example = int(np.searchsorted(first, at, "right")) - 1
+            raise DataError(
+                f"word {at - first[example] + 1} of example {examples[example]['id']} was tagged "
+                f"{times[at]} times; there must be one output for each word"
+            )
+        order = np.argsort(first[owners] + numbers)
+        scores = np.asarray(outputs["scores"], np.float64)[rows[order], columns[order]]
+        found = []
+        for example, begin, size in zip(examples, first, sizes, strict=True):
+            scores_NC = scores[begin : begin + size]
+            sure = float(scores_NC.max(axis=-1).sum())
+            best = _tagged(example, scores_NC.argmax(axis=-1))
+            found.append(Answer(best, sure, np.exp(scores_NC)))
+        return found
+
+    def decisions(
+        self, answers: Sequence[Answer], golds: Sequence[Tagged], labels: Sequence[str]
+    ) -> Decisions:
+        """Return the tag of each word."""
+        ids = label_ids(labels)
+        return Decisions(
+            np.array([ids[tag] for gold in golds for tag in gold.tags]),
+            np.array([ids[tag] for answer in answers for tag in answer.value.tags]),
+            np.concatenate([answer.scores for answer in answers]),
+        )
+
+    def show(self, value: Tagged, labels: Sequence[str] = ()) -> list[list[str]]:
+        """Return pairs of word and tag."""
+        return [list(pair) for pair in zip(*value, strict=True)]
+
+
+def _tagged(example: Example, ids: Sequence[int]) -> Tagged:
+    words = tuple(word.removeprefix(" ") for word in example["words"])
+    return Tagged(words, tuple(example["tag_set"][i] for i in ids))
+
+
+def _tag_ids(record: Record, ids: Mapping[str, int]) -> list[int]:
+    """Return the id of each tag; a number is one already."""
+    if "tags" not in record.columns:
+        raise DataError(f"{record.place}: {record.columns['untagged']}")
+    found = []
+    for index, tag in enumerate(record.columns["tags"]):
+        number = isinstance(tag, int) and not isinstance(tag, bool)
+        if (number and not 0 <= tag < len(ids)) or (not number and tag not in ids):
+            near = "" if number else nearest(str(tag), ids)
+            raise DataError(
+                f"{conll.place_of(record, index)}: tag {tag!r} of the word "
+                f"{record.columns['words'][index].strip()!r} is not in objective.labels{near}; "
+                f"valid: {', '.join(ids)}" + (f", or 0 … {len(ids) - 1}" if number else "")
+            )
+        found.append(tag if number else ids[tag])
+    return found
+
+
+def _tags(values: Sequence[Tagged]) -> list[tuple[str, ...]]:
+    return [value.tags for value in values]
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedEntities(Tagging):
+    """Named entities; `objective.labels` are tags such as `O`, `B-PER`, `I-PER`.
+
+    Attributes:
+      scheme: in which tags make entities: `bio`, `bioes`, `bmes` or `iob1`; see `metrics.entities`.
+    """
+
+    scheme: str = "bio"
+
+    defaults: ClassVar[Mapping] = {"eval": {"metric": "f1_micro", "mode": "max"}}
+
+    def __post_init__(self):
+        super().__post_init__()
+        choose("task.scheme", self.scheme, [scheme.lower() for scheme in SCHEMES])
+
+    def check(self, labels: Sequence[str]) -> None:
+        """Raise ConfigError where the labels are not tags of the scheme."""
+        check_labels(labels, self.scheme.upper())
+
+    def metrics(self, answers: Sequence[Answer], golds: Sequence[Tagged]) -> dict[str, float]:
+        """Return precision, recall and F1 of entities, micro and macro; `tag_accuracy` of words."""
+        return entity_scores(_tags(values_of(answers)), _tags(golds), self.scheme.upper())
+
+    def intervals(
+        self, answers: Sequence[Answer], golds: Sequence[Tagged], seed: int = 0
+    ) -> dict[str, Interval]:
+        """Return the 95 % bootstrap interval of each of `metrics`."""
+        return entity_intervals(
+            _tags(values_of(answers)), _tags(golds), self.scheme.upper(), seed=seed
+        )
+
+    def mistake(self, answer: Answer, gold: Tagged) -> float:
+        """Return the number of entities that are missed or made up."""
+        scheme = self.scheme.upper()
+        found, real = (set(entities(side.tags, scheme)) for side in (answer.value, gold))
+        return float(len(found ^ real))
+
+
+@dataclasses.dataclass(frozen=True)
+class PartsOfSpeech(Tagging):
+    """Parts of speech, or any other tags that stand by themselves."""
+
+    defaults: ClassVar[Mapping] = {"eval": {"metric": "accuracy", "mode": "max"}}
+
+    def metrics(self, answers: Sequence[Answer], golds: Sequence[Tagged]) -> dict[str, float]:
+        """Return accuracy, and precision, recall and F1, macro over the tags that occur."""
+        return tag_scores(_tags(values_of(answers)), _tags(golds))
+
+    def intervals(
+        self, answers: Sequence[Answer], golds: Sequence[Tagged], seed: int = 0
+    ) -> dict[str, Interval]:
+        """Return the 95 % bootstrap interval of each of `metrics`."""
+        return tag_intervals(_tags(values_of(answers)), _tags(golds), seed=seed)
+
+    def mistake(self, answer: Answer, gold: Tagged) -> float:
+        """Return the number of wrong tags."""
+        return float(sum(a != b for a, b in zip(answer.value.tags, gold.tags, strict=True)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Wnut17(NamedEntities):
+    """Emerging entities in posts of social media (Derczynski et al., 2017)."""
+
+    defaults: ClassVar[Mapping] = NamedEntities.defaults | {
+        "objective": {"labels": ("O", *(f"{p}-{t}" for t in WNUT17_TYPES for p in "BI"))},
+        "data": {"split": "file"},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class UniversalParts(PartsOfSpeech):
+    """Universal parts of speech of a treebank of Universal Dependencies (CoNLL-U)."""
+
+    defaults: ClassVar[Mapping] = PartsOfSpeech.defaults | {
+        "objective": {"labels": UPOS},
+        "data": {"split": "file"},
+    }
+
+
+def task_of_labels(labels: Sequence[str]) -> dict[str, str]:
+    """Return the `task` section for a model of which these are the tags: `ner` if they can be."""
+    for scheme in SCHEMES:
+        try:
+            check_labels(labels, scheme)
+        except ConfigError:
+            continue
+        return {"name": "ner", "scheme": scheme.lower()}
+    return {"name": "pos"}

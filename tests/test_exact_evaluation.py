@@ -1,0 +1,85 @@
+"""An evaluation is the same at any batch size and on any mesh, and counts each example once."""
+
+import dataclasses
+import json
+import random
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs as tiny
+
+from flaxlm import sharding
+from flaxlm.evaluate import evaluate_split
+from flaxlm.training import config as run_config
+from flaxlm.training.inputs import Inputs
+from flaxlm.training.step import make_train_step
+
+N = 23  # a prime: no batch size divides it
+DRAW = random.Random(3)
+TEXTS = ["".join(DRAW.choices("abcdefgh 中文", k=DRAW.randint(1, 24))) + "x" for _ in range(N)]
+
+# {task: (family, objective, task fields, a row of its file)}
+TASKS = {
+    "classification": (
+        "masked", dict(labels=("a", "b")), {}, lambda i: dict(text=TEXTS[i], label="ab"[i % 2]),
+    ),
+    "text_to_text": (
+        "spans", dict(target_length=6), {}, lambda i: dict(input=TEXTS[i], target=TEXTS[-i][:4]),
+    ),
+}  # fmt: skip
+
+
+def recipe(name, directory):
+    family, objective, fields, row = TASKS[name]
+    path = directory / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row(i)) + "\n" for i in range(N)))
+    made = tiny.recipe(
+        family,
+        task=dict(name=name, **fields),
+        data=dict(path=str(path), split="file", valid_path=str(path)),
+        model=dict(vocab_size=281),
+        train=dict(steps=1, length=24),
+    )
+    return made | {"objective": {"name": run_config.TASKS[name].objective} | objective}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def found(request, tmp_path_factory):
+    """Return {(batch size, devices): Evaluation} of one model."""
+    directory = tmp_path_factory.mktemp(request.param)
+    config = run_config.from_dict(recipe(request.param, directory))
+    results, params = {}, None
+    with Inputs.open(config, directory / "run") as inputs:
+        for size, count in ((1, 1), (7, 1), (64, 1), (64, 8)):
+            sized = dataclasses.replace(config, eval=dataclasses.replace(
+                config.eval, batch_size=size))  # fmt: skip
+            mesh = sharding.make_mesh(config.sharding, jax.devices()[:count])
+            program = make_train_step(sized, mesh, 1)
+            with program.mesh():
+                params = params or jax.tree.map(np.asarray, program.init(0).params)
+                placed = jax.device_put(
+                    params, jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state.params)
+                )
+                results[size, count] = evaluate_split(program, placed, inputs, "valid", full=True)
+    return request.param, results
+
+
+def test_counts_are_identical_and_likelihoods_within_rounding(found):
+    name, results = found
+    first = results[1, 1]
+    for key, other in results.items():
+        assert [a.value for a in other.answers] == [a.value for a in first.answers], key
+        scores = [[a.score for a in e.answers] for e in (first, other)]
+        np.testing.assert_allclose(*scores, rtol=1e-6, atol=1e-6)
+        assert other.scores.keys() == first.scores.keys()
+        for score, value in other.scores.items():
+            whatever = score.startswith(("loss", "perplexity", "ece", "brier", "cosine"))
+            close = pytest.approx(first.scores[score], rel=2e-6, abs=1e-6)
+            assert value == (close if whatever else first.scores[score]), (name, key, score)
+
+
+def test_each_example_is_counted_once(found):
+    for evaluation in found[1].values():
+        assert len(evaluation.examples) == len(evaluation.answers) == len(evaluation.golds) == N
+        assert len({example["id"] for example in evaluation.examples}) == N

@@ -1,0 +1,138 @@
+"""Text tasks from the command line: trained, evaluated with beams, killed while they generate."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from command_line import ROOT, CommandLine
+
+from flaxlm.tasks.metrics import text_scores
+
+RECIPE = """
+def get_config(arg=""):
+    size = dict(width=16, num_layers=1, num_heads=2, init_std=0.3)
+    relative = dict(positions="relative") if arg == "encoder_decoder" else {{}}
+    return dict(
+        tokenizer=dict(kind="byte", sentinels=0),
+        data=dict(path="{root}/train.jsonl", split="file", valid_path="{root}/valid.jsonl"),
+        model=dict(name=arg, **size, **relative),
+        objective=dict(name="text_to_text", target_length=12, pack=True),
+        optimizer=dict(learning_rate=1e-2, schedule="constant"),
+        train=dict(steps=3, batch_size=4, length=64),
+        eval=dict(batch_size=4),
+    )
+"""
+WORDS = ["eins zwei", "drei", "vier fünf", "sechs", "sieben acht", "neun"]
+TALK = [{"role": "user", "content": "count"}, {"role": "assistant", "content": "one two"}]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, compilation_cache):
+    line = CommandLine(tmp_path_factory.mktemp("line"))
+    yield line
+    line.close()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("texts")
+    (root / "recipe.py").write_text(RECIPE.format(root=root))
+    for split in ("train", "valid"):
+        (root / f"{split}.de").write_text("\n".join(WORDS * 3))
+        (root / f"{split}.en").write_text("\n".join(w.upper() for w in WORDS * 3))
+        talks = [TALK * n for n in (1, 2, 3)] * 2
+        rows = [json.dumps({"messages": messages}) + "\n" for messages in talks]
+        (root / f"{split}.jsonl").write_text("".join(rows))
+    return root
+
+
+def good(done):
+    assert done.code == 0, done.err
+    return done
+
+
+def report(workdir):
+    (directory,) = (workdir / "evaluations").iterdir()
+    rows = (directory / "predictions.jsonl").read_text().splitlines()
+    scores = json.loads((directory / "scores.json").read_text())
+    return directory, [json.loads(row) for row in rows], scores
+
+
+def test_an_encoder_decoder_translates(run, root, tmp_path):
+    workdir = tmp_path / "run"
+    options = [f"--config={root / 'recipe.py'}:encoder_decoder", "--config.task.name=translation"]
+    options += ["--config.task.source=de", "--config.task.target=en"]
+    options += [f"--config.data.{key}={root / split}.de"
+                for key, split in (("path", "train"), ("valid_path", "valid"))]  # fmt: skip
+    options += ["--config.eval.metric=chrf", "--config.eval.mode=max"]
+    done = good(run("train", *options, f"--workdir={workdir}"))
+    assert "valid/chrf" in done.err  # generated in the loop, because it decides
+    directory, rows, scores = report(workdir)
+    assert directory.name == "translation-valid"
+    assert [row["input"] for row in rows] == WORDS * 3
+    assert [row["gold"] for row in rows] == [w.upper() for w in WORDS * 3]
+    assert [row["id"].rpartition(":")[2] for row in rows] == [str(n + 1) for n in range(18)]
+    said = [row["prediction"] for row in rows]
+    expected = text_scores(said, [row["gold"] for row in rows], ["bleu", "chrf"])
+    for name, value in expected.items():
+        assert scores[name] == pytest.approx(value)
+        assert scores[f"{name}_low"] <= value <= scores[f"{name}_high"]
+    assert scores["truncated"] == 0 and scores["loss_low"] < scores["loss"] < scores["loss_high"]
+    good(run("evaluate", f"--workdir={workdir}", "--config.objective.num_beams=3",
+             "--config.objective.length_penalty=0.0"))  # fmt: skip
+    _, beams, _ = report(workdir)
+    likelier = [b["score"] > a["score"] + 1e-6 for a, b in zip(rows, beams, strict=True)]
+    assert any(likelier)
+    assert all(b["score"] >= a["score"] - 1e-3 for a, b in zip(rows, beams, strict=True))
+    done = good(run("generate", f"--workdir={workdir}", "--prompt=drei", "--num_beams=3",
+                    "--num_samples=2", "--length_penalty=0", "--max_new_tokens=12"))  # fmt: skip
+    made = [json.loads(line) for line in (workdir / "generations.jsonl").open()]
+    assert [g["prompt"] for g in made] == ["drei", "drei"]
+    (asked,) = {(r["prediction"], r["score"]) for r in beams if r["input"] == "drei"}
+    assert made[0]["text"].strip() == asked[0]
+    assert made[0]["logprob"] == pytest.approx(asked[1], abs=1e-4)
+    refused = run("generate", f"--workdir={workdir}", "--prompt=x", "--num_beams=3", "--top_k=2")
+    assert refused.code == 2 and "top_k=2 has no meaning with num_beams=3" in refused.err
+
+
+KILLED = """
+import os, runpy, signal, sys
+from flaxlm import decoding
+batch, left = decoding._decode_batch, [2]
+def decode(*arguments):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return batch(*arguments)
+decoding._decode_batch = decode
+sys.argv = ["flaxlm", *sys.argv[1:]]
+runpy.run_module("flaxlm", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_decoder_talks_and_an_evaluation_that_was_killed_ends_the_same(run, root, tmp_path):
+    workdir = tmp_path / "run"
+    options = [f"--config={root / 'recipe.py'}:decoder", "--config.task.name=chat"]
+    options += ["--config.task.every_turn=True", "--config.train.length=48"]
+    done = good(run("train", *options, f"--workdir={workdir}"))
+    assert "of 12 training examples: 6 truncated to fit their rows" in done.err
+    directory, rows, scores = report(workdir)
+    assert scores["truncated"] == 6 and len(rows) == 12
+    first = {p.name: p.read_bytes() for p in directory.iterdir()}
+    for path in directory.iterdir():
+        path.unlink()
+    command = [sys.executable, "-c", KILLED, "evaluate", f"--workdir={workdir}"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    killed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL and not any(directory.iterdir()), killed.stderr
+    good(run("evaluate", f"--workdir={workdir}"))
+    assert {p.name: p.read_bytes() for p in directory.iterdir()} == first
+    # A prompt of a person's is put as a prompt of training was.
+    good(run("generate", f"--workdir={workdir}", f"--prompt={rows[0]['input']}",
+             "--temperature=0", "--max_new_tokens=12"))  # fmt: skip
+    made = json.loads((workdir / "generations.jsonl").read_text())
+    assert made["text"].strip() == rows[0]["prediction"]
+    assert made["prompt"] == rows[0]["input"]
