@@ -201,7 +201,7 @@ def evaluate_split(
     idle = objective.generates and program.config.eval.metric in scores and not full
     if not task.objective or idle:
         return Evaluation(scores)
-    plan = corpora[0].plan
+    plan = corpora[0].source
     if graded and full:
         scores |= {n: count for n, count in plan.report.items() if n.startswith("truncated")}
     if not objective.generates or (graded and full):

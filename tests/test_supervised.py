@@ -90,6 +90,15 @@ def test_the_prompt_is_what_stands_before_the_target(model):
                 assert real(batch, row, "encoder_") == prompt
 
 
+def test_a_persons_prompt_is_put_as_one_of_training_was():
+    objective = TextToText(target_length=6, model="decoder")
+    plan = objective.plan(EXAMPLES, LENGTH, TOKENIZER, seed=0, shuffle=False)
+    assert objective.request(EXAMPLES[0]["text"], TOKENIZER) == objective.prompts(plan)[0]
+    # Generation puts the EOS behind a text that an encoder reads, and a language model goes on.
+    assert TextToText().request("hello", TOKENIZER) == "hello"
+    assert CausalLM().request("hello", TOKENIZER) == "hello"
+
+
 def test_truncation_is_counted():
     plan = TextToText(target_length=6).plan(EXAMPLES, LENGTH, TOKENIZER, seed=0, shuffle=False)
     assert plan.report["truncated"] == 1 and plan.report["truncated_targets"] == 1

@@ -13,14 +13,16 @@ from flaxlm.tasks.metrics import text_scores
 
 RECIPE = """
 def get_config(arg=""):
-    size = dict(width=16, num_layers=1, num_heads=2, init_std=0.3)
-    relative = dict(positions="relative") if arg == "encoder_decoder" else {{}}
+    size = dict(width=16, num_layers=1, num_heads=2, init_std=0.3, positions="relative")
+    # What compiles quickly.
+    size |= dict(norm="rmsnorm", attention_bias=False, attention_out_bias=False, mlp_bias=False)
+    size |= dict(scan_layers=False, remat="none")
     return dict(
         tokenizer=dict(kind="byte", sentinels=0),
         data=dict(path="{root}/train.jsonl", split="file", valid_path="{root}/valid.jsonl"),
-        model=dict(name=arg, **size, **relative),
-        objective=dict(name="text_to_text", target_length=12, pack=True),
-        optimizer=dict(learning_rate=1e-2, schedule="constant"),
+        model=dict(name=arg, **size),
+        objective=dict(name="text_to_text", target_length=12),
+        optimizer=dict(name="sgd", learning_rate=0.1, schedule="constant", clip_norm=0.0),
         train=dict(steps=3, batch_size=4, length=64),
         eval=dict(batch_size=4),
     )
@@ -43,7 +45,7 @@ def root(tmp_path_factory):
     for split in ("train", "valid"):
         (root / f"{split}.de").write_text("\n".join(WORDS * 3))
         (root / f"{split}.en").write_text("\n".join(w.upper() for w in WORDS * 3))
-        talks = [TALK * n for n in (1, 2, 3)] * 2
+        talks = [TALK * n for n in (1, 2)] * 4
         rows = [json.dumps({"messages": messages}) + "\n" for messages in talks]
         (root / f"{split}.jsonl").write_text("".join(rows))
     return root
@@ -68,6 +70,8 @@ def test_an_encoder_decoder_translates(run, root, tmp_path):
     options += [f"--config.data.{key}={root / split}.de"
                 for key, split in (("path", "train"), ("valid_path", "valid"))]  # fmt: skip
     options += ["--config.eval.metric=chrf", "--config.eval.mode=max"]
+    options += ["--config.objective.pack=True", "--config.objective.num_beams=3"]
+    options += ["--config.objective.length_penalty=0.0"]
     done = good(run("train", *options, f"--workdir={workdir}"))
     assert "valid/chrf" in done.err  # generated in the loop, because it decides
     directory, rows, scores = report(workdir)
@@ -81,19 +85,14 @@ def test_an_encoder_decoder_translates(run, root, tmp_path):
         assert scores[name] == pytest.approx(value)
         assert scores[f"{name}_low"] <= value <= scores[f"{name}_high"]
     assert scores["truncated"] == 0 and scores["loss_low"] < scores["loss"] < scores["loss_high"]
-    good(run("evaluate", f"--workdir={workdir}", "--config.objective.num_beams=3",
-             "--config.objective.length_penalty=0.0"))  # fmt: skip
-    _, beams, _ = report(workdir)
-    likelier = [b["score"] > a["score"] + 1e-6 for a, b in zip(rows, beams, strict=True)]
-    assert any(likelier)
-    assert all(b["score"] >= a["score"] - 1e-3 for a, b in zip(rows, beams, strict=True))
-    done = good(run("generate", f"--workdir={workdir}", "--prompt=drei", "--num_beams=3",
-                    "--num_samples=2", "--length_penalty=0", "--max_new_tokens=12"))  # fmt: skip
+    good(run("generate", f"--workdir={workdir}", "--prompt=drei", "--num_beams=3",
+             "--num_samples=2", "--length_penalty=0", "--max_new_tokens=12"))  # fmt: skip
     made = [json.loads(line) for line in (workdir / "generations.jsonl").open()]
     assert [g["prompt"] for g in made] == ["drei", "drei"]
-    (asked,) = {(r["prediction"], r["score"]) for r in beams if r["input"] == "drei"}
+    (asked,) = {(r["prediction"], r["score"]) for r in rows if r["input"] == "drei"}
     assert made[0]["text"].strip() == asked[0]
     assert made[0]["logprob"] == pytest.approx(asked[1], abs=1e-4)
+    assert made[0]["logprob"] > made[1]["logprob"]
     refused = run("generate", f"--workdir={workdir}", "--prompt=x", "--num_beams=3", "--top_k=2")
     assert refused.code == 2 and "top_k=2 has no meaning with num_beams=3" in refused.err
 
@@ -116,11 +115,12 @@ runpy.run_module("flaxlm", run_name="__main__", alter_sys=True)
 def test_a_decoder_talks_and_an_evaluation_that_was_killed_ends_the_same(run, root, tmp_path):
     workdir = tmp_path / "run"
     options = [f"--config={root / 'recipe.py'}:decoder", "--config.task.name=chat"]
-    options += ["--config.task.every_turn=True", "--config.train.length=48"]
+    options += ["--config.task.every_turn=True", "--config.train.length=43"]
+    options += ["--config.train.buckets=(36,)"]
     done = good(run("train", *options, f"--workdir={workdir}"))
-    assert "of 12 training examples: 6 truncated to fit their rows" in done.err
+    assert "of 12 training examples: 4 truncated to fit their rows" in done.err
     directory, rows, scores = report(workdir)
-    assert scores["truncated"] == 6 and len(rows) == 12
+    assert scores["truncated"] == 4 and len(rows) == 12
     first = {p.name: p.read_bytes() for p in directory.iterdir()}
     for path in directory.iterdir():
         path.unlink()
@@ -130,9 +130,3 @@ def test_a_decoder_talks_and_an_evaluation_that_was_killed_ends_the_same(run, ro
     assert killed.returncode == -signal.SIGKILL and not any(directory.iterdir()), killed.stderr
     good(run("evaluate", f"--workdir={workdir}"))
     assert {p.name: p.read_bytes() for p in directory.iterdir()} == first
-    # A prompt of a person's is put as a prompt of training was.
-    good(run("generate", f"--workdir={workdir}", f"--prompt={rows[0]['input']}",
-             "--temperature=0", "--max_new_tokens=12"))  # fmt: skip
-    made = json.loads((workdir / "generations.jsonl").read_text())
-    assert made["text"].strip() == rows[0]["prediction"]
-    assert made["prompt"] == rows[0]["input"]

@@ -18,7 +18,8 @@ Batch = dict[str, np.ndarray]
 class Batches:
     """Training batches without end; the random numbers of a row come from its global number.
 
-    `buckets` are smaller numbers of columns than `length` that a batch of short rows may have.
+    `buckets` are smaller numbers of columns than `length` that a batch of short rows may have;
+    `source` is the plan before it is put into them.
     """
 
     def __init__(
@@ -31,7 +32,8 @@ class Batches:
         batch_size: int,
         buckets: Sequence[int] = (),
     ):
-        self.plan, self.objective, self.tokenizer = plan, objective, tokenizer
+        self.plan = self.source = plan
+        self.objective, self.tokenizer = objective, tokenizer
         self.length, self.seed, self.batch_size = length, seed, batch_size
         if buckets:
             if not isinstance(plan, ExamplePlan):
