@@ -129,7 +129,7 @@ def train(
         batches = inputs.train(config.train.batch_size)
         shortened(batches.plan.report)
         total = config.train.total_steps(batches.plan.num_rows)
-        if config.train.buckets:
+        if config.train.shorter:
             said = batches.plan.report
             say(f"buckets: padding {said['padding_cut']:.1%} instead of {said['padding']:.1%}")
         program = make(config, mesh, total)

@@ -173,7 +173,7 @@ class Inputs:
             self.config.train.length,
             self.config.seed,
             batch_size,
-            self.config.train.buckets,
+            self.config.train.shorter,
         )
 
     def evaluation(self, split: str, batch_size: int) -> list[EvalBatches]:
@@ -198,7 +198,7 @@ class Inputs:
                 self.config.train.length,
                 self.config.seed,
                 batch_size,
-                self.config.train.buckets,
+                self.config.train.shorter,
             )
             for plan in self._plans(split, shuffle=False)
         ]

@@ -15,7 +15,7 @@ class TrainConfig:
     global, in rows; `length` is the row's length in tokens (the encoder's, for encoder-decoder).
     `buckets` are smaller lengths, ascending, for tasks with examples: rows of like length are
     batched together and cut to the smallest that holds them, each with a compilation of its own
-    (`tokens` counts rows of the full length all the same).
+    (`tokens` counts rows of the full length all the same). Those not below `length` are not used.
     """
 
     steps: int = 0
@@ -44,16 +44,17 @@ class TrainConfig:
                 f"train.batch_size={self.batch_size} does not divide into "
                 f"train.microbatches={self.microbatches}"
             )
-        steps = (0, *self.buckets, self.length)
-        if any(low >= high for low, high in itertools.pairwise(steps)):
-            raise ConfigError(
-                f"train.buckets={self.buckets} must be ascending lengths from 1 to below "
-                f"train.length={self.length}"
-            )
+        if any(low >= high for low, high in itertools.pairwise((0, *self.buckets))):
+            raise ConfigError(f"train.buckets={self.buckets} must be lengths from 1, ascending")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"train.ema_decay={self.ema_decay} must be in [0, 1); 0 is off")
         if self.profile_steps:
             self.profile_range()
+
+    @property
+    def shorter(self) -> tuple[int, ...]:
+        """The buckets below `length`."""
+        return tuple(width for width in self.buckets if width < self.length)
 
     def profile_range(self) -> tuple[int, int]:
         """Return (first, last) of `profile_steps`, written `first:last`."""
