@@ -58,28 +58,80 @@ def global_batches(program: Program, batches, label: str = "", pause: Callable =
             progress.update(index + 1)
 
 
-def split_sums(
-    program: Program, params, corpora: list, label: str = "", pause=lambda: None
-) -> dict:
-    """Return {name: (sum, weight)} over all batches of a split, in float64.
+def judged(
+    program: Program,
+    params,
+    corpora: list,
+    sums: bool,
+    outputs: bool,
+    label: str = "",
+    pause: Callable = lambda: None,
+) -> tuple[dict, dict]:
+    """Return what a model makes of all batches of a split, whichever of the two is wanted.
 
-    The device is given batch i + 1 before the host waits for the sums of batch i.
+    The device is given batch i + 1 before the host waits for what batch i gave.
+
+    Returns:
+      sums: {name: (sum, weight)} of losses and metrics, in float64.
+      outputs: {name: [examples, …]} of the objective's `predict`, in the examples' own order.
     """
+    if not (sums or outputs):
+        return {}, {}
+
+    def run(batch) -> tuple[dict, dict]:
+        if sums and outputs:
+            return program.judge(params, batch)
+        return (program.sums(params, batch), {}) if sums else ({}, program.predict(params, batch))
+
     totals: dict[str, np.ndarray] = {}
-    waiting = None
+    parts: list[tuple[np.ndarray, dict]] = []
 
-    def add(sums):
-        for name, pair in sums.items():
+    def add(ids, made):
+        for name, pair in made[0].items():
             totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
+        if outputs:
+            found = {name: np.asarray(array) for name, array in made[1].items()}
+            parts.append((np.asarray(replicate_ids(ids)), found))
 
+    waiting = None
     for batches in corpora:
         for batch in global_batches(program, batches, label, pause):
-            sums = program.sums(params, batch)
+            made = run(batch)
             if waiting is not None:
-                add(waiting)
-            waiting = sums
-    add(waiting)
-    return {name: (float(total), float(weight)) for name, (total, weight) in totals.items()}
+                add(*waiting)
+            waiting = batch.get("example_ids"), made
+    add(*waiting)
+    of = {name: (float(total), float(weight)) for name, (total, weight) in totals.items()}
+    return of, _in_order(parts) if outputs else {}
+
+
+def _in_order(parts: list[tuple[np.ndarray, dict]]) -> dict[str, np.ndarray]:
+    """Return {name: [examples, …]} from the ids and outputs of batches; ids below 0 are padding."""
+    ids = np.concatenate([ids for ids, _ in parts])
+    real = ids >= 0
+    order = np.argsort(ids[real], kind="stable")
+    names = parts[0][1]
+    return {n: _stacked([out[n] for _, out in parts])[real][order] for n in names}
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    """Return arrays [b, …] one behind the other; those of batches that were cut end in zeros."""
+    shape = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
+    stacked = np.zeros((sum(map(len, arrays)), *shape), arrays[0].dtype)
+    first = 0
+    for array in arrays:
+        stacked[(slice(first, first + len(array)), *map(slice, array.shape[1:]))] = array
+        first += len(array)
+    return stacked
+
+
+def replicate_ids(ids):
+    """Return the ids where every process can read them."""
+    if ids.is_fully_addressable:
+        return ids
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(ids, tiled=True)
 
 
 def loss_metrics(objective, sums: dict, counts: dict) -> dict:
@@ -87,7 +139,7 @@ def loss_metrics(objective, sums: dict, counts: dict) -> dict:
 
     Args:
       objective: for its coefficients, and whether it scores every token of the text.
-      sums: from `split_sums`.
+      sums: from `judged`.
       counts: `bytes` and `words` of the split's text; empty where that has no meaning.
     """
     means = {name: total / max(weight, 1e-9) for name, (total, weight) in sums.items()}
@@ -107,47 +159,15 @@ def _exp(nats: float) -> float:
     return math.exp(min(nats, 700.0))
 
 
-def predictions(program: Program, params, batches, label: str = "", pause=lambda: None) -> dict:
-    """Return {name: [examples, …]} of the objective's `predict`, in the examples' own order."""
-    parts: list[tuple[np.ndarray, dict]] = []
-    for batch in global_batches(program, batches, label, pause):
-        outputs = program.predict(params, batch)
-        ids = np.asarray(replicate_ids(program, batch["example_ids"]))
-        parts.append((ids, {k: np.asarray(v) for k, v in outputs.items()}))
-    ids = np.concatenate([ids for ids, _ in parts])
-    real = ids >= 0
-    order = np.argsort(ids[real], kind="stable")
-    names = parts[0][1]
-    return {n: _stacked([out[n] for _, out in parts])[real][order] for n in names}
-
-
-def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
-    """Return arrays [b, …] one behind the other; those of batches that were cut end in zeros."""
-    shape = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
-    stacked = np.zeros((sum(map(len, arrays)), *shape), arrays[0].dtype)
-    first = 0
-    for array in arrays:
-        stacked[(slice(first, first + len(array)), *map(slice, array.shape[1:]))] = array
-        first += len(array)
-    return stacked
-
-
-def replicate_ids(program: Program, ids):
-    """Return the ids where every process can read them."""
-    if ids.is_fully_addressable:
-        return ids
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(ids, tiled=True)
-
-
 def metric_names(program: Program, inputs, split: str) -> list[str]:
     """Return the names that `evaluate_split` gives in the loop, without computing anything."""
     spec = program.objective.batch_spec(batch_size_of(program), program.config.train.length)
     batch = {name: jax.ShapeDtypeStruct(*entry) for name, entry in spec.items()}
     sums = jax.eval_shape(program.sums, program.abstract_state.params, batch)
     fake = {name: (0.0, 1.0) for name in sums}
-    names = list(loss_metrics(program.objective, fake, inputs.counts(split)))
+    names = []
+    if program.objective.decomposes:
+        names += loss_metrics(program.objective, fake, inputs.counts(split))
     task = program.config.task
     if task.objective:
         golds = task.golds(inputs.examples(split))
@@ -193,30 +213,41 @@ def evaluate_split(
     examples = inputs.examples(split) if task.objective else []
     golds = task.golds(examples)
     graded = not task.objective or known(golds)
-    scores = {}
-    if graded:
-        sums = split_sums(program, params, corpora, label, pause)
-        scores = loss_metrics(objective, sums, inputs.counts(split))
+    # What a batch sums up is a split's only where the loss is a sum over rows.
+    wanted = graded and objective.decomposes
+    predicted = bool(task.objective) and (not objective.generates or (graded and full))
+    sums, outputs = judged(program, params, corpora, wanted, predicted, label, pause)
+    scores = loss_metrics(objective, sums, inputs.counts(split)) if wanted else {}
     # In the loop texts are generated only where they decide.
     idle = objective.generates and program.config.eval.metric in scores and not full
     if not task.objective or idle:
         return Evaluation(scores)
     plan = corpora[0].source
-    if graded and full:
-        scores |= {n: count for n, count in plan.report.items() if n.startswith("truncated")}
-    if not objective.generates or (graded and full):
-        outputs = predictions(program, params, corpora[0], label, pause)
     if objective.generates:
-        if graded and full:
+        if predicted:
             low, high = ratio_interval(-outputs["log_likelihood"], outputs["num_targets"])
             scores |= {"loss_low": low, "loss_high": high}
         outputs = answers(program, params, inputs.tokenizer, plan, label and "generate", pause)
     found = task.postprocess(outputs, examples)
     if graded:
         scores |= task.metrics(found, golds)
-    if graded and full:
-        scores |= interval_metrics(task, found, golds)
-    return Evaluation(scores, examples, golds, found)
+    evaluation = Evaluation(scores, examples, golds, found)
+    return completed(evaluation, task, plan.report) if full else evaluation
+
+
+def completed(evaluation: Evaluation, task, report: dict) -> Evaluation:
+    """Return an evaluation with what takes long or is of no use in the loop, if it has scores.
+
+    Args:
+      evaluation: of a task.
+      task: its task.
+      report: of the split's plan; how much was cut in it is a score.
+    """
+    if not known(evaluation.golds):
+        return evaluation
+    cut = {name: count for name, count in report.items() if name.startswith("truncated")}
+    ends = interval_metrics(task, evaluation.answers, evaluation.golds)
+    return dataclasses.replace(evaluation, scores=evaluation.scores | cut | ends)
 
 
 def interval_metrics(task, found: list, golds: list) -> dict:

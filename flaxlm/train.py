@@ -20,7 +20,7 @@ import numpy as np
 
 from flaxlm import compare, report, sharding
 from flaxlm.errors import Diverged, Preempted, Stuck, choose
-from flaxlm.evaluate import batch_size_of, evaluate_split, is_better, metric_names
+from flaxlm.evaluate import Evaluation, batch_size_of, evaluate_split, is_better, metric_names
 from flaxlm.progress import Progress
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import RunConfig
@@ -182,6 +182,7 @@ class Loop:
         self.program, self.inputs, self.saved, self.started = program, inputs, saved, started
         self.config, self.workdir, self.total = program.config, workdir, total
         self.scores: dict = {}
+        self.found: tuple[int, Evaluation] | None = None  # the last one, and the step it is of
 
     def run(self, state, step: int, batches) -> dict:
         """Run from `step` to the end; return the result."""
@@ -288,9 +289,10 @@ class Loop:
     def evaluate(self, state, step: int, writer: MetricWriter, interrupt: "Interrupt"):
         """Score the evaluation split; return the state that notes it and whether it is best."""
         config = self.config.eval
-        scores = evaluate_split(
+        found = evaluate_split(
             self.program, state.averaged(), self.inputs, config.split, pause=interrupt.check
-        ).scores
+        )
+        self.found, scores = (step, found), found.scores
         value, best = scores[config.metric], float(state.best)
         better = is_better(value, best, config.mode)
         stale = 0 if better else int(state.stale) + 1
@@ -335,4 +337,6 @@ class Loop:
             params, step = load_for_reading(self.program, self.workdir, "")
         if report.step_of(report.place(self.workdir, config, config.eval.split)) == step:
             return {}
-        return report.examine(self.program, params, self.inputs, config.eval.split, step)
+        at, found = self.found or (None, None)
+        known = found if at == step else None
+        return report.examine(self.program, params, self.inputs, config.eval.split, step, known)

@@ -6,7 +6,7 @@ import struct
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from flaxlm.training.config import TrainConfig
-from flaxlm.training.metrics import MetricWriter
+from flaxlm.training.metrics import MetricWriter, folded
 
 
 def write(folder, step, steps):
@@ -39,3 +39,8 @@ def test_a_resumed_run_replaces_the_steps_it_repeats(tmp_path):
             shown = [(step, loss) for step, loss in shown if step < event.step]
         shown += [(event.step, value.simple_value) for value in event.summary.value]
     assert shown == list(expected.items())
+
+
+def test_a_tables_intervals_stand_behind_their_values():
+    rows = {"f1": 0.5, "f1_high": 0.75, "f1_low": 0.25, "best_low": 1.0, "step": 3}
+    assert folded(rows) == {"f1": "0.5000 (0.2500 to 0.7500)", "best_low": "1.0000", "step": "3"}

@@ -193,7 +193,8 @@ def test_answers_of_batches_that_were_cut_to_other_widths_are_the_same(monkeypat
         made = [jax.tree.map(jax.numpy.asarray, batches[step]) for step in range(len(batches))]
         assert (len({batch["tokens"].shape for batch in made}) > 1) == bool(buckets)
         monkeypatch.setattr(evaluate, "global_batches", lambda *_, made=made: iter(made))
-        outputs = evaluate.predictions(types.SimpleNamespace(predict=predict), None, batches)
+        program = types.SimpleNamespace(predict=predict)
+        _, outputs = evaluate.judged(program, None, [batches], sums=False, outputs=True)
         found.append(values_of(task.postprocess(outputs, examples)))
     assert found[0] == found[1]
 

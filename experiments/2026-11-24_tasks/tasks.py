@@ -96,7 +96,13 @@ FINE_TUNED = {
 # name: (metric, options of configs/text_to_text.py, an encoder-decoder from scratch)
 WRITTEN = {
     "multi30k": ("bleu", ["--config.data.path=DATA/multi30k", "--config.train.epochs=5.0"]),
-    "dialogsum": ("rougeL", ["--config.data.path=DATA/dialogsum/dev.jsonl"]),
+    "dialogsum": (
+        "rouge_l",
+        [
+            f"--config.{key.replace('__', '.')}={value}"
+            for key, value in files("dialogsum", "dev.jsonl", "test.jsonl").items()
+        ],
+    ),
 }
 
 # name: (metrics, file), scored by a language model as it is
@@ -105,7 +111,7 @@ ZERO_SHOT = {
     "hellaswag": (("accuracy", "accuracy_norm"), "hellaswag/val.jsonl.zst"),
     "blimp": (("accuracy",), "blimp/blimp.jsonl.zst"),
     "crows_pairs": (("accuracy",), "crows_pairs/crows_pairs_anonymized.csv"),
-    "stereoset": (("accuracy",), "stereoset/dev.jsonl"),
+    "stereoset": (("lm", "ss", "icat"), "stereoset/dev.jsonl"),
 }
 
 

@@ -1,9 +1,10 @@
 """Prove that a killed run equals an uninterrupted one, for any config.
 
 Runs `python -m flaxlm train` once to its end, then again and again in fresh directories: killed
-with SIGKILL at random moments (every other time while a checkpoint is being written) and started
-again by the same command until it ends. The digests that `inspect` prints must be the same, and
-of a fine-tuning run every file of predictions, byte for byte.
+with SIGKILL at random moments (every other time while a checkpoint is being written; with --report
+once more after the last step, while the evaluation that ends a run is made) and started again by
+the same command until it ends. The digests that `inspect` prints must be the same, and of a
+fine-tuning run every file of predictions, byte for byte.
 
     python experiments/kill_resume/kill_resume.py --runs=10 --workdir=runs/kill -- \
         --config=configs/quickstart.py --config.train.steps=300 --config.checkpoint.every=20
@@ -11,8 +12,10 @@ of a fine-tuning run every file of predictions, byte for byte.
 
 import argparse
 import csv
+import functools
 import hashlib
 import json
+import math
 import os
 import pathlib
 import random
@@ -55,14 +58,25 @@ def started(workdir: pathlib.Path, since: float) -> bool:
     return path.exists() and path.stat().st_mtime > since and path.stat().st_size > 0
 
 
+def trained(workdir: pathlib.Path, step: int) -> bool:
+    """Return whether the checkpoint of a step is there."""
+    return (workdir / "checkpoints" / f"step_{step:08d}").is_dir()
+
+
 def run_until_killed(
-    workdir: pathlib.Path, arguments: list[str], patience: float, in_save: bool, log
+    workdir: pathlib.Path, arguments: list[str], log, patience: float = math.inf, moment=None
 ) -> tuple[bool, bool, float]:
     """Run `train`; kill it `patience` seconds after its first logged step.
 
+    Args:
+      workdir, arguments: of the run.
+      log: takes what it prints.
+      patience: in seconds.
+      moment: returns whether this is a moment to kill at, after that; any is without it.
+
     Returns:
-      whether it ended by itself, whether it was killed during a save, and the seconds from the
-      first logged step to the end.
+      whether it was killed, whether that was during a save, and the seconds from the first logged
+      step to the end.
     """
     began = time.time()
     process = subprocess.Popen(
@@ -74,22 +88,41 @@ def run_until_killed(
         if first is None and started(workdir, began):
             first = now
         waited = first is not None and now - first >= patience
-        caught = waited and saving(workdir)
-        if waited and (caught or not in_save):
+        if waited and (moment is None or moment()):
+            caught = saving(workdir)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return False, caught, now - first
+            return True, caught, now - first
         time.sleep(0.0005)
     if process.returncode:
         raise SystemExit(f"train ended with exit code {process.returncode}; see {log.name}")
-    return True, False, time.monotonic() - (first or time.monotonic())
+    return False, False, time.monotonic() - (first or time.monotonic())
+
+
+def report_seconds(workdir: pathlib.Path) -> float:
+    """Return how long the evaluation after the last checkpoint of a run took."""
+    last = max(path.stat().st_mtime for path in workdir.glob("checkpoints/step_*"))
+    return max(p.stat().st_mtime for p in workdir.glob("evaluations/*/scores.json")) - last
+
+
+def delayed(condition, seconds: float):
+    """Return a condition that holds `seconds` after the first moment at which the given one did."""
+    since = []
+
+    def holds() -> bool:
+        if not since and condition():
+            since.append(time.monotonic())
+        return bool(since) and time.monotonic() - since[0] >= seconds
+
+    return holds
 
 
 def main() -> None:
     """Run, kill, compare; exit 1 on the first difference."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--kills", type=int, default=3, help="kills a run, at most")
+    parser.add_argument("--kills", type=int, default=3, help="kills a run in training, at most")
+    parser.add_argument("--report", action="store_true", help="and one in the last evaluation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--csv", default="")
@@ -101,27 +134,38 @@ def main() -> None:
     shared = f"--config.data.cache_dir={root / 'cache'}"
     arguments = [*given.train, shared]
     whole = root / "uninterrupted"
-    ended, _, seconds = run_until_killed(whole, arguments, float("inf"), False, log)
+    _, _, seconds = run_until_killed(whole, arguments, log)
     wanted = inspect(whole)
+    report = report_seconds(whole) if given.report else 0.0
     print(f"uninterrupted: {seconds:.1f} s of training, {wanted}", flush=True)
     rows = []
     for number in range(given.runs):
-        workdir, kills, saves, ended = root / f"killed-{number}", 0, 0, False
+        workdir = root / f"killed-{number}"
         shutil.rmtree(workdir, ignore_errors=True)
         shutil.copytree(whole / "tokenizer", workdir / "tokenizer")
-        while not ended:
-            last = kills >= given.kills
-            # What is left gets shorter with each kill; the last launch runs to the end.
-            left = seconds / given.kills
-            patience = float("inf") if last else draw.uniform(0.0, 1.0) * left
-            in_save = (number + kills) % 2 == 1
-            ended, caught, _ = run_until_killed(workdir, arguments, patience, in_save, log)
-            kills += not ended
-            saves += caught
+        row = {"run": number, "kills": 0, "in_save": 0, "in_report": 0}
+        done = functools.partial(trained, workdir, wanted["step"])
+        plans = []
+        for kill in range(given.kills):
+            # What is left gets shorter with each kill.
+            plan = {"patience": draw.uniform(0.0, 1.0) * seconds / given.kills}
+            if (number + kill) % 2:
+                plan["moment"] = lambda: saving(workdir) or done()  # noqa: B023
+            plans.append(plan)
+        if given.report:
+            late = delayed(done, draw.uniform(0.0, 1.0) * report)
+            plans.append({"patience": 0.0, "moment": late})
+        for plan in [*plans, {}]:
+            killed, caught, _ = run_until_killed(workdir, arguments, log, **plan)
+            row["kills"] += killed
+            row["in_save"] += caught
+            row["in_report"] += killed and done()
+            if not killed:
+                break
         found = inspect(workdir)
         same = found == wanted
-        rows.append({"run": number, "kills": kills, "in_save": saves, "same": same, **found})
-        print(f"run {number}: {kills} kills, {saves} in a save, same digests: {same}", flush=True)
+        rows.append(row | {"same": same, **found})
+        print(f"run {number}: {row}, same digests: {same}", flush=True)
         if not same:
             raise SystemExit(f"run {number} differs: {found} instead of {wanted}")
         shutil.rmtree(workdir)
@@ -132,7 +176,8 @@ def main() -> None:
             writer.writerows(rows)
     print(
         f"{len(rows)} killed runs, {sum(r['kills'] for r in rows)} kills, "
-        f"{sum(r['in_save'] for r in rows)} in a save: all equal the uninterrupted run"
+        f"{sum(r['in_save'] for r in rows)} in a save, {sum(r['in_report'] for r in rows)} after "
+        "the last step: all equal the uninterrupted run"
     )
 
 

@@ -78,6 +78,9 @@ class Classification(SequenceObjective):
                 f"example {source[int(bad[0])].get('id', bad[0])}: label {labels[bad[0]]} is not "
                 f"in 0 … {len(self.labels) - 1} ({', '.join(self.labels)})"
             )
+        if shuffle or any(example.get("label") is not None for example in source):
+            counts = np.bincount(labels, minlength=len(self.labels))
+            supervised.warn_absent(counts, self.labels, shuffle)
         sequences, report = self.row_sequences(*texts_of(source), length, tokenizer)
         columns = {"labels": labels}
         if self.model == "encoder_decoder":

@@ -58,6 +58,8 @@ class MultiLabel(SequenceObjective):
                     f"{len(self.labels)} labels ({', '.join(self.labels)})"
                 )
             labels_NC[number] = row or 0.0
+        if shuffle:
+            supervised.warn_absent(labels_NC.sum(axis=0), self.labels, shuffle)
         sequences, report = self.row_sequences(*texts_of(source), length, tokenizer)
         return ExamplePlan(sequences, {"labels": labels_NC}, seed, shuffle, report)
 

@@ -1,5 +1,6 @@
 """What the supervised objectives share: examples become flat token arrays, once, at plan time."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -38,6 +39,26 @@ def gold(examples: Sequence[Mapping], name: str, kind: type, training: bool) -> 
     if training or any(example.get(name) is not None for example in examples):
         return column(examples, name, kind)
     return [kind()] * len(examples)
+
+
+def warn_absent(counts: Sequence[int], labels: Sequence[str], training: bool) -> None:
+    """Warn of labels that nothing in a split has: in training any, in evaluation all but one.
+
+    Args:
+      counts: how often each label occurs; all 0 in a split without right answers.
+      labels: their names.
+      training: whether the split is trained on.
+    """
+    absent = [label for label, count in zip(labels, counts, strict=True) if not count]
+    shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
+    if training and absent:
+        warnings.warn(f"nothing in the training split has the label {shown}", stacklevel=3)
+    elif len(absent) == len(labels) - 1:
+        (only,) = set(labels) - set(absent)
+        warnings.warn(
+            f"all of a split to be evaluated has the label {only}: scores of it tell little",
+            stacklevel=3,
+        )
 
 
 def encode(tokenizer, texts: Sequence[str]) -> Tokens:

@@ -89,6 +89,9 @@ class TokenClassification(Objective):
         """
         words = supervised.column(source, "words", list)
         tags = self._tags(source, words, shuffle)
+        if shuffle:
+            counts = np.bincount(np.concatenate(tags), minlength=len(self.labels))
+            supervised.warn_absent(counts, self.labels, shuffle)
         end = (tokenizer.eos_id,)
         frame = Template.of([tokenizer.bos_id], [], end).single
         if self.model == "encoder":

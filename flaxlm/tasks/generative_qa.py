@@ -14,7 +14,7 @@ from flaxlm.tasks.metrics import (
     text_scores,
 )
 from flaxlm.tasks.records import Record, read_split
-from flaxlm.tasks.squad_json import read_questions
+from flaxlm.tasks.squad_json import note_id, read_questions
 from flaxlm.tasks.task import Answer, Example, values_of
 from flaxlm.tasks.text_task import References, TextTask, learnt, texts_of
 
@@ -51,8 +51,11 @@ class GenerativeQA(TextTask):
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, target, references?, group} of each question; see `Task.examples`."""
+        places: dict[str, str] = {}
 
         def example(record: Record) -> Example:
+            name = str(record.columns.get("id", record.id))
+            note_id(places, name, record)
             context = record.text(self.context_column)
             question = record.text(self.question_column)
             # One pass, so that braces in a question stay what they are.
@@ -60,7 +63,7 @@ class GenerativeQA(TextTask):
             text = before.replace("{context}", context) + question
             text += rest.replace("{context}", context)
             # The questions on a context stay on one side of a split: `group`.
-            found = {"id": str(record.columns.get("id", record.id)), "text": text}
+            found = {"id": name, "text": text}
             right = self._answers(record) if record.graded else None
             return found | {"group": context} | learnt(right)
 

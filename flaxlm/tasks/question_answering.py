@@ -21,7 +21,7 @@ from flaxlm.tasks.metrics import (
 )
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.spans import best_spans, distinct, locate, shares
-from flaxlm.tasks.squad_json import answers_of, read_questions
+from flaxlm.tasks.squad_json import answers_of, note_id, read_questions
 from flaxlm.tasks.task import Answer, Example, Task, check_count
 
 Golds = Sequence[tuple[str, ...]]
@@ -100,11 +100,7 @@ class QuestionAnswering(Task):
 
         def example(record: Record) -> Example:
             name = self._id(record)
-            if name in places:
-                raise DataError(
-                    f"the question id {name!r} stands twice: {places[name]}, and {record.place}"
-                )
-            places[name] = record.place
+            note_id(places, name, record)
             question = record.columns.get(self.question_column)
             if not (self.skip_unusable and _is_blank(question)):
                 question = record.text(self.question_column)

@@ -78,7 +78,7 @@ class Record:
     def _id(self, name: str, column: str, ids: dict[str, int]) -> int:
         if name not in ids:
             raise DataError(
-                f"{self.place}: column {column!r} holds the label {name!r}, which is not in "
+                f"{self.place}: column {column!r} holds the label {name[:60]!r}, which is not in "
                 f"objective.labels{nearest(name, ids)}; valid: {', '.join(ids)}"
             )
         return ids[name]

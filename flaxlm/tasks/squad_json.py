@@ -19,6 +19,18 @@ from flaxlm.tasks.records import COMPRESSED, Record, read_table
 QUESTION = ("id", "question", "answers", "is_impossible", "plausible_answers")
 
 
+def note_id(places: dict[str, str], name: str, record: Record) -> None:
+    """Note where a question stands; DataError where another has its id, {id: place} says where.
+
+    Answers are asked for by id: of two questions with one, one would be lost.
+    """
+    if name in places:
+        raise DataError(
+            f"the question id {name!r} stands twice: {places[name]}, and {record.place}"
+        )
+    places[name] = record.place
+
+
 def read_questions(path: str, max_line_bytes: int) -> Iterator[Record]:
     """Yield a Record for each question of a SQuAD file, or for each row of another kind of table.
 

@@ -133,16 +133,32 @@ class MetricWriter:
 
 
 def table(rows: dict, title: str) -> None:
-    """Print a short two-column table of results on standard output."""
+    """Print a short two-column table of results on standard output.
+
+    The ends of an interval, `NAME_low` and `NAME_high`, stand behind their NAME's value.
+    """
     if jax.process_index():
         return
     from rich.console import Console
     from rich.table import Table
 
     grid = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
-    for name, value in rows.items():
-        grid.add_row(name, f"{value:,.4f}" if isinstance(value, float) else str(value))
+    for name, value in folded(rows).items():
+        grid.add_row(name, value)
     Console(width=None if sys.stdout.isatty() else 120).print(grid)
+
+
+def folded(rows: dict) -> dict[str, str]:
+    """Return {name: text}, each value with its interval, if there is one, in parentheses."""
+
+    def text(value) -> str:
+        return f"{value:,.4f}" if isinstance(value, float) else str(value)
+
+    found = {name: text(value) for name, value in rows.items()}
+    for name in rows:
+        if f"{name}_low" in rows and f"{name}_high" in rows:
+            found[name] += f" ({found.pop(f'{name}_low')} to {found.pop(f'{name}_high')})"
+    return found
 
 
 def write_result(workdir: pathlib.Path, result: dict) -> None:

@@ -35,6 +35,7 @@ class Program:
       update: (TrainState, batch, seed) -> (TrainState, metrics); the state given in is donated.
       sums: (params, batch) -> {name: (sum, weight)} of the evaluation loss and its metrics.
       predict: (params, batch) -> {name: [B, …]}.
+      judge: (params, batch) -> (what `sums` gives, what `predict` gives), in one pass.
       abstract_state: ShapeDtypeStructs with shardings, what a checkpoint is restored into.
     """
 
@@ -50,6 +51,7 @@ class Program:
     update: Callable
     sums: Callable
     predict: Callable
+    judge: Callable
 
     @property
     def objective(self):
@@ -276,6 +278,13 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> Program:
         terms, metrics = objective.loss(model, params, batch, None, False)
         return {**terms, **metrics}
 
+    predict = functools.partial(objective.predict, model)
+
+    def judge(params, batch):
+        # The model stands in both; XLA finds that and runs it once.
+        return sums(params, batch), predict(params, batch)
+
+    reads = {"in_shardings": (state.params, batch_sharding), "out_shardings": replicated}
     return Program(
         config=config,
         device_mesh=mesh,
@@ -292,12 +301,9 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> Program:
             out_shardings=(state, replicated),
             donate_argnums=0,
         ),
-        sums=jax.jit(sums, in_shardings=(state.params, batch_sharding), out_shardings=replicated),
-        predict=jax.jit(
-            functools.partial(objective.predict, model),
-            in_shardings=(state.params, batch_sharding),
-            out_shardings=replicated,
-        ),
+        sums=jax.jit(sums, **reads),
+        predict=jax.jit(predict, **reads),
+        judge=jax.jit(judge, **reads),
     )
 
 
