@@ -152,7 +152,7 @@ def test_a_split_that_lacks_labels_is_spoken_of(tmp_path, name):
     one = row | {gold: [labels[0]] * 2 if "tokens" in row else labels[0]}
     examples = read(tmp_path, name, [one, one])
     absent = ", ".join(labels[1:])
-    with pytest.warns(UserWarning, match=f"nothing in the training split has the label {absent}$"):
+    with pytest.warns(UserWarning, match=f"nothing in the training split is labelled {absent}$"):
         plan_of(name, examples, training=True)
     if name == "classification":
         with pytest.warns(UserWarning, match="all of a split to be evaluated has the label no"):

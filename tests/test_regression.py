@@ -155,7 +155,7 @@ def test_a_test_file_without_numbers_can_be_answered(tmp_path):
     )
     for name, gold in (("regression", {"score": None}), ("multi_label", {"labels": None})):
         assert TASKS[name]().examples(data, "test", LABELS) == [
-            {"id": f"{path}:1", "text": "a"} | gold
+            {"id": "test.jsonl:1", "text": "a"} | gold
         ]
 
 

@@ -120,7 +120,7 @@ def test_columns_can_have_other_names_and_ids_be_missing(tmp_path):
     path = write(tmp_path / "a.jsonl", lines(rows))
     names = {"question_column": "q", "context_column": "passage", "answers_column": "spans"}
     found = examples(path, **names)
-    assert [e["id"] for e in found] == [f"{path}:{line}" for line in (1, 2, 3)]
+    assert [e["id"] for e in found] == [f"a.jsonl:{line}" for line in (1, 2, 3)]
     assert [e["id"] for e in examples(path, id_column="n", **names)] == ["0", "1", "2"]
     with pytest.raises(DataError, match=r"line 1: there is no column 'uid'.*columns: q, passage"):
         examples(path, id_column="uid", **names)

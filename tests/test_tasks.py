@@ -57,9 +57,9 @@ def test_rows_of_every_kind_of_file_become_the_same_examples(tmp_path, name):
     assert [e["text"] for e in found] == [row["text"] for row in expected]
     assert [e["label"] for e in found] == [i % 2 for i in range(320)]
     first = 1 if ".jsonl" in name else 2
-    assert found[0]["id"] == f"{data.path}:{first}"
+    assert found[0]["id"] == f"{name}:{first}"
     # A field with a newline takes two lines of a CSV, and ids go on counting lines.
-    assert found[5]["id"] == f"{data.path}:{first + 5 + ('.csv' in name)}"
+    assert found[5]["id"] == f"{name}:{first + 5 + ('.csv' in name)}"
 
 
 @pytest.mark.parametrize("split", ["hash", "tail"])
@@ -366,3 +366,14 @@ def test_every_task_answers_scores_and_bounds_its_own_golds_perfectly(name):
 def two_labels(task):
     """Return the metrics that only a task of two labels has."""
     return task.metrics(task.perfect([0, 1]), [0, 1]) if isinstance(task, LabelTask) else {}
+
+
+def test_an_example_is_called_the_same_wherever_its_folder_stands(tmp_path):
+    for root in ("here", "there"):
+        for part in ("a", "b"):
+            (tmp_path / root / part).mkdir(parents=True)
+            write(tmp_path / root / part / "rows.jsonl", ROWS[:2])
+        data = DataConfig(path=str(tmp_path / root / "*" / "rows.jsonl"), split="whole")
+        found = TASKS["classification"]().examples(data, "train", LABELS)
+        ids = [f"{part}/rows.jsonl:{line}" for part in ("a", "b") for line in (1, 2)]
+        assert [example["id"] for example in found] == ids

@@ -52,7 +52,7 @@ def warn_absent(counts: Sequence[int], labels: Sequence[str], training: bool) ->
     absent = [label for label, count in zip(labels, counts, strict=True) if not count]
     shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
     if training and absent:
-        warnings.warn(f"nothing in the training split has the label {shown}", stacklevel=3)
+        warnings.warn(f"nothing in the training split is labelled {shown}", stacklevel=3)
     elif len(absent) == len(labels) - 1:
         (only,) = set(labels) - set(absent)
         warnings.warn(

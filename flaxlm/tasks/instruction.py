@@ -116,13 +116,13 @@ class Chat(TextTask):
                     f"{record.place}: the conversation ends with {columns['last']!r}, so there is "
                     "no answer of the assistant to learn; cut it behind one, or drop it"
                 )
-            found = {"id": columns["id"], "text": columns["prompt"], "group": columns["group"]}
+            found = {"id": record.id + columns["which"], "text": columns["prompt"], "group": columns["group"]}
             return found | {"target": columns["answer"] if record.graded else None}
 
         return self.checked(read_split(data, split, example, "answer", self._read))
 
     def _read(self, path: str, most: int) -> Iterator[Record]:
-        """Yield a Record {id, prompt, answer?, last, group} for each answer to learn."""
+        """Yield a Record {which, prompt, answer?, last, group} for each answer to learn."""
         for record in read_table(path, most):
             turns = self._messages(record)
             answers = [n for n, (role, _) in enumerate(turns) if role == "assistant"]
@@ -133,7 +133,7 @@ class Chat(TextTask):
             group = self._prompt(turns[: wanted[0]])
             for place in wanted:
                 columns = {
-                    "id": record.id if len(wanted) == 1 else f"{record.id}#{place + 1}",
+                    "which": f"#{place + 1}" if len(wanted) > 1 else "",
                     "prompt": self._prompt(turns[:place]),
                     "group": group,  # the answers of a conversation stay on one side of a split
                     "last": turns[-1][0],

@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -174,7 +173,7 @@ class Prompted(Ranked):
 
     def _shots(self, example: Example, pool: Sequence[Example]) -> Iterator[Example]:
         """Yield the shots of an example: draw n is a function of (seed, id, n) alone."""
-        name = os.path.basename(example["id"])
+        name = example["id"]
         seen, draw = {example["text"]}, 0
         while len(seen) <= self.shots:
             digest = hashlib.blake2b(f"{self.seed} {name} {draw}".encode(), digest_size=8).digest()

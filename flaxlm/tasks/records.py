@@ -24,7 +24,7 @@ class Record:
     """One row: where it stands, and its columns by name.
 
     `graded` is False in a test split that has no right answers; `where` is its place in a file
-    that is not made of lines.
+    that is not made of lines; `name` is the file's, wherever its folder stands.
     """
 
     file: str
@@ -32,11 +32,12 @@ class Record:
     columns: dict
     graded: bool = True
     where: str = ""
+    name: str = ""
 
     @property
     def id(self) -> str:
-        """File and line."""
-        return f"{self.file}:{self.line}"
+        """File and line: the same on every machine that has the file."""
+        return f"{self.name or self.file}:{self.line}"
 
     @property
     def place(self) -> str:
@@ -202,8 +203,12 @@ def records(
     read: Callable[[str, int], Iterator[Record]] | None = None,
 ) -> Iterator[Record]:
     """Yield the rows of the files behind a split; see `read_split`."""
-    for source in sources(data, split):
-        yield from (read or read_table)(source.path, data.max_line_bytes)
+    found = [source.path for source in sources(data, split)]
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in found])
+    for path in found:
+        name = os.path.relpath(path, root)
+        for record in (read or read_table)(path, data.max_line_bytes):
+            yield dataclasses.replace(record, name=name)
 
 
 def found_labels(data: DataConfig, names: Callable[[Record], list[str]]) -> list[str]:
