@@ -116,8 +116,9 @@ class Chat(TextTask):
                     f"{record.place}: the conversation ends with {columns['last']!r}, so there is "
                     "no answer of the assistant to learn; cut it behind one, or drop it"
                 )
-            found = {"id": record.id + columns["which"], "text": columns["prompt"], "group": columns["group"]}
-            return found | {"target": columns["answer"] if record.graded else None}
+            found = {"text": columns["prompt"], "group": columns["group"]}
+            found |= {"target": columns["answer"] if record.graded else None}
+            return {"id": record.id + columns["which"]} | found
 
         return self.checked(read_split(data, split, example, "answer", self._read))
 
