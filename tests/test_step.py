@@ -192,6 +192,25 @@ def test_weights_come_from_the_batch_alone():
             assert float(expected[name]) == pytest.approx(float(terms[name][1]))
 
 
+def test_judging_gives_sums_and_answers_and_runs_the_model_once():
+    task = dict(task=dict(name="classification"))
+    recipe = tiny.recipe("masked") | task | dict(objective=dict(labels=("a", "b")))
+    config = run_config.from_dict(recipe)
+    mesh = sharding.make_mesh(config.sharding, jax.devices()[:1])
+    program = make_train_step(config, mesh, 4)
+    spec = program.objective.batch_spec(16, 16)
+    batch = tiny.random_batch(spec, seed=1) | {"labels": np.arange(16, dtype=np.int32) % 2}
+    with program.mesh():
+        params = program.init(0).params
+        functions = (program.sums, program.predict, program.judge)
+        compiled = [function.lower(params, batch).compile() for function in functions]
+        sums, outputs, both = [function(params, batch) for function in compiled]
+    assert_close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)  # noqa: E731
+    jax.tree.map(assert_close, (sums, outputs), both)
+    alone, _, flops = [function.cost_analysis()["flops"] for function in compiled]
+    assert flops < 1.01 * alone
+
+
 def test_program_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         program_on("causal").config.seed = 1

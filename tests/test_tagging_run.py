@@ -92,6 +92,15 @@ def test_a_tiny_encoder_learns_to_tag_and_leaves_a_report(tagger):
     assert total == sum(map(len, gold))
 
 
+def test_the_last_evaluation_of_a_run_is_what_evaluate_says(tagger):
+    line, workdir = tagger
+    directory = workdir / "evaluations" / "ner-valid"
+    first = {path.name: path.read_bytes() for path in directory.iterdir()}
+    done = line("evaluate", f"--workdir={workdir}", "--split=valid")
+    assert done.code == 0, done.err
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == first
+
+
 def test_a_test_split_without_tags_is_answered_word_by_word(tagger):
     line, workdir = tagger
     done = line("evaluate", f"--workdir={workdir}", "--split=test")

@@ -56,6 +56,10 @@ FINE_TUNED = {
         "spearman",
         options(1e-4, **files("glue_stsb", "train.jsonl", "dev.jsonl"), train__epochs=2.0),
     ),
+    "similarity": (
+        "spearman",
+        options(5e-5, **files("glue_stsb", "train.jsonl", "dev.jsonl"), train__epochs=2.0),
+    ),
     "qnli": (
         "accuracy", options(1e-4, **held_out("glue_qnli", "dev.tsv", 0.2), train__epochs=1.0),
     ),
