@@ -23,6 +23,7 @@ CASES = {
         ["--config.task.text_column=text", "--config.task.pair_column=b",
          "--config.task.threshold=2"],
     ),
+    "qqp": (("is_duplicate",), []),
 }  # fmt: skip
 
 
@@ -37,8 +38,10 @@ def rows(seed, count, golds):
     for _ in range(count):
         words = draw.choices(WORDS, k=4)
         row = {"text": " ".join(words), "b": " ".join(draw.choices(WORDS, k=2))}
+        row |= {"question1": row["text"], "question2": row["b"]}  # as QQP has them
         found = {"score": words.count("sea") + len(words[0]) / 2, "labels": []}
         found["labels"] = [label for label in LABELS if label in words]
+        found["is_duplicate"] = int("sea" in words)
         yield row | {name: found[name] for name in golds}
 
 
@@ -68,9 +71,7 @@ def test_a_file_of_ones_own_is_trained_scored_and_answered(tmp_path, task):
         path = workdir / "evaluations" / f"{task}-{split}" / "predictions.jsonl"
         answers = [json.loads(line) for line in path.read_text().splitlines()]
         name = "dev" if split == "valid" else "test"
-        assert [a["id"] for a in answers] == [
-            f"{tmp_path / name}.jsonl:{line + 1}" for line in range(count)
-        ]
+        assert [a["id"] for a in answers] == [f"{name}.jsonl:{n + 1}" for n in range(count)]
         assert all((a["gold"] is None) == (split == "test") for a in answers)
     # The best checkpoint's scores are those of the answers that were written.
     if task == "regression":
