@@ -148,12 +148,17 @@ def train(
             return loop.run(state, step, batches)
 
 
+LOST = {"dropped": "windows without the answer left out", "unknown": "words that became unk"}
+
+
 def shortened(report: dict) -> None:
-    """Say how many texts of the training examples are cut, if any, given a plan's report."""
+    """Say what training rows do not hold of their examples, if anything, given a plan's report."""
     cut = {name: count for name, count in report.items() if name.startswith("truncated") and count}
-    if cut:
-        counts = ", ".join(f"{count:,} {name}" for name, count in cut.items())
-        say(f"of {report['examples']:,} training examples: {counts} to fit their rows")
+    said = [", ".join(f"{count:,} {name}" for name, count in cut.items()) + " to fit their rows"]
+    said = said if cut else []
+    said += [f"{report[name]:,} {text}" for name, text in LOST.items() if report.get(name)]
+    if said:
+        say(f"of {report['examples']:,} training examples: {'; '.join(said)}")
 
 
 def check_metric(program: Program, inputs: Inputs) -> None:

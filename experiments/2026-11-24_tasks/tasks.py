@@ -74,7 +74,7 @@ FINE_TUNED = {
     "ud_pos": (
         "accuracy",
         options(3e-4, **files("ud_english_ewt", "train.conllu.gz", "dev.conllu.gz"),
-                train__epochs=1.0),
+                **steps(300)),
     ),
     "squad": (
         "f1",
@@ -82,24 +82,24 @@ FINE_TUNED = {
                 train__epochs=2.0, **WINDOWS),
     ),
     "squad2": (
-        "f1", options(1e-4, **held_out("squad", "dev-v2.0.json.gz", 0.1), **steps(300), **WINDOWS),
+        "f1", options(1e-4, **held_out("squad", "dev-v2.0.json.gz", 0.1), **steps(150), **WINDOWS),
     ),
     "cmrc2018": (
         "f1",
         options(
-            3e-4, **held_out("cmrc2018", "trial.json.gz", 0.2), train__epochs=2.0,
+            3e-4, **held_out("cmrc2018", "trial.json.gz", 0.2), train__epochs=1.0,
             task__skip_unusable=True, task__max_answer_tokens=64, **WINDOWS,
         ),
     ),
     "chnsenticorp": (
         "accuracy",
-        options(3e-4, **files("chnsenticorp", "train.jsonl", "dev.jsonl"), **CHINESE, **steps(150)),
+        options(3e-4, **files("chnsenticorp", "train.jsonl", "dev.jsonl"), **CHINESE, **steps(100)),
     ),
 }  # fmt: skip
 
 # name: (metric, options of configs/text_to_text.py, an encoder-decoder from scratch)
 WRITTEN = {
-    "multi30k": ("bleu", ["--config.data.path=DATA/multi30k", "--config.train.epochs=5.0"]),
+    "multi30k": ("bleu", ["--config.data.path=DATA/multi30k", "--config.train.epochs=3.0"]),
     "dialogsum": (
         "rouge_l",
         [
