@@ -1,10 +1,11 @@
 """Fine-tune on the published sets of a folder, or score them without training; a line each.
 
-    python experiments/2026-11-24_tasks/tasks.py --data=DIR --model=DIR --causal=DIR \
-        --workdir=runs/tasks --csv=experiments/2026-11-24_tasks/results.csv [--tasks=sst2,mrpc]
+    python experiments/2026-11-24_tasks/tasks.py --data=DIR --model=hf:DIR --causal=hf:DIR \
+        --masked=RUN --workdir=runs/tasks --csv=experiments/2026-11-24_tasks/results.csv \
+        [--tasks=sst2,mrpc]
 
-`model` is a Hugging Face encoder (all-MiniLM-L6-v2), `causal` a language model. A task whose run
-has ended is not run again: the rest of the table is made from what its directory holds.
+`model` is what is fine-tuned (all-MiniLM-L6-v2), `causal` and `masked` are language models. A task
+whose run has ended is not run again: the table is made from what its directory holds.
 """
 
 import argparse
@@ -15,9 +16,6 @@ import shlex
 import subprocess
 import sys
 import time
-
-TRANSLATE = "--config=configs/text_to_text.py"
-COUNTS = ("examples", "cut", "pairs", "questions")
 
 
 def options(learning_rate: float, **rest) -> list[str]:
@@ -109,7 +107,7 @@ WRITTEN = {
     ),
 }
 
-# name: (metrics, file), scored by a language model as it is
+# set: (metrics, file), scored by language models as they are
 ZERO_SHOT = {
     "lambada": (("accuracy", "perplexity"), "lambada/lambada_openai.jsonl"),
     "hellaswag": (("accuracy", "accuracy_norm"), "hellaswag/val.jsonl.zst"),
@@ -117,43 +115,51 @@ ZERO_SHOT = {
     "crows_pairs": (("accuracy",), "crows_pairs/crows_pairs_anonymized.csv"),
     "stereoset": (("lm", "ss", "icat"), "stereoset/dev.jsonl"),
 }
+MASKED = [f"{name}-masked" for name in ("blimp", "crows_pairs", "stereoset")]
+ALL = [*FINE_TUNED, *WRITTEN, *ZERO_SHOT, *MASKED]
+
+
+def reader(name: str, given: argparse.Namespace) -> str:
+    """Return the model that answers a set without training."""
+    return given.masked if name in MASKED else given.causal
 
 
 def command(name: str, given: argparse.Namespace) -> list[str]:
     """Return the arguments of `python -m flaxlm` that run a task."""
-    workdir = f"--workdir={given.workdir}/{name}"
-    if name in ZERO_SHOT:
-        path = f"DATA/{ZERO_SHOT[name][1]}"
-        line = ["evaluate", "--workdir=CAUSAL", f"--config.task.name={name}",
-                f"--config.data.path={path}"]  # fmt: skip
+    workdir, of = f"--workdir={given.workdir}/{name}", name.removesuffix("-masked")
+    if of in ZERO_SHOT:
+        line = ["evaluate", f"--workdir={reader(name, given)}", f"--config.task.name={of}",
+                f"--config.data.path=DATA/{ZERO_SHOT[of][1]}"]  # fmt: skip
     elif name in WRITTEN:
-        line = ["train", TRANSLATE, workdir, f"--config.task.name={name}", *WRITTEN[name][1]]
+        recipe = "--config=configs/text_to_text.py"
+        line = ["train", recipe, workdir, f"--config.task.name={name}", *WRITTEN[name][1]]
     else:
         chosen = FINE_TUNED[name][1]
         if not any("task.name" in option for option in chosen):
             chosen = [f"--config.task.name={name}", *chosen]
-        line = ["train", "--config=configs/finetune.py", workdir, "--config.init=hf:MODEL", *chosen]
-    shown = {"DATA": given.data, "MODEL": given.model, "CAUSAL": f"hf:{given.causal}"}
-    for word, value in shown.items():
-        line = [part.replace(word, value) for part in line]
-    return line
+        recipe = "--config=configs/finetune.py"
+        line = ["train", recipe, workdir, f"--config.init={given.model}", *chosen]
+    return [part.replace("DATA", given.data) for part in line]
 
 
-def scores_of(name: str, given: argparse.Namespace) -> pathlib.Path:
-    """Return the file of a task's scores."""
-    if name in ZERO_SHOT:
-        runs = pathlib.Path("runs") / ("hf-" + pathlib.Path(given.causal).name)
-        return runs / "evaluations" / name / "scores.json"
-    found = list(pathlib.Path(given.workdir, name).glob("evaluations/*/scores.json"))
-    return found[0] if found else pathlib.Path("nothing")
+def scores_of(name: str, given: argparse.Namespace) -> dict:
+    """Return the scores of a task."""
+    of, place = name.removesuffix("-masked"), pathlib.Path(given.workdir, name)
+    if of in ZERO_SHOT:
+        model = reader(name, given)
+        hub = model.removeprefix("hf:")
+        place = pathlib.Path("runs", f"hf-{pathlib.Path(hub).name}") if hub != model else model
+        return json.loads(pathlib.Path(place, "evaluations", of, "scores.json").read_text())
+    (found,) = place.glob("evaluations/*/scores.json")
+    return json.loads(found.read_text())
 
 
 def main() -> None:
     """Run what is not there yet, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("data", "model", "causal", "workdir", "csv"):
+    for name in ("data", "model", "causal", "masked", "workdir", "csv"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--tasks", default=",".join([*FINE_TUNED, *WRITTEN, *ZERO_SHOT]))
+    parser.add_argument("--tasks", default=",".join(ALL))
     given = parser.parse_args()
     times = pathlib.Path(given.workdir) / "seconds.json"
     times.parent.mkdir(parents=True, exist_ok=True)
@@ -173,8 +179,8 @@ def main() -> None:
         writer = csv.writer(file)
         writer.writerow(["task", "metric", "value", "low", "high", "seconds"])
         for name, spent in seconds.items():
-            scores = json.loads(scores_of(name, given).read_text())
-            metrics = (FINE_TUNED | WRITTEN | ZERO_SHOT)[name][0]
+            scores = scores_of(name, given)
+            metrics = (FINE_TUNED | WRITTEN | ZERO_SHOT)[name.removesuffix("-masked")][0]
             for metric in [metrics] if isinstance(metrics, str) else metrics:
                 row = [scores.get(metric + end) for end in ("", "_low", "_high")]
                 writer.writerow([name, metric, *row, spent])
