@@ -2,12 +2,15 @@
 
 import sys
 import time
+from typing import ClassVar
 
 LINE_EVERY = 5.0  # seconds
 
 
 class Progress:
     """Context manager that shows how far a long piece of work is. Writes to standard error.
+
+    Work within other work has its bar below that one's, until it is done.
 
     Attributes:
       title: what is being done.
@@ -16,6 +19,8 @@ class Progress:
       unit: what is counted, in steps of `scale` (`"MB"` and 1e6 for bytes).
       quiet: show nothing (all processes of a run but the first).
     """
+
+    _shown: ClassVar = None  # the one live display of the process
 
     def __init__(
         self,
@@ -33,26 +38,23 @@ class Progress:
     def __enter__(self) -> "Progress":
         self._start = self._said = time.monotonic()
         if sys.stderr.isatty() and not self.quiet:
-            from rich import console, progress
-
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(bar_width=24),
-                progress.TextColumn("{task.fields[count]}"),
-                progress.TimeRemainingColumn(),
-                progress.TextColumn("{task.fields[text]}"),
-                console=console.Console(stderr=True),
-                refresh_per_second=4,
-            )
-            self._bar.start()
+            self._within = Progress._shown is not None
+            if not self._within:
+                Progress._shown = _display()
+            self._bar = Progress._shown
             self._task = self._bar.add_task(
                 self.title, total=self.total, completed=self.done, count=self._count(), text=""
             )
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._bar is not None:
+        if self._bar is None:
+            return
+        if self._within:
+            self._bar.remove_task(self._task)
+        else:
             self._bar.stop()
+            Progress._shown = None
 
     def add(self, amount: int) -> None:
         """Add `amount` to what is done."""
@@ -86,6 +88,23 @@ class Progress:
         done = f"{self.done / self.scale:.{digits}f}"
         total = f"/{self.total / self.scale:.{digits}f}" if self.total else ""
         return f"{done}{total} {self.unit}"
+
+
+def _display():
+    """Return a live display on the terminal, started, with room for bars."""
+    from rich import console, progress
+
+    display = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=24),
+        progress.TextColumn("{task.fields[count]}"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[text]}"),
+        console=console.Console(stderr=True),
+        refresh_per_second=4,
+    )
+    display.start()
+    return display
 
 
 def clock(seconds: float) -> str:

@@ -295,7 +295,12 @@ class Loop:
         """Score the evaluation split; return the state that notes it and whether it is best."""
         config = self.config.eval
         found = evaluate_split(
-            self.program, state.averaged(), self.inputs, config.split, pause=interrupt.check
+            self.program,
+            state.averaged(),
+            self.inputs,
+            config.split,
+            label="evaluate",
+            pause=interrupt.check,
         )
         self.found, scores = (step, found), found.scores
         value, best = scores[config.metric], float(state.best)

@@ -1,5 +1,6 @@
 """What is shown of long work, with a terminal and without."""
 
+import contextlib
 import os
 import pty
 import select
@@ -47,23 +48,47 @@ def test_an_unknown_total_has_no_time_left_and_quiet_says_nothing(now, capsys):
     assert capsys.readouterr().err == "reading 12 steps  2.0 steps/s\n"
 
 
-def test_a_terminal_gets_a_bar(now, monkeypatch):
+@contextlib.contextmanager
+def a_terminal(monkeypatch):
+    """Make standard error a terminal; yield a function that reads it until a text has come."""
     lead, follower = pty.openpty()
-    with os.fdopen(follower, "w") as terminal:
-        monkeypatch.setattr(sys, "stderr", terminal)
+    with os.fdopen(follower, "w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+
+        def read(text):
+            file.flush()
+            shown = b""
+            while text.encode() not in shown:  # a terminal gives what it has, which may be a part
+                assert select.select([lead], [], [], 10)[0], f"only {shown} came"
+                shown += os.read(lead, 65536)
+            return shown.decode()
+
+        yield read
+    os.close(lead)
+
+
+def test_a_terminal_gets_a_bar(now, monkeypatch):
+    with a_terminal(monkeypatch) as read:
         with Progress("train", 4) as bar:
             now(1)
             bar.update(3, "loss 2.5")
-        terminal.flush()
-        shown = b""
-        while b"loss 2.5" not in shown:  # a terminal gives what it has, which may be a part
-            assert select.select([lead], [], [], 10)[0], f"only {shown} came"
-            shown += os.read(lead, 65536)
-    os.close(lead)
-    shown = shown.decode()
+        shown = read("loss 2.5")
     assert "train" in shown
     assert "3/4 steps" in shown
-    assert "loss 2.5" in shown
+
+
+def test_work_within_work_has_a_bar_below(now, monkeypatch):
+    with a_terminal(monkeypatch) as read:
+        with Progress("train", 4) as bar:
+            bar.update(3, "loss 2.5")
+            with Progress("evaluate", 2, unit="batches") as inner:
+                inner.update(1)
+                shown = read("1/2 batches")
+                assert shown.rindex("train") < shown.rindex("evaluate")
+            bar.update(4, "loss 2.4")
+        assert "evaluate" not in read("loss 2.4").rpartition("4/4 steps")[2]
+        with Progress("read", 1):
+            read("0/1 steps")
 
 
 def test_clock():
