@@ -1,6 +1,6 @@
 #!/bin/sh
 # Killed runs of each family of tasks: real sets in DATA, from the Hugging Face language model MODEL.
-# A third of the kills come after the last step, in the evaluation that writes the predictions.
+# One kill a run comes after the last step, in the evaluation that writes the predictions.
 set -eu
 cd "$(dirname "$0")/../.."
 part() { # a share of one file, held out
@@ -23,7 +23,7 @@ for task in ${TASKS:-classification regression similarity tagging question_answe
       ;;
   esac
   # shellcheck disable=SC2086 # the options are words
-  .venv/bin/python experiments/kill_resume/kill_resume.py --runs="${RUNS:-3}" --kills=2 --report \
+  .venv/bin/python experiments/kill_resume/kill_resume.py --runs="${RUNS:-2}" --kills=2 --report \
     --workdir="runs/kill-$task" --csv="experiments/kill_resume/$task.csv" -- \
     --config=$recipe --config.init="hf:$MODEL" --config.task.name=$options \
     --config.train.steps="${STEPS:-60}" --config.train.epochs=0.0 --config.train.batch_size=8 \
