@@ -17,7 +17,7 @@ test: $(VENV)/.test
 
 parity: $(VENV)/.test
 	mkdir -p runs/parity
-	XLA_FLAGS=--xla_backend_optimization_level=3 FLAXLM_PARITY=all $(RUN) -m pytest --dist loadgroup tests/test_hf_parity.py --junitxml=runs/parity/results.xml
+	FLAXLM_PARITY=all $(RUN) -m pytest --dist loadgroup tests/test_hf_parity.py --junitxml=runs/parity/results.xml
 	$(RUN) experiments/parity/table.py runs/parity/results.xml README.md
 
 lint: $(VENV)/.test
