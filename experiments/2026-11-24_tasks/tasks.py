@@ -107,8 +107,7 @@ SCRATCH = {
         "rouge_l",
         ["--config=configs/text_to_text.py", "--config.task.name=dialogsum",
          "--config.data.path=DATA/dialogsum/dev.jsonl",
-         "--config.data.valid_path=DATA/dialogsum/test.jsonl", "--config.data.test_path=",
-         "--config.train.batch_size=16", "--config.train.epochs=16.0"],
+         "--config.data.valid_path=DATA/dialogsum/test.jsonl", "--config.data.test_path="],
     ),
     "chnsenticorp-scratch": (
         "accuracy",
@@ -122,10 +121,10 @@ SCRATCH = {
 
 # set: (metrics, file), scored by language models as they are
 ZERO_SHOT = {
-    "lambada": (("accuracy", "perplexity"), "lambada/lambada_openai.jsonl"),
-    "hellaswag": (("accuracy", "accuracy_norm"), "hellaswag/val.jsonl.zst"),
-    "blimp": (("accuracy",), "blimp/blimp.jsonl.zst"),
-    "crows_pairs": (("accuracy",), "crows_pairs/crows_pairs_anonymized.csv"),
+    "lambada": (("acc", "perplexity"), "lambada/lambada_openai.jsonl"),
+    "hellaswag": (("acc", "acc_norm"), "hellaswag/val.jsonl.zst"),
+    "blimp": (("acc",), "blimp/blimp.jsonl.zst"),
+    "crows_pairs": (("score",), "crows_pairs/crows_pairs_anonymized.csv"),
     "stereoset": (("lm", "ss", "icat"), "stereoset/dev.jsonl"),
 }
 MASKED = [f"{name}-masked" for name in ("blimp", "crows_pairs", "stereoset")]
