@@ -107,7 +107,8 @@ SCRATCH = {
         "rouge_l",
         ["--config=configs/text_to_text.py", "--config.task.name=dialogsum",
          "--config.data.path=DATA/dialogsum/dev.jsonl",
-         "--config.data.valid_path=DATA/dialogsum/test.jsonl", "--config.data.test_path="],
+         "--config.data.valid_path=DATA/dialogsum/test.jsonl", "--config.data.test_path=",
+         "--config.train.batch_size=16"],
     ),
     "chnsenticorp-scratch": (
         "accuracy",
