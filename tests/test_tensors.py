@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import struct
+import tempfile
 import tracemalloc
 import weakref
 
@@ -136,6 +137,7 @@ def tensor(shape, begin, end, dtype="F32", **more):
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]} | more
 
 
+EXECUTED = os.path.join(tempfile.gettempdir(), f"flaxlm-was-executed-{os.getpid()}")
 GOOD = {"x": tensor([2, 3], 0, 24)}
 DATA = bytes(24)
 
@@ -144,7 +146,7 @@ class Payload:
     """What a pickle would do when it is loaded."""
 
     def __reduce__(self):
-        return os.system, ("touch /tmp/flaxlm-was-executed",)
+        return os.system, (f"touch '{EXECUTED}'",)
 
 
 HOSTILE = {
@@ -210,7 +212,7 @@ def test_a_hostile_file_is_refused_in_one_line(name, tmp_path):
         Tensors.open(tmp_path)
     text = str(caught.value)
     assert str(path) in text and "\n" not in text and len(text) < 800 + 2 * len(str(path))
-    assert not os.path.exists("/tmp/flaxlm-was-executed")
+    assert not os.path.exists(EXECUTED)
 
 
 def test_what_a_file_claims_takes_no_memory(tmp_path):
@@ -342,7 +344,7 @@ def test_pickles_are_refused_saying_how_to_convert_them(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(Unsafe, match=r"pytorch_model\.bin.*execute code.*save_pretrained"):
         Tensors.open(tmp_path)
-    assert not os.path.exists("/tmp/flaxlm-was-executed")
+    assert not os.path.exists(EXECUTED)
 
 
 def test_what_is_not_there_is_named(tmp_path):
