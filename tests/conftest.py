@@ -7,8 +7,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Most of the suite's time is compilation, which is quicker without LLVM's optimisations: some tests
-# of the step took 74 s instead of 119, tests with real weights 102 s instead of 116. Where everything
-# is compared (`make parity`) programs are compiled as users have them.
+# of the step took 74 s instead of 119, those with real weights 102 s instead of 116. Where
+# everything is compared (`make parity`) programs are compiled as users have them.
 if not {"FLAXLM_PARITY", "FLAXLM_ZERO_SHOT"} & os.environ.keys():
     os.environ.setdefault(
         "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"

@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -158,9 +159,9 @@ def scores_of(name: str, given: argparse.Namespace) -> dict:
     """Return the scores of a task."""
     of, place = name.removesuffix("-masked"), pathlib.Path(given.workdir, name)
     if of in ZERO_SHOT:
-        model = reader(name, given)
-        hub = model.removeprefix("hf:")
-        place = pathlib.Path("runs", f"hf-{pathlib.Path(hub).name}") if hub != model else model
+        place = model = reader(name, given)
+        if model.startswith("hf:"):  # where results of a Hugging Face model lie
+            place = "runs/hf-" + re.sub(r"[^\w.-]+", "-", model.removeprefix("hf:")).strip("-.")
         return json.loads(pathlib.Path(place, "evaluations", of, "scores.json").read_text())
     (found,) = place.glob("evaluations/*/scores.json")
     return json.loads(found.read_text())
