@@ -1,7 +1,7 @@
 """BERT, GPT and T5 under one JAX/Flax trainer.
 
 The names below are imported when they are first used, so that `import flaxlm` costs nothing. The
-verbs are functions of modules: `flaxlm.train.train`, `flaxlm.generate.generate`.
+verbs are functions of modules: `flaxlm.train.train`, `flaxlm.inference.generate.generate`.
 """
 
 import importlib
@@ -9,7 +9,7 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "GenerateConfig": "flaxlm.generate",
+    "GenerateConfig": "flaxlm.inference.generate",
     "RunConfig": "flaxlm.training.config",
     "ShardingConfig": "flaxlm.sharding",
     "from_dict": "flaxlm.training.config",

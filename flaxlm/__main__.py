@@ -12,6 +12,7 @@ import warnings
 
 STARTED = time.time()
 
+from flaxlm.commands.recipe import VERBS, read_config, usage  # noqa: E402
 from flaxlm.errors import (  # noqa: E402  (the clock starts before the imports)
     ConfigError,
     DataError,
@@ -21,7 +22,6 @@ from flaxlm.errors import (  # noqa: E402  (the clock starts before the imports)
     StorageError,
     choose,
 )
-from flaxlm.flags import VERBS, read_config, usage  # noqa: E402
 
 
 def set_up_jax(values, verb: str) -> None:
@@ -55,47 +55,55 @@ def _several_hosts() -> bool:
 
 def dispatch(verb: str, values, config) -> None:
     """Call what stands behind a verb, then write `result.json` and print its table."""
-    from flaxlm import verbs
-    from flaxlm.training.metrics import table
+    from flaxlm.training.metrics import report, table
     from flaxlm.training.sections import SPLITS
 
     if verb == "convert":
-        result = verbs.convert(
+        from flaxlm.commands.convert import convert
+
+        result = convert(
             *(values["from"].value, values["to"].value, values.architecture, values.dtype),
             *(values.checkpoint, values.allow_missing),
         )
         table(result, f"convert: {values['to'].value}")
         return
     if config is None:
-        table(verbs.inspect_pretrained(values.workdir), f"inspect: {values.workdir}")
+        from flaxlm.commands.inspect import inspect_pretrained
+
+        table(inspect_pretrained(values.workdir), f"inspect: {values.workdir}")
         return
     workdir = pathlib.Path(values.workdir).absolute()
     if verb == "glue":
-        from flaxlm.glue import glue
+        from flaxlm.commands.glue import glue
 
         glue(config, pathlib.Path(values.data), workdir, values.tasks, values.allow_missing)
     elif verb == "tokenize":
-        verbs.report(workdir, verbs.tokenize(config, workdir), "tokenize")
+        from flaxlm.commands.tokenize import tokenize
+
+        report(workdir, tokenize(config, workdir), "tokenize")
     elif verb == "train":
         if config.seeds > 1:
-            from flaxlm.seeds import train_seeds as train
+            from flaxlm.commands.seeds import train_seeds as train
         else:
             from flaxlm.train import train
         train(config, workdir, values.allow_missing, started=STARTED)
     elif verb == "evaluate":
+        from flaxlm.commands.evaluate import evaluate
+
         choose("--split", values.split, SPLITS)
-        result = verbs.evaluate(config, workdir, values.split, values.checkpoint)
-        verbs.report(workdir, result, f"evaluate: {workdir.name}, {values.split}")
+        result = evaluate(config, workdir, values.split, values.checkpoint)
+        report(workdir, result, f"evaluate: {workdir.name}, {values.split}")
     elif verb == "inspect":
-        verbs.report(workdir, verbs.inspect(config, workdir, values.checkpoint), "inspect")
+        from flaxlm.commands.inspect import inspect
+
+        report(workdir, inspect(config, workdir, values.checkpoint), "inspect")
     elif verb == "embed":
-        from flaxlm.embed import EmbedConfig
+        from flaxlm.commands.embed import embed
+        from flaxlm.inference.embed import EmbedConfig
 
         options = EmbedConfig(**options_of(EmbedConfig, values))
-        result = verbs.embed(
-            config, workdir, values.input, values.output, options, values.checkpoint
-        )
-        verbs.report(workdir, result, f"embed: {values.output}")
+        result = embed(config, workdir, values.input, values.output, options, values.checkpoint)
+        report(workdir, result, f"embed: {values.output}")
     else:
         generate(values, config, workdir)
 
@@ -113,8 +121,9 @@ def generate(values, config, workdir: pathlib.Path) -> None:
     import dataclasses
     import json
 
-    from flaxlm import verbs
-    from flaxlm.generate import GenerateConfig
+    from flaxlm.commands.generate import generate as make
+    from flaxlm.inference.generate import GenerateConfig
+    from flaxlm.training.metrics import report
 
     prompts = list(values.prompt)
     if values.prompts:
@@ -128,13 +137,13 @@ def generate(values, config, workdir: pathlib.Path) -> None:
     if not prompts:
         raise ConfigError("nothing to generate from: give --prompt=TEXT or --prompts=FILE")
     options = GenerateConfig(**options_of(GenerateConfig, values))
-    made = verbs.generate(config, workdir, prompts, options, values.checkpoint)
+    made = make(config, workdir, prompts, options, values.checkpoint)
     with (workdir / "generations.jsonl").open("w") as file:
         for generation in made:
             file.write(json.dumps(dataclasses.asdict(generation), ensure_ascii=False) + "\n")
             print(f"--- {generation.prompt}\n{generation.text}")
     ids = sum(len(generation.ids) for generation in made)
-    verbs.report(workdir, {"generate/texts": len(made), "generate/tokens": ids}, "generate")
+    report(workdir, {"generate/texts": len(made), "generate/tokens": ids}, "generate")
 
 
 def run(argv: list[str]) -> None:

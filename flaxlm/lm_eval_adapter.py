@@ -18,8 +18,10 @@ except ImportError as error:
         "flaxlm.lm_eval_adapter needs lm-evaluation-harness: pip install 'flaxlm[lm_eval]'"
     ) from error
 
-from flaxlm import generate, likelihood, sharding, verbs
-from flaxlm.tasks.requests import Continuation, Reader, request
+from flaxlm import sharding
+from flaxlm.inference import generate, likelihood
+from flaxlm.inference.requests import Continuation, Reader, request
+from flaxlm.training.opened import load_model
 
 NEW_TOKENS = 256  # where a task does not say
 PROMPTS = 16  # that are continued together
@@ -56,7 +58,7 @@ class FlaxLM(LM):
         device=None,
     ):
         super().__init__()
-        self.program, self.params, self.tokenizer = verbs.load_model(
+        self.program, self.params, self.tokenizer = load_model(
             str(workdir), str(checkpoint), {"data": -1, "fsdp": int(fsdp), "tensor": int(tensor)}
         )
         self.family = self.program.config.model_name

@@ -112,3 +112,11 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def say(message: str) -> None:
+    """Print one line on standard error, from the first process only."""
+    import jax  # not before it is needed: `--help` answers without it
+
+    if jax.process_index() == 0:
+        print(message, file=sys.stderr, flush=True)

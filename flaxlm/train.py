@@ -18,22 +18,24 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from flaxlm import compare, report, sharding
+from flaxlm import sharding
 from flaxlm.errors import Diverged, Preempted, Stuck, choose
-from flaxlm.evaluate import Evaluation, batch_size_of, evaluate_split, is_better, metric_names
-from flaxlm.progress import Progress
+from flaxlm.evaluation import compare, report
+from flaxlm.evaluation.evaluate import (
+    Evaluation,
+    batch_size_of,
+    evaluate_split,
+    is_better,
+    metric_names,
+)
+from flaxlm.progress import Progress, say
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import RunConfig
 from flaxlm.training.inputs import Inputs, flops_per_token
 from flaxlm.training.metrics import MetricWriter, table, write_result
-from flaxlm.training.start import load_for_reading, start
+from flaxlm.training.opened import load_for_reading
+from flaxlm.training.start import start
 from flaxlm.training.step import Program, check_batch, check_trained, make_train_step
-
-
-def say(message: str) -> None:
-    """Print one line on standard error, from the first process only."""
-    if jax.process_index() == 0:
-        print(message, file=sys.stderr, flush=True)
 
 
 class Interrupted(Exception):

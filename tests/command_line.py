@@ -61,7 +61,7 @@ def serve() -> None:
 
     sys.path[0] = str(ROOT)  # as `python -m` has it there
     # Of the package this leaves out `__main__`, which runs anew in each child.
-    for name in ("flaxlm.verbs", "flaxlm.train", "flaxlm.generate", "ml_collections.config_flags"):
+    for name in ("flaxlm.train", "flaxlm.inference.generate", "ml_collections.config_flags"):
         importlib.import_module(name)
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

@@ -27,8 +27,11 @@ SHARED = pathlib.Path(
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Compiled programs are shared within one run of the suite, subprocesses included."""
-    path = str(tmp_path_factory.mktemp("jax_cache"))
+    """Compiled programs are shared within one run of the suite, subprocesses included.
+
+    JAX_COMPILATION_CACHE_DIR keeps them from one run to the next.
+    """
+    path = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("jax_cache"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = path
     jax.config.update("jax_compilation_cache_dir", path)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

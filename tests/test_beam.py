@@ -12,9 +12,9 @@ import pytest
 import torch
 from hf_cases import CASES
 
-from flaxlm import beam
-from flaxlm.decoding import GenerateConfig, decode
 from flaxlm.errors import ConfigError
+from flaxlm.inference import beam
+from flaxlm.inference.decoding import GenerateConfig, decode
 from flaxlm.interop.pretrained import from_pretrained
 from flaxlm.models.recurrent import RecurrentConfig
 

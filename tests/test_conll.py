@@ -11,9 +11,9 @@ import zstandard
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
+from flaxlm.metrics import entities
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.conll import place_of, read
-from flaxlm.tasks.metrics import entities
 
 MOST = 1 << 20
 WORDS = [["#new", "de", "le", "York", "!"], ["#", "是", "纽约", "ok"], ["x"]]

@@ -8,9 +8,9 @@ from seqeval.metrics import accuracy_score
 from seqeval.metrics.v1 import precision_recall_fscore_support
 from seqeval.scheme import IOB1, IOB2, IOBES, Tokens
 
+from flaxlm import metrics
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.tasks import metrics
-from flaxlm.tasks.metrics.entities import sequence_counts, tags_of
+from flaxlm.metrics.entities import sequence_counts, tags_of
 
 ORACLES = {"BIO": IOB2, "BIOES": IOBES, "BMES": IOBES, "IOB1": IOB1}
 TYPES = ("PER", "GPE-LOC", "地名", "")

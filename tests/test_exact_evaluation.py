@@ -10,7 +10,7 @@ import pytest
 import tiny_runs as tiny
 
 from flaxlm import sharding
-from flaxlm.evaluate import evaluate_split
+from flaxlm.evaluation.evaluate import evaluate_split
 from flaxlm.training import config as run_config
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.step import make_train_step

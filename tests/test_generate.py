@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from flaxlm import models, prompts, sampling, sharding
+from flaxlm import models, sharding
 from flaxlm.data.tokenizer import TokenizerConfig, train_tokenizer
 from flaxlm.data.vocabulary import ByteTokenizer
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.generate import GenerateConfig, decode, generate
+from flaxlm.inference import prompts, sampling
+from flaxlm.inference.generate import GenerateConfig, decode, generate
 from flaxlm.models.config import TransformerConfig
 from flaxlm.models.recurrent import RecurrentConfig
 
@@ -181,7 +182,7 @@ def test_generation_draws_every_step_anew():
 
 @pytest.mark.parametrize("stride", [1, 4, 16])
 def test_a_stop_string_that_spans_tokens_is_cut_exactly(monkeypatch, stride):
-    monkeypatch.setattr("flaxlm.decoding.STEPS_BETWEEN_STOP_CHECKS", stride)
+    monkeypatch.setattr("flaxlm.inference.decoding.STEPS_BETWEEN_STOP_CHECKS", stride)
     params = spelling("Hélo_wrd: 123456789xyz", BYTES.bos_id)
     options = dataclasses.replace(GREEDY, max_new_tokens=40, stop=("never", "d: 1", ": ", "d: "))
     (g,) = generate(Table(), params, BYTES, [""], options, "decoder")

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from flaxlm.commands.glue import find_files, find_folders, task_scores
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError, MissingInput
-from flaxlm.glue import find_files, find_folders, task_scores
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.glue import GLUE
 from flaxlm.tasks.task import Answer
@@ -313,7 +313,7 @@ def test_the_real_files_have_as_many_rows_as_were_published(shared, name):
 
 
 def test_nothing_at_all_is_said_so(tmp_path):
-    from flaxlm.glue import glue
+    from flaxlm.commands.glue import glue
 
     with pytest.raises(MissingInput, match=r"--data=.*absent is not a folder"):
         glue(None, tmp_path / "absent", tmp_path / "w")

@@ -8,10 +8,10 @@ import pytest
 import tiny_runs as tiny
 
 from flaxlm import __main__ as command
-from flaxlm import glue as benchmark
-from flaxlm import verbs
+from flaxlm.commands import glue as benchmark
 from flaxlm.errors import ConfigError, DataError, MissingInput, Unsafe
 from flaxlm.training import config as run_config
+from flaxlm.training import opened
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
 
@@ -80,7 +80,7 @@ def init(tmp_path_factory):
     )
     config = run_config.from_dict(recipe)
     with Inputs.open(config, root / "run") as inputs:
-        program = verbs.reader(config)
+        program = opened.reader(config)
         files = {"extra": inputs.identity(), "files": inputs.files()}
         with program.mesh(), Checkpointer(root / "run", **files) as saved:
             saved.save(0, program.init(0), wait=True)
@@ -148,7 +148,7 @@ class Killed(Exception):
 
 def test_killed_anywhere_and_started_again_ends_the_same(whole, data, init, tmp_path, monkeypatch):
     workdir = tmp_path / "glue"
-    real = benchmark.train, benchmark.verbs.evaluate
+    real = benchmark.train, benchmark.evaluate
 
     def killed(*arguments, **options):
         raise Killed
@@ -174,10 +174,10 @@ def test_killed_anywhere_and_started_again_ends_the_same(whole, data, init, tmp_
         return real[0](config, place, *rest)
 
     monkeypatch.setattr(benchmark, "train", train_noted)
-    monkeypatch.setattr(benchmark.verbs, "evaluate", killed)
+    monkeypatch.setattr(benchmark, "evaluate", killed)
     with pytest.raises(Killed):
         run(data, init, workdir)
-    monkeypatch.setattr(benchmark.verbs, "evaluate", real[1])
+    monkeypatch.setattr(benchmark, "evaluate", real[1])
     result = run(data, init, workdir)
     assert trained == ["mnli"]  # cola was finished, and then mnli was
 

@@ -22,7 +22,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from flaxlm.data import files, hugging_face_files
+from flaxlm import files
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.pipeline import EvalBatches
 from flaxlm.data.stdlib import stdlib_files
@@ -394,6 +394,6 @@ def test_shifted_and_oversized_models_are_refused(small, tmp_path, monkeypatch):
         path = write(tmp_path, sentencepiece__bpe__model=model, tokenizer_config__json=facts)
         with pytest.raises(DataError, match=r"save a tokenizer\.json.*one of: t5"):
             load_hugging_face(path)
-    monkeypatch.setattr(hugging_face_files, "LIMIT", 10)
+    monkeypatch.setattr("flaxlm.data.hugging_face_files.LIMIT", 10)
     with pytest.raises(DataError, match=r"vocab\.txt is larger"):
         load_hugging_face(small["bert"])

@@ -19,10 +19,8 @@ from flaxlm import sharding
 from flaxlm.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from flaxlm.data.vocabulary import ByteTokenizer
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.interop.pretrained import from_pretrained
-from flaxlm.likelihood import pseudo_log_likelihood, rolling, score
-from flaxlm.models import build
-from flaxlm.tasks.requests import (
+from flaxlm.inference.likelihood import pseudo_log_likelihood, rolling, score
+from flaxlm.inference.requests import (
     Continuation,
     Reader,
     border,
@@ -32,6 +30,8 @@ from flaxlm.tasks.requests import (
     request,
     windows,
 )
+from flaxlm.interop.pretrained import from_pretrained
+from flaxlm.models import build
 
 CASES = {"gpt2": "lm", "t5": "lm", "bert": "mlm"}
 POSITIONS = 24  # of the learned tables in hf_cases

@@ -10,7 +10,8 @@ import pytest
 import tiny
 import tiny_runs
 
-from flaxlm import from_pretrained, sharding, tree, verbs
+from flaxlm import from_pretrained, sharding, tree
+from flaxlm.commands import convert, evaluate
 from flaxlm.models import MODELS
 from flaxlm.train import train
 from flaxlm.training import config as run_config
@@ -211,9 +212,9 @@ def test_a_run_trains_factors_and_heads_and_keeps_every_bit_of_the_base(hub, tun
 
 def test_readers_see_merged_kernels_that_compute_the_same(hub, tuned, tmp_path, capfd):
     config, workdir, result = tuned
-    scores = verbs.evaluate(config, workdir, "valid", "")
+    scores = evaluate.evaluate(config, workdir, "valid", "")
     assert scores["valid/loss"] == pytest.approx(result["valid/loss"], rel=1e-6)
-    verbs.convert(str(workdir), f"hf:{tmp_path / 'out'}")
+    convert.convert(str(workdir), f"hf:{tmp_path / 'out'}")
     assert f"{workdir} step 3 (the latest)" in capfd.readouterr().err
     program, state = state_of(config, workdir)
     batch = tiny_runs.random_batch(config.objective.batch_spec(8, 8), 0, vocab=30)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from flaxlm.errors import ConfigError
-from flaxlm.objectives import Classification, losses
+from flaxlm.models import losses
+from flaxlm.objectives import Classification
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
+from flaxlm import metrics
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.tasks import metrics
 
 
 def test_paired_bootstrap_gives_the_difference_and_brackets_it():

@@ -18,11 +18,11 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import ByteTokenizer
 from flaxlm.data.vocabulary import ByT5Tokenizer, Template
 from flaxlm.errors import ConfigError, DataError
+from flaxlm.metrics import span_values
 from flaxlm.objectives.question_answering import QuestionAnswering, most_context, windows
 from flaxlm.tasks import TASKS
-from flaxlm.tasks.metrics import span_values
+from flaxlm.tasks.answer_spans import Span, best_spans, distinct, locate, shares
 from flaxlm.tasks.question_answering import Found
-from flaxlm.tasks.spans import Span, best_spans, distinct, locate, shares
 from flaxlm.tasks.task import Answer
 
 FAKE = FakeTokenizer()

@@ -14,7 +14,7 @@ import transformers
 from hf_cases import CASES
 from test_objective_models import built, compiled, results
 
-from flaxlm import verbs
+from flaxlm.commands import convert
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.objectives import OBJECTIVES, MultiLabel, Regression
@@ -260,8 +260,8 @@ def test_a_run_is_written_with_what_its_head_says(tmp_path):
     fields = {"vocab_size": len(pieces), "problem_type": "multi_label_classification"}
     hf_cases.torch_model(CASES["bert"], "classification", **fields).save_pretrained(here)
     (tmp_path / "here" / "vocab.txt").write_text("\n".join(pieces))
-    verbs.convert(f"hf:{here}", run)
-    verbs.convert(run, f"hf:{there}")
+    convert.convert(f"hf:{here}", run)
+    convert.convert(run, f"hf:{there}")
     said = transformers.AutoConfig.from_pretrained(there)
     assert (said.num_labels, said.problem_type) == (3, "multi_label_classification")
     assert OBJECTIVES["regression"].problem == "regression"

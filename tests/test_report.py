@@ -8,9 +8,9 @@ import pytest
 from matplotlib.image import imread
 from sklearn.metrics import confusion_matrix
 
-from flaxlm import report
 from flaxlm.errors import StorageError
-from flaxlm.evaluate import Evaluation
+from flaxlm.evaluation import report
+from flaxlm.evaluation.evaluate import Evaluation
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.task import Answer
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from flaxlm import sampling
+from flaxlm.inference import sampling
 
 
 def oracle(logits: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:

@@ -8,8 +8,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, brier_score_loss, precision_recall_fscore_support
 from threadpoolctl import threadpool_limits
 
+from flaxlm import metrics
 from flaxlm.errors import DataError
-from flaxlm.tasks import metrics
 
 
 def indicators(n=200, c=6, seed=0):

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import tiny_runs as tiny
 
-from flaxlm import compare, seeds, train
+from flaxlm import train
+from flaxlm.commands import seeds
 from flaxlm.errors import ConfigError, DataError, MissingInput
+from flaxlm.evaluation import compare
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.step import make_train_step

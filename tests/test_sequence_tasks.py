@@ -7,7 +7,7 @@ import pytest
 import tiny_runs as tiny
 
 from flaxlm import __main__ as command
-from flaxlm import flags
+from flaxlm.commands import recipe
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.glue import GLUE
 from flaxlm.training import config as run_config
@@ -87,10 +87,10 @@ SUPERVISED = ("classification", "regression", "multi_label", "similarity", *GLUE
 
 @pytest.mark.parametrize("task", SUPERVISED)
 def test_the_recipe_of_fine_tuning_takes_any_task_by_its_name(task):
-    recipe = flags.load_recipe(str(flags.FINETUNE))
+    made = recipe.load_recipe(str(recipe.FINETUNE))
     named = task in GLUE or task in ("regression", "similarity")
     overrides = {"task.name": task} | ({} if named else {"objective.labels": "('a','b')"})
-    config = flags.configure(recipe, overrides)
+    config = recipe.configure(made, overrides)
     assert (config.task_name, config.objective_name) == (task, TASKS[task].objective)
     assert config.eval.metric == TASKS[task].defaults["eval"]["metric"]
     labels = TASKS[task].defaults.get("objective", {}).get("labels", ("a", "b"))

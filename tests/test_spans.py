@@ -9,9 +9,9 @@ import nltk
 import numpy as np
 import pytest
 
+from flaxlm import metrics
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.tasks import metrics
-from flaxlm.tasks.metrics.spans import normal_cmrc, normal_squad
+from flaxlm.metrics.answers import normal_cmrc, normal_squad
 
 FUZZED = 10_000
 # What normalisation could get wrong: articles in and beside words, ASCII and other punctuation,

@@ -13,7 +13,7 @@ import zstandard
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.tasks import TASKS
-from flaxlm.tasks.spans import locate
+from flaxlm.tasks.answer_spans import locate
 from flaxlm.tasks.squad_json import read_questions
 
 MOST = 1 << 20

@@ -15,16 +15,17 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 from test_objective_models import Fixed
 from transformers import BertTokenizer, GPT2Tokenizer
 
-from flaxlm import evaluate, report
+from flaxlm import metrics
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.pipeline import EvalBatches
 from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import ByteTokenizer, TokenizerConfig, train_tokenizer
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.evaluate import Evaluation
+from flaxlm.evaluation import evaluate, report
+from flaxlm.evaluation.evaluate import Evaluation
 from flaxlm.objectives import TokenClassification
 from flaxlm.objectives.token_classification import encode_words, windows
-from flaxlm.tasks import TASKS, metrics
+from flaxlm.tasks import TASKS
 from flaxlm.tasks.tagging import task_of_labels
 from flaxlm.tasks.task import values_of
 

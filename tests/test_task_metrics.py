@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, matthews_corrcoef, precision_score, recall_score
 
+from flaxlm import metrics
 from flaxlm.errors import DataError
-from flaxlm.tasks import metrics
-from flaxlm.tasks.metrics.labels import scores_of_counts
+from flaxlm.metrics.labels import scores_of_counts
 
 
 def labels(n: int, classes: int, seed: int = 0):

@@ -9,7 +9,7 @@ import sys
 import pytest
 from command_line import ROOT, CommandLine
 
-from flaxlm.tasks.metrics import text_scores
+from flaxlm.metrics import text_scores
 
 RECIPE = """
 def get_config(arg=""):

@@ -7,9 +7,9 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
+from flaxlm import metrics
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.tasks import metrics
-from flaxlm.tasks.metrics.texts import words
+from flaxlm.metrics.texts import words
 
 ENGLISH = "the runner was running to his houses while dogs barked loudly at 3 Cats it's".split()
 CHINESE = "他在北京大学读书，今天去看电影。"

@@ -13,7 +13,7 @@ import time
 import pytest
 import tiny_runs as tiny
 
-from flaxlm import verbs
+from flaxlm.commands import evaluate, inspect
 from flaxlm.errors import ConfigError, Diverged, Preempted, StorageError, Unsafe
 from flaxlm.train import train
 from flaxlm.training import config as run_config
@@ -49,7 +49,7 @@ def config_of(corpus, family="causal", **sections):
 
 
 def digests(config, workdir):
-    result = verbs.inspect(config, workdir, "latest")
+    result = inspect.inspect(config, workdir, "latest")
     return {name: result[name] for name in DIGESTS}
 
 
@@ -150,9 +150,9 @@ def test_early_stopping_ends_the_run_and_stays_ended(corpus, tmp_path, capfd):
     assert train(config, tmp_path / "run")["step"] == result["step"]
     # Nothing was learnt, so the first of the evaluations is the best, and what readers take.
     capfd.readouterr()
-    assert verbs.evaluate(config, tmp_path / "run", "valid", "")["step"] == 2
+    assert evaluate.evaluate(config, tmp_path / "run", "valid", "")["step"] == 2
     assert f"{tmp_path / 'run'} step 2 (the best, valid/accuracy" in capfd.readouterr().err
-    assert verbs.evaluate(config, tmp_path / "run", "valid", "latest")["step"] == result["step"]
+    assert evaluate.evaluate(config, tmp_path / "run", "valid", "latest")["step"] == result["step"]
 
 
 def test_unknown_eval_metric_names_the_valid_ones(corpus, tmp_path):
@@ -166,7 +166,7 @@ def test_evaluation_counts_every_token_once_whatever_the_batch(finished):
     inputs_tokens = result["valid/tokens"]
     for batch_size in (8, 24, 64):
         changed = run_config.from_dict(config.raw | {"eval": {"batch_size": batch_size}})
-        scores = verbs.evaluate(changed, workdir, "valid", "latest")
+        scores = evaluate.evaluate(changed, workdir, "valid", "latest")
         assert scores["valid/tokens"] == inputs_tokens
         assert scores["valid/loss"] == pytest.approx(result["valid/loss"], rel=1e-6)
     # Each document is BOS, its bytes, EOS; all of them but BOS are scored.
@@ -225,7 +225,7 @@ def test_text_to_text_is_scored_by_what_is_written(family, finished, tmp_path):
     )
     config = run_config.from_dict(recipe)
     loss = train(config, tmp_path / "run")["valid/loss"]
-    result = verbs.evaluate(config, tmp_path / "run", "valid", "latest")
+    result = evaluate.evaluate(config, tmp_path / "run", "valid", "latest")
     assert result["valid/loss"] == pytest.approx(loss, abs=1e-4)
     assert result["valid/loss_low"] < result["valid/loss"] < result["valid/loss_high"]
     # Learnt by heart, every answer comes out letter for letter.

@@ -12,11 +12,11 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import load_tokenizer
 from flaxlm.data.vocabulary import ByteTokenizer
 from flaxlm.errors import ConfigError, DataError
+from flaxlm.inference.requests import Continuation, Masked, Reader, Scores
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.choices import LastWord, MultipleChoice
 from flaxlm.tasks.minimal_pairs import Blimp, CrowsPairs, MinimalPairs, common_tokens
 from flaxlm.tasks.perplexity import Perplexity
-from flaxlm.tasks.requests import Continuation, Masked, Reader, Scores
 from flaxlm.tasks.stereoset import StereoSet
 from flaxlm.tasks.task import Answer
 

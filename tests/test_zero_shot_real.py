@@ -16,11 +16,11 @@ import torch
 import transformers
 
 from flaxlm.data.sources import DataConfig
+from flaxlm.inference.likelihood import score
+from flaxlm.inference.requests import Reader, Scores
 from flaxlm.interop.pretrained import from_pretrained
-from flaxlm.likelihood import score
 from flaxlm.models import build
 from flaxlm.tasks import TASKS
-from flaxlm.tasks.requests import Reader, Scores
 
 ALL = os.environ.get("FLAXLM_ZERO_SHOT") == "all"
 FILES = {

@@ -20,13 +20,15 @@ from hf_cases import CASES
 from tokenizers import models, pre_tokenizers
 
 import flaxlm
-from flaxlm import likelihood, lm_eval_adapter, sharding, verbs
+from flaxlm import lm_eval_adapter, sharding
+from flaxlm.commands import convert
 from flaxlm.errors import ConfigError
-from flaxlm.evaluate import evaluate_split, rank
+from flaxlm.evaluation.evaluate import evaluate_split, rank
+from flaxlm.inference import likelihood
 from flaxlm.interop.pretrained import Directory
 from flaxlm.lm_eval_adapter import FlaxLM
 from flaxlm.training import config as run_config
-from flaxlm.training.start import INIT, load_for_reading
+from flaxlm.training.opened import INIT, load_for_reading
 from flaxlm.training.step import make_train_step
 
 torch.set_num_threads(1)  # tiny models: a second thread waits more than it works
@@ -107,7 +109,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("zero_shot")
     for name in ("gpt2", "bert"):
         directory(root, name)
-    verbs.import_run(f"hf:{root / 'gpt2'}", root / "run", "float32", "")
+    convert.import_run(f"hf:{root / 'gpt2'}", root / "run", "float32", "")
     choices(root / "choices.jsonl")
     pairs(root / "pairs.jsonl")
     (root / "text.txt").write_text("the sea was calm and grey. " * 9)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from flaxlm.data import files
+from flaxlm import files
 from flaxlm.data.clean import Cleaner
 from flaxlm.data.encode import COUNTS, Encoder, Job, Workers, whole
 from flaxlm.data.shards import FORMAT, SplitWriter, read_manifest, write_manifest

@@ -14,7 +14,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterator
 
-from flaxlm.data import files
+from flaxlm import files
 from flaxlm.data.build import all_sources, build, relevant, stat
 from flaxlm.data.shards import (
     MANIFEST,

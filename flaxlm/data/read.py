@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 
-from flaxlm.data import files
+from flaxlm import files
 from flaxlm.errors import ConfigError, DataError, MissingInput
 
 

@@ -14,7 +14,7 @@ import pathlib
 
 import numpy as np
 
-from flaxlm.data import files
+from flaxlm import files
 from flaxlm.errors import DataError, MissingInput, Unsafe, choose
 
 FORMAT = 1

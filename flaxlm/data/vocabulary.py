@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flaxlm.data import files, offsets
+from flaxlm import files
+from flaxlm.data import offsets
 from flaxlm.errors import DataError, StorageError
 
 SPECIALS = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>", "mask": "<mask>"}

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from flaxlm.data import files
+from flaxlm import files
 from flaxlm.errors import StorageError
 from flaxlm.interop.tensors import DTYPES, HEADER_LIMIT, INDEX, KEYS, WHOLE
 

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 
-from flaxlm.data import files
+from flaxlm import files
 from flaxlm.data.hugging_face import HuggingFaceTokenizer
 from flaxlm.data.sentence_piece import SentencePieceTokenizer
 from flaxlm.data.vocabulary import SPACE, Frame, Tokenizer

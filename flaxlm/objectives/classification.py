@@ -10,7 +10,8 @@ import numpy as np
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
 from flaxlm.errors import DataError
-from flaxlm.objectives import losses, supervised
+from flaxlm.models import losses
+from flaxlm.objectives import supervised
 from flaxlm.objectives.objective import Spec, Sums, apply, floats, ints
 from flaxlm.objectives.sequence import (
     SequenceObjective,

@@ -14,7 +14,7 @@ import numpy as np
 from flaxlm.data.order import Plan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
 from flaxlm.errors import ConfigError, nearest
-from flaxlm.objectives import losses
+from flaxlm.models import losses
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 Spec = dict[str, tuple[tuple[int, ...], np.dtype]]

@@ -29,7 +29,7 @@ class TextToText(Objective):
       pack: several examples share a row of training, best fit, and do not see each other; an
         evaluation has one a row.
       num_beams: of the texts that an evaluation generates; 1 is greedy.
-      length_penalty: α of a beam search; see `flaxlm.beam`.
+      length_penalty: α of a beam search; see `flaxlm.inference.beam`.
       model: the key of MODELS that rows are laid out for; `for_model` sets it.
     """
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError
-from flaxlm.tasks.metrics import Interval
-from flaxlm.tasks.ranked import Gold, Prompted, preferred
+from flaxlm.inference.requests import Reader, Request, Scores, cloze, request
+from flaxlm.metrics import Interval
+from flaxlm.tasks.by_likelihood import Gold, Prompted, preferred
 from flaxlm.tasks.records import Record
-from flaxlm.tasks.requests import Reader, Request, Scores, cloze, request
 from flaxlm.tasks.task import Answer, Example
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from flaxlm.data import files
+from flaxlm import files
 from flaxlm.errors import DataError, choose, nearest
 from flaxlm.tasks.records import COMPRESSED, JSON_LINES, Record, read_table
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.tasks.metrics import (
+from flaxlm.metrics import (
     Interval,
     span_intervals,
     span_scores,

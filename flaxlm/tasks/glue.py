@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from flaxlm.data import files
+from flaxlm import files
 from flaxlm.data.sources import DataConfig
 from flaxlm.tasks.records import Record, read_split, read_table
 from flaxlm.tasks.regression import NumberTask

@@ -9,9 +9,9 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.data.vocabulary import Tokenizer
-from flaxlm.tasks.ranked import Gold, Ranked, groups_of, preferred
+from flaxlm.inference.requests import Masked, Reader, Request, Scores, masked, request
+from flaxlm.tasks.by_likelihood import Gold, Ranked, groups_of, preferred
 from flaxlm.tasks.records import Record, read_split
-from flaxlm.tasks.requests import Masked, Reader, Request, Scores, masked, request
 from flaxlm.tasks.task import Answer, Example
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError
-from flaxlm.tasks.metrics import Interval, multilabel_intervals, multilabel_scores
+from flaxlm.metrics import Interval, multilabel_intervals, multilabel_scores
 from flaxlm.tasks.records import Record, found_labels, read_split
 from flaxlm.tasks.task import Answer, Example, Task, check_count, label_ids, values_of
 

@@ -10,9 +10,9 @@ from flaxlm.data.clean import Cleaner
 from flaxlm.data.sources import DataConfig, documents
 from flaxlm.data.split import split_documents
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.tasks.metrics import Interval, ratio_interval
-from flaxlm.tasks.ranked import Gold, Ranked
-from flaxlm.tasks.requests import Reader, Request, Scores, windows
+from flaxlm.inference.requests import Reader, Request, Scores, windows
+from flaxlm.metrics import Interval, ratio_interval
+from flaxlm.tasks.by_likelihood import Gold, Ranked
 from flaxlm.tasks.task import Answer, Example
 
 SHOWN = 200  # characters of a text in a report

@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError, choose
-from flaxlm.tasks.metrics import (
+from flaxlm.metrics import (
     STYLES,
     Interval,
     best_threshold,
@@ -19,8 +19,8 @@ from flaxlm.tasks.metrics import (
     span_scores,
     span_values,
 )
+from flaxlm.tasks.answer_spans import best_spans, distinct, locate, shares
 from flaxlm.tasks.records import Record, read_split
-from flaxlm.tasks.spans import best_spans, distinct, locate, shares
 from flaxlm.tasks.squad_json import answers_of, note_id, read_questions
 from flaxlm.tasks.task import Answer, Example, Task, check_count
 

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from flaxlm.data import files
+from flaxlm import files
 from flaxlm.data.read import table_rows
 from flaxlm.data.sources import DataConfig, sources
 from flaxlm.data.split import split_by_hash

@@ -8,7 +8,7 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError
-from flaxlm.tasks.metrics import Interval, regression_intervals, regression_scores
+from flaxlm.metrics import Interval, regression_intervals, regression_scores
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.task import Answer, Example, Task, check_count, values_of
 

@@ -12,7 +12,7 @@ context, question, answers and, where they are there, is_impossible and plausibl
 import json
 from collections.abc import Iterator
 
-from flaxlm.data import files
+from flaxlm import files
 from flaxlm.errors import DataError
 from flaxlm.tasks.records import COMPRESSED, Record, read_table
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError
-from flaxlm.tasks.metrics import CONFIDENCE, RESAMPLES, Interval
-from flaxlm.tasks.ranked import Ranked, preferred
+from flaxlm.inference.requests import Masked, Reader, Request, Scores, cloze, following, request
+from flaxlm.metrics import CONFIDENCE, RESAMPLES, Interval
+from flaxlm.tasks.by_likelihood import Ranked, preferred
 from flaxlm.tasks.records import Record, read_split
-from flaxlm.tasks.requests import Masked, Reader, Request, Scores, cloze, following, request
 from flaxlm.tasks.task import Answer, Example
 
 BLANK = "BLANK"

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import choose
-from flaxlm.tasks.glue import GLUE, NLI, TWO_WAY, Glue, Stsb
-from flaxlm.tasks.metrics import (
+from flaxlm.metrics import (
     Interval,
     classification_intervals,
     classification_scores,
@@ -16,6 +15,7 @@ from flaxlm.tasks.metrics import (
     regression_intervals,
     regression_scores,
 )
+from flaxlm.tasks.glue import GLUE, NLI, TWO_WAY, Glue, Stsb
 from flaxlm.tasks.task import Answer, Example, Task, check_count
 
 # How each set is asked, and the words for its labels in the order of their ids; none for numbers.

@@ -8,8 +8,7 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError, choose, nearest
-from flaxlm.tasks import conll
-from flaxlm.tasks.metrics import (
+from flaxlm.metrics import (
     SCHEMES,
     Interval,
     check_labels,
@@ -19,6 +18,7 @@ from flaxlm.tasks.metrics import (
     tag_intervals,
     tag_scores,
 )
+from flaxlm.tasks import conll
 from flaxlm.tasks.records import Record, read_split, records
 from flaxlm.tasks.task import Answer, Decisions, Example, Task, label_ids, values_of
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.tasks.metrics import (
+from flaxlm.metrics import (
     Interval,
     calibration_intervals,
     calibration_scores,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from flaxlm.errors import ConfigError, DataError, choose
-from flaxlm.tasks.metrics import (
+from flaxlm.metrics import (
     CORPUS_SCORES,
     LANGUAGES,
     TEXT_SCORES,

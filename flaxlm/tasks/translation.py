@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
-from flaxlm.data import files
+from flaxlm import files
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError, MissingInput
-from flaxlm.tasks.metrics import LANGUAGES
+from flaxlm.metrics import LANGUAGES
 from flaxlm.tasks.published import in_directory
 from flaxlm.tasks.records import COMPRESSED, Record, read_split, read_table
 from flaxlm.tasks.task import Example

@@ -17,11 +17,12 @@ from flaxlm.data.order import Mixture
 from flaxlm.data.pipeline import Batches, EvalBatches, loader
 from flaxlm.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from flaxlm.errors import ConfigError, MissingInput, Unsafe
+from flaxlm.files import write_durably
 from flaxlm.interop.pretrained import SCHEME, Directory
 from flaxlm.training import config as run_config
 from flaxlm.training import manifest
 from flaxlm.training.checkpoint import Checkpointer
-from flaxlm.training.workdir import Workdir, unwritable, write_durably
+from flaxlm.training.workdir import Workdir, unwritable
 
 
 def meet(name: str) -> None:

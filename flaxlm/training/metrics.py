@@ -173,3 +173,9 @@ def write_result(workdir: pathlib.Path, result: dict) -> None:
     aside = path.with_suffix(".tmp")
     aside.write_text(json.dumps(known | result, indent=2, sort_keys=True) + "\n")
     os.replace(aside, path)
+
+
+def report(workdir: pathlib.Path, result: dict, title: str) -> None:
+    """Write `result.json` and print the table."""
+    write_result(workdir, result)
+    table(result, title)

@@ -1,7 +1,6 @@
 """Where a run starts: this workdir → `init` (another run, or a Hugging Face model) → scratch."""
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Callable
 
@@ -9,13 +8,12 @@ import jax
 
 from flaxlm import sharding, tree
 from flaxlm.errors import ConfigError, Unsafe
-from flaxlm.interop.pretrained import SCHEME, Directory, Plan
+from flaxlm.interop.pretrained import SCHEME, Plan
 from flaxlm.training import lora, manifest, reading
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
+from flaxlm.training.opened import hub_plan, is_head
 from flaxlm.training.step import Program
-
-INIT = "init"  # the checkpoint that stands for the Hugging Face model of a run's `init`
 
 
 def start(program: Program, saved: Checkpointer, inputs: Inputs, allow_missing: str, say: Callable):
@@ -68,25 +66,11 @@ def _axes(program: Program):
     return axes, program.abstract_state.params, program.device_mesh, program.config.sharding
 
 
-def is_head(path: str) -> bool:
-    """Return whether a parameter belongs to a head, which `init` may not have been trained with."""
-    return path.startswith("heads/")
-
-
 def wanted_of(program: Program, allow_missing: str):
     """Return what a run takes from its `init`, checked; see `Wanted` for what is raised."""
     if not program.config.init.startswith(SCHEME):
         return Wanted.of(program, allow_missing)
     return Hub(program, hub_plan(program, allow_missing, is_head))
-
-
-def hub_plan(
-    program: Program, allow_missing: str = "", fresh: Callable = lambda path: False
-) -> Plan:
-    """Return the plan of loading a run's Hugging Face `init`."""
-    config = program.config
-    heads = config.objective.heads(config.model_name)
-    return Directory(config.init).plan(config.model, heads, allow_missing, fresh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,43 +147,3 @@ class Wanted:
                 text += f"; {what}: {', '.join(paths) or 'none'}"
         say(f"init from {init} step {found.step} ({self.source.why}): {text}")
         return tree.unflatten(tree.flatten(params) | loaded)
-
-
-def load_for_reading(
-    program: Program, workdir: pathlib.Path, checkpoint: str, say: Callable = lambda line: None
-):
-    """Return (averaged parameters, step) of a run, laid out on the program's mesh.
-
-    Args:
-      program: of the run's config, on any mesh.
-      workdir: the run directory.
-      checkpoint: `latest`, `best`, a step, INIT, or nothing, see `reading.find`.
-      say: prints one line, which step it is.
-    """
-    asked = tree.flatten(program.abstract_state.params)
-    if checkpoint == INIT:
-        return tree.unflatten(hub_plan(program).load(asked)), 0
-    source = reading.find(workdir, checkpoint, program.config.eval)
-    params, found = source.read(asked, program)
-    say(f"checkpoint: {workdir} step {found.step} ({source.why})")
-    return tree.unflatten(params), found.step
-
-
-def load_backbone(
-    program: Program, workdir: pathlib.Path, checkpoint: str, say: Callable = lambda line: None
-):
-    """Return the parameters of a run without those of its heads; see `load_for_reading`."""
-    if checkpoint == INIT:
-        asked = tree.flatten(program.abstract_state.params)
-        loaded = hub_plan(program, fresh=is_head).load(asked)
-    else:
-        loaded = tree.flatten(load_for_reading(program, workdir, checkpoint, say)[0])
-    return tree.unflatten({path: leaf for path, leaf in loaded.items() if not is_head(path)})
-
-
-def require_step(config, workdir: pathlib.Path, checkpoint: str) -> None:
-    """Raise unless `checkpoint` can be read, before anything else is."""
-    if checkpoint != INIT:
-        reading.find(workdir, checkpoint, config.eval)
-    elif not config.init.startswith(SCHEME):
-        raise ConfigError(f"--checkpoint={INIT} reads a Hugging Face model; init={config.init!r}")

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flaxlm.errors import ConfigError, MissingInput, StorageError
+from flaxlm.files import fsync_tree, rename_durably, write_durably
 from flaxlm.training import manifest, workdir
 from flaxlm.training.manifest import Damaged, Manifest
 
@@ -88,7 +89,7 @@ class Store:
                 with contextlib.suppress(Damaged):
                     # A manifest says that all the rest was on the disk: only the name was missing.
                     if Manifest.read(path) and not target.exists():
-                        workdir.rename_durably(path, target)
+                        rename_durably(path, target)
                         continue
                 shutil.rmtree(path)
             for path in self.root.glob(f"{_TRASH}*"):
@@ -151,11 +152,11 @@ class Store:
         for name, contents in files.items():
             _place(contents, writing / name)
         record = dataclasses.replace(record, files=manifest.file_hashes(writing, files))
-        workdir.fsync_tree(writing)
-        workdir.write_durably(writing / manifest.NAME, record.to_bytes())
+        fsync_tree(writing)
+        write_durably(writing / manifest.NAME, record.to_bytes())
         # From here on `open` finishes the commit, so the step it replaces may go.
         aside = self._aside(target) if target.exists() else None
-        workdir.rename_durably(writing, target)
+        rename_durably(writing, target)
         if aside:
             shutil.rmtree(aside)
         return target
@@ -182,7 +183,7 @@ class Store:
         aside = self.root / f"{_TRASH}{path.name}"
         if aside.exists():
             shutil.rmtree(aside)
-        workdir.rename_durably(path, aside)
+        rename_durably(path, aside)
         return aside
 
     def set_aside_damaged(self, step: int) -> None:
@@ -190,7 +191,7 @@ class Store:
         target = self.root / f"{_DAMAGED}{self.path(step).name}"
         if target.exists():
             shutil.rmtree(self._aside(target))
-        workdir.rename_durably(self.path(step), target)
+        rename_durably(self.path(step), target)
 
 
 def _place(contents: bytes | str | os.PathLike, target: Path) -> None:

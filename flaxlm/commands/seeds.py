@@ -9,9 +9,10 @@ import os
 import pathlib
 from collections.abc import Callable
 
-from flaxlm import compare, report
 from flaxlm.errors import ConfigError
-from flaxlm.train import say, train
+from flaxlm.evaluation import compare, report
+from flaxlm.progress import say
+from flaxlm.train import train
 from flaxlm.training.config import RunConfig
 from flaxlm.training.metrics import table, write_result
 from flaxlm.training.step import Program, make_train_step

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxlm import beam, sampling
 from flaxlm.data.tokenizer import Tokenizer
 from flaxlm.errors import ConfigError
-from flaxlm.prompts import batches, pad, shapes
+from flaxlm.inference import beam, sampling
+from flaxlm.inference.prompts import batches, pad, shapes
 
 # Stop strings are looked for on the host, between runs of this many steps of the device's loop.
 STEPS_BETWEEN_STOP_CHECKS = 16

@@ -174,3 +174,41 @@ def sha256(path: str | os.PathLike) -> str:
         raise MissingInput(f"{path} does not exist") from None
     except OSError as error:
         raise MissingInput(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def fsync_directory(path: pathlib.Path) -> None:
+    """Make the names in a directory durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_tree(path: pathlib.Path) -> None:
+    """Make every file and every name under `path` durable, the deepest first."""
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            handle = os.open(os.path.join(folder, name), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        fsync_directory(pathlib.Path(folder))
+
+
+def write_durably(path: pathlib.Path, data: bytes) -> None:
+    """Write a file so that after a crash it holds all of `data` or what it held before."""
+    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    with open(aside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(aside, path)
+    fsync_directory(path.parent)
+
+
+def rename_durably(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Rename within one directory, durably."""
+    os.rename(source, target)
+    fsync_directory(target.parent)

@@ -10,9 +10,9 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError
-from flaxlm.tasks.metrics import Interval, mean_interval
+from flaxlm.inference.requests import Reader, Request, Scores
+from flaxlm.metrics import Interval, mean_interval
 from flaxlm.tasks.records import Record, read_split
-from flaxlm.tasks.requests import Reader, Request, Scores
 from flaxlm.tasks.task import Answer, Example, Task, check_count
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxlm.errors import ConfigError, DataError, choose
-from flaxlm.tasks.metrics.bootstrap import (
+from flaxlm.metrics.bootstrap import (
     CONFIDENCE,
     RESAMPLES,
     Interval,
@@ -29,7 +29,7 @@ from flaxlm.tasks.metrics.bootstrap import (
     intervals_of,
     resampled_sums,
 )
-from flaxlm.tasks.metrics.counts import macro_and_micro, ratio
+from flaxlm.metrics.counts import macro_and_micro, ratio
 
 # The letters of each scheme beside O.
 SCHEMES = {"BIO": "BI", "BIOES": "BIES", "BMES": "BMES", "IOB1": "BI"}

@@ -6,7 +6,16 @@ in. All scores run from 0 to 1 or have a unit of their own, save BLEU and chrF, 
 from 0 to 100.
 """
 
-from flaxlm.tasks.metrics.bootstrap import (
+from flaxlm.metrics.answers import (
+    STYLES,
+    best_threshold,
+    has_answer,
+    span_intervals,
+    span_scores,
+    span_values,
+    withhold,
+)
+from flaxlm.metrics.bootstrap import (
     CONFIDENCE,
     RESAMPLES,
     Interval,
@@ -15,7 +24,7 @@ from flaxlm.tasks.metrics.bootstrap import (
     resampled,
     resampled_sums,
 )
-from flaxlm.tasks.metrics.entities import (
+from flaxlm.metrics.entities import (
     SCHEMES,
     Entity,
     TypeCounts,
@@ -26,7 +35,7 @@ from flaxlm.tasks.metrics.entities import (
     entity_scores,
     type_counts,
 )
-from flaxlm.tasks.metrics.labels import (
+from flaxlm.metrics.labels import (
     Reliability,
     calibration_intervals,
     calibration_scores,
@@ -36,13 +45,14 @@ from flaxlm.tasks.metrics.labels import (
     multilabel_scores,
     reliability,
 )
-from flaxlm.tasks.metrics.likelihood import (
+from flaxlm.metrics.likelihood import (
     bits_per_byte,
     likelihood_intervals,
     likelihood_scores,
     perplexity,
 )
-from flaxlm.tasks.metrics.paired import (
+from flaxlm.metrics.numbers import regression_intervals, regression_scores
+from flaxlm.metrics.paired import (
     Difference,
     McNemar,
     Seeds,
@@ -51,18 +61,8 @@ from flaxlm.tasks.metrics.paired import (
     paired_bootstrap,
     paired_t,
 )
-from flaxlm.tasks.metrics.scores import regression_intervals, regression_scores
-from flaxlm.tasks.metrics.spans import (
-    STYLES,
-    best_threshold,
-    has_answer,
-    span_intervals,
-    span_scores,
-    span_values,
-    withhold,
-)
-from flaxlm.tasks.metrics.tags import tag_intervals, tag_scores
-from flaxlm.tasks.metrics.texts import (
+from flaxlm.metrics.tags import tag_intervals, tag_scores
+from flaxlm.metrics.texts import (
     BLEU_TOKENIZERS,
     CORPUS_SCORES,
     LANGUAGES,

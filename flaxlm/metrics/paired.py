@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxlm.errors import DataError, choose
-from flaxlm.tasks.metrics.bootstrap import (
+from flaxlm.metrics.bootstrap import (
     CONFIDENCE,
     RESAMPLES,
     check_lengths,

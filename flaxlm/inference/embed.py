@@ -1,25 +1,19 @@
 """Vectors of texts from a trained model: pooled final states, in the texts' own order."""
 
-import contextlib
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxlm.data import files
 from flaxlm.data.vocabulary import Tokenizer
-from flaxlm.errors import ConfigError, DataError, StorageError, choose
+from flaxlm.errors import ConfigError, choose
+from flaxlm.inference.prompts import batches, pad, position_limit
 from flaxlm.models import build
 from flaxlm.models.heads import POOLINGS, pool
 from flaxlm.progress import Progress
-from flaxlm.prompts import batches, pad, position_limit
-from flaxlm.tasks import records
-
-MOST_LINE_BYTES = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,32 +37,6 @@ class EmbedConfig:
         choose("--pooling", self.pooling, POOLINGS)
         if self.batch_size < 1 or self.max_tokens < 0:
             raise ConfigError("--batch_size must be at least 1, --max_tokens 0 or more")
-
-
-def read_texts(path: str) -> list[str]:
-    """Return the field `text` of every line of a JSONL file; the errors name file and line."""
-    rows = records.read_table(path, MOST_LINE_BYTES)
-    # An empty text is one; anything else that is no text is named.
-    texts = ["" if row.columns.get("text") == "" else row.text("text") for row in rows]
-    if not texts:
-        raise DataError(f"{path} holds no line to embed")
-    return texts
-
-
-@contextlib.contextmanager
-def writer(path: str):
-    """Yield a function that writes an array as a NumPy file, whole or not at all.
-
-    The place is tried before anything is computed. StorageError where it cannot be written.
-    """
-    target = pathlib.Path(path)
-    with contextlib.ExitStack() as stack:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(files.replacing(target))
-        except OSError as error:
-            raise StorageError(f"--output={path} cannot be written: {error.strerror}") from None
-        yield lambda array: np.save(file, array)
 
 
 @functools.partial(jax.jit, static_argnames=("module", "pooling", "normalize"))

@@ -20,13 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxlm.errors import DataError, choose
-from flaxlm.tasks.metrics.bootstrap import (
-    CONFIDENCE,
-    RESAMPLES,
-    Interval,
-    check_lengths,
-    mean_interval,
-)
+from flaxlm.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, check_lengths, mean_interval
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxlm.errors import DataError, choose
-from flaxlm.tasks.metrics.bootstrap import (
+from flaxlm.metrics.answers import normal_squad, overlap_f1
+from flaxlm.metrics.bootstrap import (
     CONFIDENCE,
     RESAMPLES,
     Interval,
@@ -26,7 +27,6 @@ from flaxlm.tasks.metrics.bootstrap import (
     percentiles,
     resampled_sums,
 )
-from flaxlm.tasks.metrics.spans import normal_squad, overlap_f1
 
 # Thai, Lao, Burmese, Khmer, kana, ideographs.
 _UNSPACED = re.compile(

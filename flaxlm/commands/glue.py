@@ -20,12 +20,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from flaxlm import report, verbs
-from flaxlm.data import files
+from flaxlm import files
+from flaxlm.commands.evaluate import evaluate
 from flaxlm.errors import ConfigError, MissingInput, StorageError, choose
-from flaxlm.progress import Progress, clock
+from flaxlm.evaluation import report
+from flaxlm.progress import Progress, clock, say
 from flaxlm.tasks.glue import GLUE
-from flaxlm.train import say, train
+from flaxlm.train import train
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import meet
@@ -228,7 +229,7 @@ def score(job: Job, allow_missing: str) -> dict:
     for split in ("valid", "test"):
         if split in job.splits:
             if split == "test" or not job.train:  # else training has left it
-                verbs.evaluate(job.config, job.place, split, "")
+                evaluate(job.config, job.place, split, "")
             meet(f"{job.task} {split}")  # the first process writes it
             path = report.place(job.place, job.config, split) / "scores.json"
             entry[split] = json.loads(path.read_text())

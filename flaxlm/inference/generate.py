@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxlm.data.tokenizer import Tokenizer
-from flaxlm.decoding import GenerateConfig, batch_rows, decode
 from flaxlm.errors import ConfigError, DataError, choose
-from flaxlm.prompts import (
+from flaxlm.inference.decoding import GenerateConfig, batch_rows, decode
+from flaxlm.inference.prompts import (
     batches,
     bucket,
     check_positions,

@@ -6,13 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flaxlm.errors import DataError
-from flaxlm.tasks.metrics.bootstrap import (
-    CONFIDENCE,
-    RESAMPLES,
-    Interval,
-    check_lengths,
-    ratio_interval,
-)
+from flaxlm.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, check_lengths, ratio_interval
 
 
 def perplexity(nats: float, tokens: float) -> float:

@@ -17,18 +17,10 @@ import numpy as np
 from flaxlm import sharding
 from flaxlm.data.vocabulary import Tokenizer
 from flaxlm.errors import ConfigError, DataError, choose
-from flaxlm.objectives import losses
+from flaxlm.inference.prompts import SMALLEST_BUCKET, bucket, pad, position_limit
+from flaxlm.inference.requests import Continuation, Ids, Masked, Request, Scores, masked, windows
+from flaxlm.models import losses
 from flaxlm.progress import Progress
-from flaxlm.prompts import SMALLEST_BUCKET, bucket, pad, position_limit
-from flaxlm.tasks.requests import (
-    Continuation,
-    Ids,
-    Masked,
-    Request,
-    Scores,
-    masked,
-    windows,
-)
 
 # Tokens that a device reads at a time, in rows of one padded length: as many as keep an accelerator
 # busy, and few enough that a request by itself is not dear on a CPU.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from flaxlm.errors import DataError
-from flaxlm.tasks.metrics.counts import ratio
+from flaxlm.metrics.counts import ratio
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flaxlm.errors import DataError
-from flaxlm.tasks.metrics.bootstrap import (
+from flaxlm.metrics.bootstrap import (
     CONFIDENCE,
     RESAMPLES,
     Interval,
@@ -13,7 +13,7 @@ from flaxlm.tasks.metrics.bootstrap import (
     intervals_of,
     resampled_sums,
 )
-from flaxlm.tasks.metrics.counts import macro_and_micro, ratio
+from flaxlm.metrics.counts import macro_and_micro, ratio
 
 Tags = Sequence[Sequence[str]]
 

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from flaxlm import compare
-from flaxlm.data import files
+from flaxlm import files
 from flaxlm.errors import StorageError
-from flaxlm.evaluate import Evaluation, batch_size_of, completed, evaluate_split
-from flaxlm.tasks.metrics import reliability
+from flaxlm.evaluation import compare
+from flaxlm.evaluation.evaluate import Evaluation, batch_size_of, completed, evaluate_split
+from flaxlm.metrics import reliability
 from flaxlm.tasks.task import Decisions, Task
 
 WORST = 20

@@ -11,11 +11,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from flaxlm import generate, likelihood, sharding
+from flaxlm import sharding
 from flaxlm.errors import DataError
+from flaxlm.inference import generate, likelihood
+from flaxlm.inference.requests import Reader
+from flaxlm.metrics import ratio_interval
 from flaxlm.progress import Progress
-from flaxlm.tasks.metrics import ratio_interval
-from flaxlm.tasks.requests import Reader
 from flaxlm.training.step import Program
 
 

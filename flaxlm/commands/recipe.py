@@ -29,7 +29,7 @@ REQUIRED = {
     "glue": ("data", "workdir"),
 }
 FOREIGN = ("evaluate", "generate", "embed", "inspect")  # verbs that read one as they read a run
-FINETUNE = pathlib.Path(__file__).parents[1] / "configs" / "finetune.py"
+FINETUNE = pathlib.Path(__file__).parents[2] / "configs" / "finetune.py"
 # What `glue` says of every task by itself.
 OWN = ("init", "task.name", "objective.name", "data.path", "data.split")
 OWN += ("data.valid_path", "data.test_path")
@@ -147,7 +147,7 @@ def find_recipe(verb: str, values, file: str | None) -> dict:
     A Hugging Face model in its place becomes `init`, and --workdir a directory for the results.
     """
     from flaxlm.training import config as run_config
-    from flaxlm.training.start import INIT
+    from flaxlm.training.opened import INIT
 
     foreign = values.workdir if values.workdir.startswith(SCHEME) else ""
     if foreign and verb not in FOREIGN:

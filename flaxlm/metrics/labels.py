@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxlm.errors import DataError
-from flaxlm.tasks.metrics.bootstrap import (
+from flaxlm.metrics.bootstrap import (
     CONFIDENCE,
     RESAMPLES,
     Interval,
@@ -14,7 +14,7 @@ from flaxlm.tasks.metrics.bootstrap import (
     intervals_of,
     resampled_sums,
 )
-from flaxlm.tasks.metrics.counts import macro_and_micro, ratio
+from flaxlm.metrics.counts import macro_and_micro, ratio
 
 BINS = 15
 _AVERAGED = ("precision", "recall", "f1")

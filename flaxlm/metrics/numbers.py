@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flaxlm.errors import DataError
-from flaxlm.tasks.metrics.bootstrap import (
+from flaxlm.metrics.bootstrap import (
     CONFIDENCE,
     RESAMPLES,
     Interval,

@@ -1,0 +1,96 @@
+"""`convert`: turn a Hugging Face directory into a run directory, or the other way."""
+
+import pathlib
+
+import jax
+
+from flaxlm.errors import ConfigError, Unsafe, choose
+from flaxlm.interop.config import SIZED
+from flaxlm.interop.pretrained import (
+    SCHEME,
+    Directory,
+    Pretrained,
+    from_pretrained,
+    save_pretrained,
+)
+from flaxlm.models.config import DTYPES
+from flaxlm.progress import say
+from flaxlm.training import config as run_config
+from flaxlm.training.checkpoint import Checkpointer
+from flaxlm.training.inputs import Inputs
+from flaxlm.training.opened import load_for_reading, reader, require_step
+from flaxlm.training.start import start
+from flaxlm.training.step import parameter_count
+
+
+def convert(
+    source: str,
+    target: str,
+    architecture: str = "",
+    dtype: str = "",
+    checkpoint: str = "",
+    allow_missing: str = "",
+) -> dict:
+    """Write a run as a Hugging Face directory or the other way round; return what was done.
+
+    Args:
+      source, target: a run directory, or `hf:DIR` (`hf:NAME` as the source).
+      architecture: class to write; empty for the first that fits.
+      dtype: of the tensors written; empty for that of the parameters.
+      checkpoint: of a run: latest, best, a step, or empty, see `reading.find`.
+      allow_missing: regex of parameters that may start fresh in a run.
+    """
+    if dtype:
+        choose("--dtype", dtype, DTYPES)
+    if source.startswith(SCHEME):
+        stored = Directory(source).weights.dtype.name
+        if not target.startswith(SCHEME):
+            workdir = pathlib.Path(target).absolute()
+            return import_run(source, workdir, dtype or stored, allow_missing)
+        model = from_pretrained(source.removeprefix(SCHEME), param_dtype=stored)
+    elif target.startswith(SCHEME):
+        model = export_run(pathlib.Path(source).absolute(), checkpoint)
+    else:
+        raise ConfigError(
+            f"--from={source} and --to={target}: one of them has to be a Hugging Face directory, "
+            "hf:DIR"
+        )
+    directory = pathlib.Path(target.removeprefix(SCHEME)).absolute()
+    files = save_pretrained(directory, model, architecture=architecture, dtype=dtype)
+    written = Directory(directory)
+    return {
+        "architecture": written.description.architecture,
+        "dtype": written.weights.dtype.name,
+        "files": len(files),
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+
+
+def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: str) -> dict:
+    """Make a run directory of a Hugging Face model, its parameters as step 0."""
+    recipe = run_config.hub_recipe(source)
+    recipe["model"]["param_dtype"] = dtype
+    config = run_config.from_dict(recipe | {"init": source})
+    with Inputs.open(config, workdir) as inputs:
+        program = reader(config, jax.local_devices()[:1])
+        saved = Checkpointer(workdir, extra=inputs.identity(data=False), files=inputs.files())
+        with program.mesh(), saved:
+            if saved.latest() is not None:
+                raise Unsafe(f"{workdir} holds a run already; take another --to")
+            state, step = start(program, saved, inputs, allow_missing, say)
+            saved.save(step, state, wait=True)
+    return {"model": config.model_name, "parameters": parameter_count(config), "dtype": dtype}
+
+
+def export_run(workdir: pathlib.Path, checkpoint: str):
+    """Return a run's model as a `Pretrained`."""
+    config = run_config.build(run_config.read_run(str(workdir)))
+    require_step(config, workdir, checkpoint)
+    with Inputs.open(config, workdir, write=False) as inputs:
+        program = reader(config, jax.local_devices()[:1])
+        with program.mesh():
+            params, _ = load_for_reading(program, workdir, checkpoint, say)
+        heads = config.objective.heads(config.model_name)
+        labels = getattr(config.objective, "labels", ()) if any(map(heads.get, SIZED)) else ()
+        model = (config.model_name, config.model, heads, params, inputs.tokenizer, labels)
+        return Pretrained(*model, problem=config.objective.problem)

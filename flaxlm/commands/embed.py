@@ -1,0 +1,61 @@
+"""`embed`: write a vector for each text of a JSONL file."""
+
+import contextlib
+import pathlib
+
+import jax
+import numpy as np
+
+from flaxlm import files
+from flaxlm.errors import DataError, StorageError
+from flaxlm.inference import embed as embedding
+from flaxlm.progress import say
+from flaxlm.tasks import records
+from flaxlm.training.inputs import Inputs
+from flaxlm.training.opened import INIT, load_backbone, reader, require_step
+
+MOST_LINE_BYTES = 16 << 20
+
+
+def embed(
+    config, workdir: pathlib.Path, source: str, target: str, options, checkpoint: str
+) -> dict:
+    """Write a vector for each text of a JSONL file as a NumPy array [N, D]."""
+    require_step(config, workdir, checkpoint)
+    texts = read_texts(source)
+    with Inputs.open(config, workdir, write=checkpoint == INIT) as inputs:
+        # The backbone alone: heads are neither built nor, from a foreign model, looked for.
+        program = reader(config, jax.local_devices()[:1])
+        with writer(target) as write, program.mesh():
+            params = load_backbone(program, workdir, checkpoint, say)
+            vectors = embedding.embed(
+                config.model_name, config.model, params, inputs.tokenizer, texts, options
+            )
+            write(vectors)
+    return {"embed/texts": len(vectors), "embed/width": vectors.shape[1]}
+
+
+def read_texts(path: str) -> list[str]:
+    """Return the field `text` of every line of a JSONL file; the errors name file and line."""
+    rows = records.read_table(path, MOST_LINE_BYTES)
+    # An empty text is one; anything else that is no text is named.
+    texts = ["" if row.columns.get("text") == "" else row.text("text") for row in rows]
+    if not texts:
+        raise DataError(f"{path} holds no line to embed")
+    return texts
+
+
+@contextlib.contextmanager
+def writer(path: str):
+    """Yield a function that writes an array as a NumPy file, whole or not at all.
+
+    The place is tried before anything is computed. StorageError where it cannot be written.
+    """
+    target = pathlib.Path(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(files.replacing(target))
+        except OSError as error:
+            raise StorageError(f"--output={path} cannot be written: {error.strerror}") from None
+        yield lambda array: np.save(file, array)

@@ -1,0 +1,24 @@
+"""`tokenize`: train the tokenizer if there is none, and write the token cache."""
+
+import pathlib
+
+from flaxlm.errors import ConfigError
+from flaxlm.training.inputs import Inputs
+
+
+def tokenize(config, workdir: pathlib.Path) -> dict:
+    """Train the tokenizer if there is none, write the token caches; return their counts."""
+    if config.task.objective:
+        raise ConfigError(
+            f"task {config.task_name} reads its examples when it trains; tokenize takes a recipe "
+            "with task text"
+        )
+    with Inputs.open(config, workdir) as inputs:
+        result = {"tokenizer/hash": inputs.tokenizer.hash[:16]}
+        result["tokenizer/vocab_size"] = inputs.tokenizer.vocab_size
+        for split in config.data.split_names():
+            sources = inputs.sources(split)
+            for name in ("documents", "tokens", "bytes", "words"):
+                total = sum(source.counts[name] for source in sources)
+                result[f"{split}/{name}"] = total
+    return result

@@ -1,0 +1,1 @@
+"""Scores of a split, what is left to look at, and comparisons of runs."""

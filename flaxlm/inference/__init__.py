@@ -1,0 +1,1 @@
+"""A trained model is asked: prompts continued, texts judged, vectors made."""
