@@ -1,7 +1,7 @@
 # Two commands set everything up on a machine with Python, pip and make:
 #   make quickstart [FAMILY=gpt|bert|t5]    train, score and write with a small model
 #   make test                               the test suite
-# make parity runs the parity tests with every head, and writes the README's table of them.
+# make parity runs the parity tests with every head, and writes the table of docs/hugging_face.md.
 PYTHON ?= python3
 VENV ?= .venv
 FAMILY ?= gpt
@@ -18,7 +18,7 @@ test: $(VENV)/.test
 parity: $(VENV)/.test
 	mkdir -p runs/parity
 	FLAXLM_PARITY=all $(RUN) -m pytest --dist loadgroup tests/test_hf_parity.py --junitxml=runs/parity/results.xml
-	$(RUN) experiments/parity/table.py runs/parity/results.xml README.md
+	$(RUN) experiments/parity/table.py runs/parity/results.xml docs/hugging_face.md
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check .

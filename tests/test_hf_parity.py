@@ -141,7 +141,7 @@ def both(request, directory):
 
 @pytest.fixture
 def seen(both, record_property):
-    """Return a function that records a figure for the README's table."""
+    """Return a function that records a figure for the table of docs/hugging_face.md."""
     record_property("class", type(both.torch).__name__)
 
     def record(name, value):

@@ -1,4 +1,4 @@
-"""The README's own task is one file of at most 60 lines and one row, and does all that tasks do."""
+"""The task of docs/extending.md is one file of at most 60 lines, and does all that tasks do."""
 
 import json
 import pathlib
@@ -14,19 +14,19 @@ from flaxlm.tasks import TASKS
 from flaxlm.train import train
 from flaxlm.training import config as run_config
 
-README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 ASKED = {"LOC:city": "Where is", "HUM:ind": "Who is", "NUM:date": "When was"}
 
 
 @pytest.fixture
 def trec(monkeypatch):
-    """Put the README's task in place as its two sentences say."""
-    (code,) = (c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "LabelTask" in c)
-    name, cls = re.search(r'the row `"(\w+)": (\w+),`', README).groups()
+    """Put the task in place as the page says."""
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "LabelTask" in c)
+    name, cls = re.search(r'the row `"(\w+)": (\w+),`', PAGE).groups()
     assert len(code.splitlines()) <= 60
     module = types.ModuleType("flaxlm.tasks.trec")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(compile(code, "README.md", "exec"), module.__dict__)
+    exec(compile(code, "extending.md", "exec"), module.__dict__)
     monkeypatch.setitem(TASKS, name, getattr(module, cls))
     return name
 

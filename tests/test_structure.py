@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -127,3 +128,33 @@ def test_the_command_line_answers_before_jax_is_imported():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "usage: python -m flaxlm" in done.stdout
+
+
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("experiments/**/*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]*)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+            assert anchor in {
+                re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings
+            }
+
+
+def test_the_readme_draws_the_tree_as_it_is():
+    text = (ROOT / "README.md").read_text()
+    drawing = text[text.index("## The tree") :].split("```")[1]
+    drawn = set(re.findall(r"^  ([\w/.]+)", drawing.split("flaxlm/\n")[1], re.M))
+    there = {p.name + "/" * p.is_dir() for p in PACKAGE.iterdir() if not p.name.startswith("__")}
+    assert drawn - {"__main__.py"} == there - {"lm_eval_adapter.py"}
+
+
+def test_the_readme_links_every_page():
+    text = (ROOT / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{page.name})" in text

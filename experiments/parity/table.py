@@ -1,4 +1,4 @@
-"""Write the README's table of parity from what the tests recorded: table.py XML README."""
+"""Write the table of parity from what the tests recorded: table.py XML MARKDOWN."""
 
 import pathlib
 import sys
@@ -15,8 +15,8 @@ NAMES = {
 }  # fmt: skip
 
 
-def main(results: str, readme: str) -> None:
-    found: dict[str, dict] = {}
+def main(results: str, page: str) -> None:
+    rows: dict[str, dict] = {}
     for case in ET.parse(results).getroot().iter("testcase"):
         if any(case.find(bad) is not None for bad in ("failure", "error")):
             raise SystemExit(f"{case.get('name')} failed: no table is written")
@@ -24,7 +24,7 @@ def main(results: str, readme: str) -> None:
         if "class" not in values:
             continue
         family = case.get("name").partition("[")[2].partition("-")[0]
-        row = found.setdefault(family, {"classes": set()})
+        row = rows.setdefault(family, {"classes": set()})
         row["classes"].add(values["class"])
         for name in COLUMNS:
             if name in values:
@@ -35,16 +35,16 @@ def main(results: str, readme: str) -> None:
         "| architecture | classes | logits | loss | gradients | after AdamW | round trips |",
         "|---|---|---|---|---|---|---|",
     ]
-    for family, row in found.items():
+    for family, row in rows.items():
         figures = " | ".join(f"{row[name]:.1e}" for name in COLUMNS)
         lines.append(
             f"| {NAMES[family]} | {len(row['classes'])} | {figures} | {row['trips']} bit-equal |"
         )
-    path = pathlib.Path(readme)
+    path = pathlib.Path(page)
     before, _, rest = path.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise SystemExit(f"{readme} lacks the marks around the table")
+        raise SystemExit(f"{page} lacks the marks around the table")
     path.write_text(before + BEGIN + "\n".join(lines) + "\n" + end + after)
     print("\n".join(lines))
 
