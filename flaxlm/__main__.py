@@ -15,7 +15,6 @@ STARTED = time.time()
 from flaxlm.commands.recipe import VERBS, read_config, usage  # noqa: E402
 from flaxlm.errors import (  # noqa: E402  (the clock starts before the imports)
     ConfigError,
-    DataError,
     FlaxlmError,
     MissingInput,
     Preempted,
@@ -121,6 +120,7 @@ def generate(values, config, workdir: pathlib.Path) -> None:
     import dataclasses
     import json
 
+    from flaxlm import files
     from flaxlm.commands.generate import generate as make
     from flaxlm.inference.generate import GenerateConfig
     from flaxlm.training.metrics import report
@@ -130,10 +130,7 @@ def generate(values, config, workdir: pathlib.Path) -> None:
         path = pathlib.Path(values.prompts)
         if not path.is_file():
             raise MissingInput(f"--prompts: there is no file {path}")
-        try:
-            prompts += path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}, byte {error.start} is not UTF-8: {error.reason}") from None
+        prompts += [line for _, line in files.bare_lines(path)]
     if not prompts:
         raise ConfigError("nothing to generate from: give --prompt=TEXT or --prompts=FILE")
     options = GenerateConfig(**options_of(GenerateConfig, values))

@@ -1,23 +1,36 @@
-"""Opening compressed files, and writing files so that no reader ever sees half of one."""
+"""Reading files, compressed ones too, by lines; writing them so that none is ever seen half.
 
+Text is UTF-8, and lines end at a line feed, or a carriage return and a line feed, nowhere else.
+"""
+
+import codecs
 import contextlib
 import gzip
 import hashlib
 import io
 import os
 import pathlib
+import shlex
 import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from flaxlm.errors import DataError, MissingInput
 
+MARK = "\ufeff"  # of an encoding, at the beginning of a file: no text
+MOST_LINE_BYTES = 64 << 20
+HEAD = 4096  # bytes that tell the encoding
+# Of UTF-32 before UTF-16, which in one byte order begins alike.
+WIDE_MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"))
+WIDE_MARKS += ((codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
+WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
+
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Open a file aside; at the end flush it to disk and rename it, after an error remove it.
 
-    A reader sees the old file or the new one.
+    A reader sees the old file or the new one, whole, and so after a crash does the disk.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -25,16 +38,39 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        rename(aside, path)
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
 
 
-def replace(path: pathlib.Path, contents: bytes) -> None:
-    """Write a whole file; see `replacing`."""
+def replace(path: pathlib.Path, contents: bytes | str) -> None:
+    """Write a whole file, text as UTF-8; see `replacing`."""
     with replacing(path) as file:
-        file.write(contents)
+        file.write(contents.encode() if isinstance(contents, str) else contents)
+
+
+def rename(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Rename within one directory, durably."""
+    os.replace(source, target)
+    _fsync(target.parent)
+
+
+def fsync_tree(path: pathlib.Path) -> None:
+    """Make every file and every name under `path` durable, the deepest first."""
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            _fsync(os.path.join(folder, name))
+        _fsync(folder)
+
+
+def _fsync(path: str | os.PathLike) -> None:
+    """Make a file, or the names in a directory, durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class _Counted(io.RawIOBase):
@@ -124,6 +160,7 @@ def lines(
 
     `most` bounds a line in bytes, so that a file without newlines cannot fill the memory.
     """
+    refuse_wide(file.peek(HEAD)[:HEAD], name)
     number = offset = 0
     while line := file.readline(most + 1):
         number += 1
@@ -142,6 +179,36 @@ def lines(
         offset += len(line)
 
 
+def refuse_wide(head: bytes, name: str) -> None:
+    """Raise DataError if a file that begins with `head` is UTF-16 or UTF-32, marked or not."""
+    encoding = next((encoding for mark, encoding in WIDE_MARKS if head.startswith(mark)), "")
+    how = "begins with the mark of" if encoding else "looks like"
+    if not encoding and b"\0" in head:
+        encoding = next((encoding for encoding in WIDE if _reads_as(head, encoding)), "")
+    if encoding:
+        raise DataError(
+            f"{name} {how} {encoding}, and text has to be UTF-8; convert it: "
+            f"{_piped(name, f'iconv -f {encoding} -t UTF-8')}"
+        )
+
+
+def _reads_as(head: bytes, encoding: str) -> bool:
+    """Say whether bytes are printable text in an encoding, with enough ASCII for no accident."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(head)
+    except UnicodeDecodeError:
+        return False
+    share = 0.75 if head.isascii() else 0.05  # ASCII with a NUL here and there may read as Chinese
+    plain = sum(character.isascii() for character in text)
+    return plain > max(3, share * len(text)) and all(c.isprintable() or c in "\t\r\n" for c in text)
+
+
+def _piped(name: str, command: str) -> str:
+    """Return a line for a shell that converts a file."""
+    cat = {".gz": "zcat", ".zst": "zstdcat"}.get(os.path.splitext(name)[1], "cat")
+    return f"{cat} {shlex.quote(name)} | {command} > NEW_FILE"
+
+
 def text_lines(path: str | os.PathLike, most: int) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, text with its end) of each line; `.gz` and `.zst` are unpacked.
 
@@ -151,16 +218,53 @@ def text_lines(path: str | os.PathLike, most: int) -> Iterator[tuple[int, str]]:
     with opened(path) as file:
         for number, offset, line in lines(file, name, most):
             text = decoded(line, name, number, offset)
-            yield number, text.removeprefix("\ufeff") if number == 1 else text
+            yield number, text.removeprefix(MARK) if number == 1 else text
 
 
-def decoded(line: bytes, name: str, number: int, offset: int) -> str:
-    """Return the text of UTF-8 `line`; DataError with file and byte where it is not UTF-8."""
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
+def bare_lines(path: str | os.PathLike, most: int = MOST_LINE_BYTES) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, text without its end) of each line; see `text_lines`.
+
+    A carriage return within a line is a character like any other, but DataError where there are
+    such alone: the whole file would be one line.
+    """
+    for number, line in text_lines(path, most):
+        if number == 1:
+            refuse_old_ends(line, str(path))
+        yield number, line.removesuffix("\n").removesuffix("\r")
+
+
+def refuse_old_ends(first: str, name: str) -> None:
+    """Raise DataError if the `first` line is the whole file and carriage returns part it."""
+    if "\r" in first.rstrip("\r") and not first.endswith("\n"):
+        convert = _piped(name, r"tr '\r' '\n'")
         raise DataError(
-            f"{name}, byte {offset + error.start} (line {number}) is not UTF-8: "
+            f"{name}: its lines end in a carriage return, as on old Macs, and here a line feed "
+            f"ends a line; convert it: {convert}"
+        )
+
+
+def read_text(path: str | os.PathLike, most: int) -> str:
+    """Return the text of a whole file of at most `most` bytes; `.gz` and `.zst` are unpacked."""
+    name = str(path)
+    with opened(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise DataError(f"{name} is longer than {most:,} bytes; raise data.max_line_bytes")
+    refuse_wide(data[:HEAD], name)
+    return decoded(data, name, 1, 0).removeprefix(MARK)
+
+
+def decoded(data: bytes, name: str, number: int, offset: int) -> str:
+    """Return the text of UTF-8 `data`, which stands at a byte `offset` and line `number`.
+
+    DataError with file and byte where it is not UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = number + data.count(b"\n", 0, error.start)
+        raise DataError(
+            f"{name}, byte {offset + error.start} (line {line}) is not UTF-8: "
             f"{error.reason}; convert the file, for example with iconv"
         ) from None
 
@@ -174,41 +278,3 @@ def sha256(path: str | os.PathLike) -> str:
         raise MissingInput(f"{path} does not exist") from None
     except OSError as error:
         raise MissingInput(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def fsync_directory(path: pathlib.Path) -> None:
-    """Make the names in a directory durable."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def fsync_tree(path: pathlib.Path) -> None:
-    """Make every file and every name under `path` durable, the deepest first."""
-    for folder, _, names in os.walk(path, topdown=False):
-        for name in names:
-            handle = os.open(os.path.join(folder, name), os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        fsync_directory(pathlib.Path(folder))
-
-
-def write_durably(path: pathlib.Path, data: bytes) -> None:
-    """Write a file so that after a crash it holds all of `data` or what it held before."""
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    with open(aside, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(aside, path)
-    fsync_directory(path.parent)
-
-
-def rename_durably(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Rename within one directory, durably."""
-    os.rename(source, target)
-    fsync_directory(target.parent)

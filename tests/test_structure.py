@@ -52,7 +52,7 @@ ALLOWED = {
         *BASE,
     },
     "lm_eval_adapter": {"training", "inference", "sharding"},
-    "__main__": {"commands", "train", "training", "inference"},
+    "__main__": {"commands", "train", "training", "inference", "files"},
     "__init__": {"train", "evaluation", "inference", "training", "interop"},
 }
 

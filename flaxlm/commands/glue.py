@@ -260,7 +260,7 @@ def _write(workdir: pathlib.Path, entries: dict, skipped: dict) -> dict:
     result |= {"average": sum(scores.values()) / len(scores), "how_many": len(scores)}
     if jax.process_index() == 0:
         try:
-            files.replace(workdir / "glue.json", f"{json.dumps(result, indent=2)}\n".encode())
+            files.replace(workdir / "glue.json", f"{json.dumps(result, indent=2)}\n")
         except OSError as error:
             raise StorageError(f"cannot write {workdir}/glue.json: {error.strerror}") from None
     return result

@@ -128,7 +128,7 @@ def _open_parts(directory: pathlib.Path, identity: dict) -> None:
     if not same:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        files.replace(marker, json.dumps(identity).encode())
+        files.replace(marker, json.dumps(identity))
 
 
 def _encode_parts(config, cleaner, encoder, directory, progress):
@@ -206,18 +206,14 @@ def _assemble(parts, config, manifest, directory) -> None:
         writer.close()
         splits[split] = {"counts": writer.counts, "shards": writer.shards}
         written |= writer.files
+    files.fsync_tree(aside)
     write_manifest(aside, manifest | {"splits": splits, "files": written})
+    old = directory.with_name(f".{directory.name}.old")
     if directory.exists():
-        old = directory.with_name(f".{directory.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         directory.rename(old)
-        aside.rename(directory)
-        shutil.rmtree(old)
-    else:
-        aside.rename(directory)
-    descriptor = os.open(directory.parent, os.O_RDONLY)
-    os.fsync(descriptor)  # the rename itself
-    os.close(descriptor)
+    files.rename(aside, directory)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _summarize(directory: pathlib.Path, report) -> None:

@@ -99,7 +99,7 @@ def prepare_tokenizer(
         report(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} ids, in {directory}")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        files.replace(directory / "config.json", json.dumps(asked, indent=1).encode() + b"\n")
+        files.replace(directory / "config.json", json.dumps(asked, indent=1) + "\n")
     except OSError as error:
         raise StorageError(f"cannot write in {directory}: {error.strerror}") from None
     tokenizer.save(directory)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from flaxlm import files
 from flaxlm.data.sentences import sentences
 from flaxlm.data.tokenizer import Tokenizer, load_tokenizer
 from flaxlm.errors import FlaxlmError, Preempted, StorageError
@@ -58,13 +59,9 @@ class Encoder:
             texts = [text for s, text in job.items if s == split]
             for name, array in self._encode(texts).items():
                 arrays[f"{split}.{name}"] = array
-        aside = f"{job.path}.{os.getpid()}"
         try:
-            with open(aside, "wb") as file:
+            with files.replacing(pathlib.Path(job.path)) as file:
                 np.savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, job.path)
         except OSError as error:
             raise StorageError(f"cannot write {job.path}: {error.strerror}") from None
 

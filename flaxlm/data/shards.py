@@ -140,8 +140,7 @@ def write_manifest(directory: pathlib.Path, manifest: dict) -> None:
     facts = json.dumps({key: manifest[key] for key in content}, sort_keys=True)
     manifest = manifest | {"hash": hashlib.sha256(facts.encode()).hexdigest()}
     manifest["digest"] = _manifest_digest(manifest)
-    text = json.dumps(manifest, indent=1) + "\n"
-    files.replace(directory / MANIFEST, text.encode())
+    files.replace(directory / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def _manifest_digest(manifest: dict | None) -> str:
@@ -195,11 +194,10 @@ class SplitWriter:
             return
         with open(self._directory / self.shards[-1], "ab") as file:
             size = file.tell()
-            os.fsync(file.fileno())
         self.files[self.shards[-1]] = {"bytes": size, "sha256": self._digest.hexdigest()}
 
     def close(self) -> None:
-        """Write the offsets and flush everything to disk."""
+        """Write the offsets; `files.fsync_tree` is the caller's."""
         self._finish_shard()
         self._save("documents", _offsets(self._lengths["documents"]))
         if self._sentences:
@@ -209,10 +207,7 @@ class SplitWriter:
 
     def _save(self, name: str, array: np.ndarray) -> None:
         path = self._directory / f"{self._split}.{name}.npy"
-        with open(path, "wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
+        np.save(path, array)
         self.files[path.name] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
 

@@ -259,9 +259,7 @@ class Tokenizer(abc.ABC):
             directory.mkdir(parents=True, exist_ok=True)
             if self.model:
                 files.replace(directory / "tokenizer.model", self.model)
-            files.replace(
-                directory / "tokenizer.json", json.dumps(facts, indent=1).encode() + b"\n"
-            )
+            files.replace(directory / "tokenizer.json", json.dumps(facts, indent=1) + "\n")
         except OSError as error:
             raise StorageError(
                 f"cannot save the tokenizer in {directory}: {error.strerror}"

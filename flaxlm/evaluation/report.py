@@ -110,7 +110,7 @@ def write(
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    files.replace(path, text.encode())
+    files.replace(path, text)
 
 
 def rows(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()):

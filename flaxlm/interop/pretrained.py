@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxlm import tree
+from flaxlm import files, tree
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.vocabulary import Tokenizer
 from flaxlm.errors import ConfigError, MissingInput, StorageError, Unsafe
@@ -323,19 +323,18 @@ def save_pretrained(
     raw |= special | ({"problem_type": p.problem} if p.problem else {})
     try:
         path.mkdir(parents=True, exist_ok=True)
-        files = tensor_writer.save(path, made, limit)
-        for stale in old - {*files, path / "config.json"}:
+        saved = tensor_writer.save(path, made, limit)
+        for stale in old - {*saved, path / "config.json"}:
             stale.unlink()
-        (path / "config.json").write_text(json.dumps(raw, indent=2, sort_keys=True) + "\n")
+        files.replace(path / "config.json", json.dumps(raw, indent=2, sort_keys=True) + "\n")
         if "lm" in p.heads:
-            text = json.dumps(special, indent=2) + "\n"
-            (path / "generation_config.json").write_text(text)
+            files.replace(path / "generation_config.json", json.dumps(special, indent=2) + "\n")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from None
     if p.tokenizer is not None:
         types = getattr(p.config, "token_types", 0) > 1
         export_tokenizer(p.tokenizer, path, token_types=types)
-    return files
+    return saved
 
 
 def _special_ids(p: Pretrained, described: Description) -> dict[str, int]:

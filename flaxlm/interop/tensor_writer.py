@@ -64,12 +64,12 @@ def save(
     return paths
 
 
-def _index(paths: list[pathlib.Path], shards: list[list[Tensor]]) -> bytes:
+def _index(paths: list[pathlib.Path], shards: list[list[Tensor]]) -> str:
     """Return the text of the index."""
     places = {t[0]: path.name for path, s in zip(paths, shards, strict=True) for t in s}
     nbytes = sum(_nbytes(t) for shard in shards for t in shard)
     index = {"metadata": {"total_size": nbytes}, "weight_map": dict(sorted(places.items()))}
-    return json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(index, indent=2, ensure_ascii=False) + "\n"
 
 
 def _nbytes(tensor: Tensor) -> int:

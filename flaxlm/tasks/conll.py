@@ -179,7 +179,7 @@ def _plain(path: str, most: int) -> Iterator[Sentence]:
     def ends(line: str) -> bool:
         return not line.strip() or line.split(maxsplit=1)[0] == DOCUMENT
 
-    lines = [(n, line.rstrip("\r\n")) for n, line in files.text_lines(path, most)]
+    lines = list(files.bare_lines(path, most))
     shape = next((line for _, line in lines if not ends(line) and line[0] != "#"), "")
     tabs = "\t" in shape
     width = len(_cells(shape, tabs))
@@ -210,9 +210,7 @@ def _count(columns: int) -> str:
 def _universal(path: str, most: int) -> Iterator[Sentence]:
     """Yield the sentences of CoNLL-U; a column of nothing but `_` counts as absent."""
     lines = (
-        (number, line.rstrip("\r\n"))
-        for number, line in files.text_lines(path, most)
-        if not line.startswith("#")
+        (number, line) for number, line in files.bare_lines(path, most) if not line.startswith("#")
     )
     for block in _blocks(lines, lambda line: not line.strip()):
         numbers, rows, glued = [], [], []

@@ -54,13 +54,8 @@ def read_questions(path: str, max_line_bytes: int) -> Iterator[Record]:
 
 def _contents(path: str, most: int) -> dict | None:
     """Return the object of a SQuAD file, None for a file of JSON lines."""
-    with files.opened(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise DataError(f"{path} is longer than {most:,} bytes; raise data.max_line_bytes")
-    text = files.decoded(data, path, 1, 0).removeprefix("\ufeff")
     try:
-        contents = json.loads(text)
+        contents = json.loads(files.read_text(path, most))
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # a second object behind the first: lines
             return None

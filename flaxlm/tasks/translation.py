@@ -61,10 +61,12 @@ class Translation(TextTask):
             return
         other = next(filter(os.path.exists, beside), "")
         if not other:
-            for number, line in _lines(path, most):
+            for number, line in files.bare_lines(path, most):
                 yield Record(path, number, {self.source: line})
             return
-        for here, there in itertools.zip_longest(_lines(path, most), _lines(other, most)):
+        for here, there in itertools.zip_longest(
+            files.bare_lines(path, most), files.bare_lines(other, most)
+        ):
             if here is None or there is None:
                 self._refuse_counts(path, other, most)
             yield Record(path, here[0], {self.source: here[1], self.target: there[1]})
@@ -89,16 +91,11 @@ class Translation(TextTask):
 
     @staticmethod
     def _refuse_counts(path: str, other: str, most: int) -> None:
-        counts = [sum(1 for _ in _lines(name, most)) for name in (path, other)]
+        counts = [sum(1 for _ in files.bare_lines(name, most)) for name in (path, other)]
         raise DataError(
             f"{path} has {counts[0]:,} lines and {other} {counts[1]:,}; line n of one has to be "
             "the translation of line n of the other"
         )
-
-
-def _lines(path: str, most: int) -> Iterator[tuple[int, str]]:
-    """Yield (number, text without its end) of each line of a file."""
-    return ((n, line.rstrip("\r\n")) for n, line in files.text_lines(path, most))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,9 +23,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxlm import tree
+from flaxlm import files, tree
 from flaxlm.errors import StorageError, Unsafe, choose
-from flaxlm.files import write_durably
 from flaxlm.training import arrays, manifest, workdir
 from flaxlm.training.manifest import Damaged, Leaf, Manifest
 from flaxlm.training.store import CheckpointConfig, Store, ranked
@@ -189,7 +188,7 @@ class Checkpointer:
             return False
         if record.metrics:
             merged = dataclasses.replace(old, metrics=old.metrics | record.metrics)
-            write_durably(directory / manifest.NAME, merged.to_bytes())
+            files.replace(directory / manifest.NAME, merged.to_bytes())
         return True
 
     def _finish(self, response, record: Manifest) -> None:

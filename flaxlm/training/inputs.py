@@ -11,13 +11,12 @@ import sys
 
 import jax
 
-from flaxlm import sharding
+from flaxlm import files, sharding
 from flaxlm.data import cache as token_cache
 from flaxlm.data.order import Mixture
 from flaxlm.data.pipeline import Batches, EvalBatches, loader
 from flaxlm.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from flaxlm.errors import ConfigError, MissingInput, Unsafe
-from flaxlm.files import write_durably
 from flaxlm.interop.pretrained import SCHEME, Directory
 from flaxlm.training import config as run_config
 from flaxlm.training import manifest
@@ -285,14 +284,14 @@ def record(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
                 f"{workdir} holds a run of another config; take another --workdir, or undo: "
                 + "; ".join(changed)
             )
-    write_durably(path, config.to_json().encode())
+    files.replace(path, config.to_json())
     facts = {
         "command": shlex.join([pathlib.Path(sys.executable).name, "-m", "flaxlm", *sys.argv[1:]]),
         "commit": _commit(),
         "versions": manifest.versions(),
         "fingerprint": manifest.fingerprint(),
     }
-    write_durably(workdir / "run.json", (json.dumps(facts, indent=2) + "\n").encode())
+    files.replace(workdir / "run.json", json.dumps(facts, indent=2) + "\n")
 
 
 def _commit() -> str:

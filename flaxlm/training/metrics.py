@@ -2,13 +2,14 @@
 
 import collections
 import json
-import os
 import pathlib
 import sys
 import time
 
 import jax
 import numpy as np
+
+from flaxlm import files
 
 # Dense bfloat16 peak of one device, FLOP/s, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -32,7 +33,7 @@ def peak_flops() -> float:
 
 def append_jsonl(path: pathlib.Path, row: dict) -> None:
     """Append one JSON row and hand it to the operating system."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
@@ -44,15 +45,13 @@ def drop_rows_after(path: pathlib.Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except (ValueError, TypeError, KeyError):
             continue
-    aside = path.with_suffix(".tmp")
-    aside.write_text("".join(line + "\n" for line in kept))
-    os.replace(aside, path)
+    files.replace(path, "".join(line + "\n" for line in kept))
 
 
 class MetricWriter:
@@ -167,12 +166,10 @@ def write_result(workdir: pathlib.Path, result: dict) -> None:
         return
     path = workdir / "result.json"
     try:
-        known = dict(json.loads(path.read_text()))
+        known = dict(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         known = {}  # none yet, or damaged: what this command found is written anew
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(known | result, indent=2, sort_keys=True) + "\n")
-    os.replace(aside, path)
+    files.replace(path, json.dumps(known | result, indent=2, sort_keys=True) + "\n")
 
 
 def report(workdir: pathlib.Path, result: dict, title: str) -> None:

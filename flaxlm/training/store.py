@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from flaxlm import files
 from flaxlm.errors import ConfigError, MissingInput, StorageError
-from flaxlm.files import fsync_tree, rename_durably, write_durably
 from flaxlm.training import manifest, workdir
 from flaxlm.training.manifest import Damaged, Manifest
 
@@ -89,7 +89,7 @@ class Store:
                 with contextlib.suppress(Damaged):
                     # A manifest says that all the rest was on the disk: only the name was missing.
                     if Manifest.read(path) and not target.exists():
-                        rename_durably(path, target)
+                        files.rename(path, target)
                         continue
                 shutil.rmtree(path)
             for path in self.root.glob(f"{_TRASH}*"):
@@ -146,17 +146,17 @@ class Store:
         """Return where a step is written before it is committed."""
         return self.root / f"{_WRITING}step_{step:08d}"
 
-    def commit(self, record: Manifest, files: Mapping[str, bytes | str | os.PathLike]) -> Path:
-        """Commit what was written in `writing(step)`, with `files` and the manifest."""
+    def commit(self, record: Manifest, attached: Mapping[str, bytes | str | os.PathLike]) -> Path:
+        """Commit what was written in `writing(step)`, with `attached` files and the manifest."""
         writing, target = self.writing(record.step), self.path(record.step)
-        for name, contents in files.items():
+        for name, contents in attached.items():
             _place(contents, writing / name)
-        record = dataclasses.replace(record, files=manifest.file_hashes(writing, files))
-        fsync_tree(writing)
-        write_durably(writing / manifest.NAME, record.to_bytes())
+        record = dataclasses.replace(record, files=manifest.file_hashes(writing, attached))
+        files.fsync_tree(writing)
+        files.replace(writing / manifest.NAME, record.to_bytes())
         # From here on `open` finishes the commit, so the step it replaces may go.
         aside = self._aside(target) if target.exists() else None
-        rename_durably(writing, target)
+        files.rename(writing, target)
         if aside:
             shutil.rmtree(aside)
         return target
@@ -183,7 +183,7 @@ class Store:
         aside = self.root / f"{_TRASH}{path.name}"
         if aside.exists():
             shutil.rmtree(aside)
-        rename_durably(path, aside)
+        files.rename(path, aside)
         return aside
 
     def set_aside_damaged(self, step: int) -> None:
@@ -191,7 +191,7 @@ class Store:
         target = self.root / f"{_DAMAGED}{self.path(step).name}"
         if target.exists():
             shutil.rmtree(self._aside(target))
-        rename_durably(self.path(step), target)
+        files.rename(self.path(step), target)
 
 
 def _place(contents: bytes | str | os.PathLike, target: Path) -> None:
