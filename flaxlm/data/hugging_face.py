@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from flaxlm.data import offsets
 from flaxlm.data.hugging_face_files import (
     BERT_NAMES,
+    GENERIC,
+    SENTENCE_PIECE,
     byte_pairs,
     class_of,
     named,
@@ -86,6 +88,11 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._text
 
     @property
+    def has_template(self) -> bool:
+        """Whether tokenizer.json says itself which special tokens stand around a text."""
+        return self._library.post_processor is not None
+
+    @property
     def cls_id(self) -> int:
         """Id that opens a BERT input."""
         return self._cls
@@ -119,6 +126,10 @@ class HuggingFaceTokenizer(Tokenizer):
             else:
                 text_types[owner], place = kind, owner + 1
         return Frame(tuple(map(tuple, specials)), tuple(map(tuple, types)), tuple(text_types))
+
+    @functools.cached_property
+    def _begins_with_bos(self) -> bool:
+        return self._frame(1).specials[0][:1] == (self.bos_id,)  # pairs may have no template
 
     @functools.cached_property
     def _silent(self) -> frozenset[int]:
@@ -179,7 +190,12 @@ def load_hugging_face(directory: str | os.PathLike, model_config: dict | None = 
     """
     directory = pathlib.Path(directory)
     try:
-        return _load(directory, model_config)
+        config = _tokenizer_config(directory)
+        if model_config is None:
+            model_config = read_json(directory / "config.json")
+        tokenizer = _load(directory, config, model_config)
+        tokenizer.add_bos_token = _add_bos_token(tokenizer, config, model_config)
+        return tokenizer
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{directory / 'tokenizer_config.json'}, or a file beside it, does not hold what "
@@ -187,7 +203,7 @@ def load_hugging_face(directory: str | os.PathLike, model_config: dict | None = 
         ) from None
 
 
-def _load(directory: pathlib.Path, model_config: dict | None) -> Tokenizer:
+def _tokenizer_config(directory: pathlib.Path) -> dict:
     config_path = directory / "tokenizer_config.json"
     config = read_json(directory / "special_tokens_map.json") | read_json(config_path)
     if "auto_map" in config:
@@ -195,8 +211,21 @@ def _load(directory: pathlib.Path, model_config: dict | None) -> Tokenizer:
             f"{config_path} names code of its own (auto_map), and flaxlm runs no code of a "
             "checkpoint; save the tokenizer with a class of transformers"
         )
-    if model_config is None:
-        model_config = read_json(directory / "config.json")
+    return config
+
+
+def _add_bos_token(tokenizer: Tokenizer, config: Mapping, model_config: Mapping) -> bool | None:
+    """Return whether BOS is added, where that is said by more than the tokenizer's template."""
+    if isinstance(stated := config.get("add_bos_token"), bool):
+        return stated and named(config).get("bos", "") is not None
+    bare = isinstance(tokenizer, HuggingFaceTokenizer) and not tokenizer.has_template
+    generic = config.get("tokenizer_class") in GENERIC
+    if bare and not generic and SENTENCE_PIECE.get(class_of(config, model_config)) == "llama":
+        return True  # what these classes do by themselves
+    return None
+
+
+def _load(directory: pathlib.Path, config: Mapping, model_config: Mapping) -> Tokenizer:
     if (directory / "tokenizer.json").is_file():
         return _wrap(directory / "tokenizer.json", None, config, {}, model_config)
     if (directory / "vocab.txt").is_file():

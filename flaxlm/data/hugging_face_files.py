@@ -25,6 +25,7 @@ ROBERTA = ("roberta", "bart", "longformer", "led")
 SENTENCE_PIECE = dict.fromkeys(("t5", "mt5", "longt5", "switchtransformers"), "t5")
 SENTENCE_PIECE |= dict.fromkeys(("llama", "mistral", "mixtral", "gemma"), "llama")
 SENTENCE_PIECE |= {"albert": "albert"}
+GENERIC = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
 
 
 def named(config: Mapping) -> dict[str, str | None]:
@@ -39,7 +40,7 @@ def named(config: Mapping) -> dict[str, str | None]:
 def class_of(config: Mapping, model_config: Mapping) -> str:
     """Return whose tokenizer it is: the tokenizer's class or else the model's type; '' unknown."""
     name = config.get("tokenizer_class") or model_config.get("tokenizer_class") or ""
-    if name in ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend"):
+    if name in GENERIC:
         name = ""
     name = name.removesuffix("Fast").removesuffix("Tokenizer") or model_config.get("model_type", "")
     return re.sub("[-_]", "", name).lower()

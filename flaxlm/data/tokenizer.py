@@ -198,6 +198,7 @@ def _load_saved(directory: pathlib.Path) -> Tokenizer:
         )
     if start is not None:
         tokenizer.start_id = start
+    tokenizer.add_bos_token = facts.get("add_bos_token")
     return tokenizer
 
 

@@ -99,6 +99,7 @@ class Tokenizer(abc.ABC):
     sentinel_ids: np.ndarray  # int32 [sentinels] in their order, which need not be that of ids
     model: bytes  # the trained contents; empty for byte
     family: str = ""  # whose special tokens and template another project's model follows
+    add_bos_token: bool | None = None  # what another project's files say of it
 
     @abc.abstractmethod
     def _encode(self, text: str) -> list[int]: ...
@@ -126,6 +127,15 @@ class Tokenizer(abc.ABC):
     def start_id(self) -> int:
         """Id that the decoder of an encoder-decoder starts from: the padding's, as in T5."""
         return self.pad_id
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether a text to be continued begins with BOS: as its files say, or its template."""
+        return self._begins_with_bos if self.add_bos_token is None else self.add_bos_token
+
+    @functools.cached_property
+    def _begins_with_bos(self) -> bool:
+        return self.template.single.specials[0][:1] == (self.bos_id,)
 
     @functools.cached_property
     def template(self) -> Template:
@@ -192,6 +202,21 @@ class Tokenizer(abc.ABC):
                 raise DataError(f"id {i} is outside the vocabulary of {self.vocab_size}")
         return self._decode([i for i in ids if i not in self._silent])
 
+    def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """Return the text that `ids` add to that of `before`, the space between the two included.
+
+        Many a vocabulary's decoder drops the first space of whatever it is given, or joins a piece
+        to the one before it. A text ends at EOS: only what follows the last one counts.
+        """
+        before = list(before)
+        if self.eos_id in before:
+            before = before[len(before) - before[::-1].index(self.eos_id) :]
+        head, whole = self.decode(before), self.decode([*before, *ids])
+        # The end of `head` may be half a character, or be spaced otherwise with more behind it.
+        while not whole.startswith(head):
+            head = head[:-1]
+        return whole[len(head) :]
+
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Return each id's piece as the vocabulary spells it, specials included."""
         return [self._all_pieces[int(i)] for i in ids]
@@ -255,6 +280,8 @@ class Tokenizer(abc.ABC):
             facts["family"] = self.family
         if self.start_id != self.pad_id:
             facts["start"] = self.start_id
+        if self.add_bos_token is not None:
+            facts["add_bos_token"] = self.add_bos_token
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if self.model:
