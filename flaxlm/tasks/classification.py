@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from flaxlm.data.sources import DataConfig
+from flaxlm.tasks.labels import label_ids
 from flaxlm.tasks.records import Record, found_labels, read_split
-from flaxlm.tasks.task import Example, LabelTask, label_ids
+from flaxlm.tasks.task import Example, LabelTask
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 from flaxlm import files
 from flaxlm.data.sources import DataConfig
+from flaxlm.tasks.labels import find_label, label_ids
 from flaxlm.tasks.records import Record, read_split, read_table
 from flaxlm.tasks.regression import NumberTask
-from flaxlm.tasks.task import Answer, Example, LabelTask, Task, label_ids
+from flaxlm.tasks.task import Answer, Example, LabelTask, Task
 
 NLI = ("entailment", "neutral", "contradiction")
 TWO_WAY = ("entailment", "not_entailment")
@@ -122,20 +123,26 @@ def _headed(path: str, columns: Sequence[str]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class GlueLabels(Glue, LabelTask):
-    """A task of GLUE with labels; `names` are the site's, in the order of the hub's numbers."""
+    """A task of GLUE with labels; `names` are the site's, in the order of the hub's numbers.
+
+    `published` are the names that the hub has where the site has numbers.
+    """
 
     names: ClassVar[tuple[str, ...]] = ("0", "1")
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, index?, text, text_pair?, label} of a split; see `Task.examples`."""
-        ids = label_ids(labels)
+        ids, meant = label_ids(labels), {v: k for k, v in self.published.items()}
 
         def answer(record: Record) -> Example:
             column = present(record, self.gold) or self.gold[0]
             value = str(record.columns.get(column))
-            if value not in ids and value.isdecimal() and int(value) < len(self.names):
-                named = record.columns | {column: self.names[int(value)]}
-                record = dataclasses.replace(record, columns=named)
+            if column in record.columns and value not in ids:
+                if value.isdecimal() and int(value) < len(self.names):
+                    value = self.names[int(value)]
+                else:
+                    value = meant.get(find_label(value, meant), value)
+                record = dataclasses.replace(record, columns=record.columns | {column: value})
             return {"label": record.label(column, ids)}
 
         return self.read(data, split, answer)
@@ -154,6 +161,7 @@ class Cola(GlueLabels):
     texts = (("sentence",),)
     header = ("source", "label", "mark", "sentence")
     reported = ("matthews",)
+    published: ClassVar[Mapping] = {"0": "unacceptable", "1": "acceptable"}
     defaults: ClassVar[Mapping] = _labelled(("0", "1"), "matthews")
 
 
@@ -163,6 +171,7 @@ class Sst2(GlueLabels):
     folder = "SST-2"
     submission = "SST-2.tsv"
     texts = (("sentence",),)
+    published: ClassVar[Mapping] = {"0": "negative", "1": "positive"}
     defaults: ClassVar[Mapping] = _labelled(("0", "1"), "accuracy")
 
 
@@ -174,6 +183,7 @@ class Mrpc(GlueLabels):
     texts = (("#1 String", "sentence1"), ("#2 String", "sentence2"))
     gold = ("Quality", "label")
     reported = ("f1", "accuracy")
+    published: ClassVar[Mapping] = {"0": "not_equivalent", "1": "equivalent"}
     defaults: ClassVar[Mapping] = _labelled(("0", "1"), "f1")
 
 
@@ -186,6 +196,7 @@ class Qqp(GlueLabels):
     gold = ("is_duplicate", "label")
     index = ("id", "index", "idx")
     reported = ("f1", "accuracy")
+    published: ClassVar[Mapping] = {"0": "not_duplicate", "1": "duplicate"}
     defaults: ClassVar[Mapping] = _labelled(("0", "1"), "f1")
 
 
@@ -235,6 +246,7 @@ class Wnli(GlueLabels):
 
     folder = "WNLI"
     submission = "WNLI.tsv"
+    published: ClassVar[Mapping] = {"0": "not_entailment", "1": "entailment"}
     defaults: ClassVar[Mapping] = _labelled(("0", "1"), "accuracy")
 
 

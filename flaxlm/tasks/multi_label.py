@@ -9,8 +9,9 @@ import numpy as np
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError
 from flaxlm.metrics import Interval, multilabel_intervals, multilabel_scores
+from flaxlm.tasks.labels import label_ids
 from flaxlm.tasks.records import Record, found_labels, read_split
-from flaxlm.tasks.task import Answer, Example, Task, check_count, label_ids, values_of
+from flaxlm.tasks.task import Answer, Example, Task, check_count, values_of
 
 Truths = tuple[bool, ...]
 

@@ -12,6 +12,7 @@ from flaxlm.data.read import table_rows
 from flaxlm.data.sources import DataConfig, sources
 from flaxlm.data.split import split_by_hash
 from flaxlm.errors import DataError, choose, nearest
+from flaxlm.tasks.labels import find_label
 from flaxlm.tasks.task import SPLITS, Example
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -77,12 +78,13 @@ class Record:
         return json.dumps(value) if isinstance(value, bool | int) else self.text(column)
 
     def _id(self, name: str, column: str, ids: dict[str, int]) -> int:
-        if name not in ids:
+        label = find_label(name, ids)
+        if label is None:
             raise DataError(
                 f"{self.place}: column {column!r} holds the label {name[:60]!r}, which is not in "
                 f"objective.labels{nearest(name, ids)}; valid: {', '.join(ids)}"
             )
-        return ids[name]
+        return ids[label]
 
     def labels(self, column: str, ids: dict[str, int], separator: str) -> tuple[bool, ...] | None:
         """Return whether the row has each label, None where the split has none; see `label_names`.

@@ -18,7 +18,8 @@ from flaxlm.data.sources import STDLIB, DataConfig
 from flaxlm.data.split import split_documents
 from flaxlm.data.stdlib import stdlib_root
 from flaxlm.errors import ConfigError, DataError, choose, nearest
-from flaxlm.tasks.task import SPLITS, Example, LabelTask, label_ids
+from flaxlm.tasks.labels import label_ids
+from flaxlm.tasks.task import SPLITS, Example, LabelTask
 from flaxlm.tasks.text_task import TextTask
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -19,8 +19,9 @@ from flaxlm.metrics import (
     tag_scores,
 )
 from flaxlm.tasks import conll
+from flaxlm.tasks.labels import find_label, label_ids
 from flaxlm.tasks.records import Record, read_split, records
-from flaxlm.tasks.task import Answer, Decisions, Example, Task, label_ids, values_of
+from flaxlm.tasks.task import Answer, Decisions, Example, Task, values_of
 
 # Derczynski et al. (2017).
 WNUT17_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
@@ -149,14 +150,15 @@ def _tag_ids(record: Record, ids: Mapping[str, int]) -> list[int]:
     found = []
     for index, tag in enumerate(record.columns["tags"]):
         number = isinstance(tag, int) and not isinstance(tag, bool)
-        if (number and not 0 <= tag < len(ids)) or (not number and tag not in ids):
+        label = None if number else find_label(str(tag), ids)
+        if (number and not 0 <= tag < len(ids)) or (not number and label is None):
             near = "" if number else nearest(str(tag), ids)
             raise DataError(
                 f"{conll.place_of(record, index)}: tag {tag!r} of the word "
                 f"{record.columns['words'][index].strip()!r} is not in objective.labels{near}; "
                 f"valid: {', '.join(ids)}" + (f", or 0 … {len(ids) - 1}" if number else "")
             )
-        found.append(tag if number else ids[tag])
+        found.append(tag if number else ids[label])
     return found
 
 

@@ -59,11 +59,13 @@ class Task:
       ranks: whether it is answered by likelihoods (`tasks.ranked.Ranked`), and nothing trained.
       defaults: {section: {key: value}} of a config, where its recipe is silent: the labels of a
         published set, the metric that decides the best checkpoint.
+      published: {label: the name of its class}, where the labels of a published set are numbers.
     """
 
     objective: ClassVar[str] = ""
     ranks: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    published: ClassVar[Mapping[str, str]] = {}
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return the examples of a split, in a fixed order.
@@ -206,13 +208,3 @@ class LabelTask(Task):
     def show(self, value: int, labels: Sequence[str] = ()) -> str | int:
         """Return the label's name."""
         return labels[value] if labels else value
-
-
-def label_ids(labels: Sequence[str]) -> dict[str, int]:
-    """Return {label: id}; ConfigError unless `labels` names at least two, each once."""
-    ids = {label: index for index, label in enumerate(labels)}
-    if len(ids) < 2 or len(ids) != len(labels):
-        raise ConfigError(
-            f"objective.labels={tuple(labels)!r} must name at least two labels, each once"
-        )
-    return ids

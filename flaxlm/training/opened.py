@@ -11,6 +11,7 @@ from flaxlm.errors import ConfigError
 from flaxlm.interop.pretrained import SCHEME, Directory, Plan
 from flaxlm.training import config as run_config
 from flaxlm.training import reading
+from flaxlm.training.head_labels import in_order, labels_of_run, order_of_head
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.lora import LoraConfig
 from flaxlm.training.step import Program, make_train_step
@@ -58,13 +59,35 @@ def is_head(path: str) -> bool:
     return path.startswith("heads/")
 
 
+@dataclasses.dataclass(frozen=True)
+class HubPlan:
+    """What is loaded of a run's Hugging Face `init`: a plan, and the order of a head's outputs."""
+
+    plan: Plan
+    order: list[int]
+
+    def load(self, asked: dict, quiet: bool = False) -> dict:
+        """Return {path: array} of what is there, laid out as `asked`."""
+        return in_order(self.plan.load(asked, quiet), self.order)
+
+
 def hub_plan(
-    program: Program, allow_missing: str = "", fresh: Callable = lambda path: False
-) -> Plan:
-    """Return the plan of loading a run's Hugging Face `init`."""
+    program: Program, allow_missing: str | None = None, fresh: Callable = lambda path: False
+) -> HubPlan:
+    """Return the plan of loading a run's Hugging Face `init`; see `Directory.plan`."""
     config = program.config
     heads = config.objective.heads(config.model_name)
-    return Directory(config.init).plan(config.model, heads, allow_missing, fresh)
+    directory = Directory(config.init)
+    both = heads.keys() & directory.heads().keys()
+    paths = [f"heads/{name}/{leaf}" for name in both for leaf in ("kernel", "bias")]
+    labels = directory.description.labels
+    order, other = order_of_head(config, labels, paths, config.init, allow_missing)
+    plan = directory.plan(config.model, heads, allow_missing, fresh)
+    if other:
+        there = [path for path in plan.there if path not in other]
+        missing = [path for path in plan.shapes if path not in there]
+        plan = dataclasses.replace(plan, there=there, missing=missing)
+    return HubPlan(plan, order)
 
 
 def load_for_reading(
@@ -82,7 +105,10 @@ def load_for_reading(
     if checkpoint == INIT:
         return tree.unflatten(hub_plan(program).load(asked)), 0
     source = reading.find(workdir, checkpoint, program.config.eval)
+    labels = labels_of_run(workdir)
+    order, _ = order_of_head(program.config, labels, asked, str(workdir))
     params, found = source.read(asked, program)
+    params = in_order(params, order)
     say(f"checkpoint: {workdir} step {found.step} ({source.why})")
     return tree.unflatten(params), found.step
 

@@ -8,11 +8,12 @@ import jax
 
 from flaxlm import sharding, tree
 from flaxlm.errors import ConfigError, Unsafe
-from flaxlm.interop.pretrained import SCHEME, Plan
+from flaxlm.interop.pretrained import SCHEME
 from flaxlm.training import lora, manifest, reading
 from flaxlm.training.checkpoint import Checkpointer
+from flaxlm.training.head_labels import in_order, labels_of_run, order_of_head
 from flaxlm.training.inputs import Inputs
-from flaxlm.training.opened import hub_plan, is_head
+from flaxlm.training.opened import HubPlan, hub_plan, is_head
 from flaxlm.training.step import Program
 
 
@@ -78,13 +79,13 @@ class Hub:
     """What a run takes from a Hugging Face directory."""
 
     program: Program
-    plan: Plan
+    plan: HubPlan
 
     def load(self, params, say: Callable):
         """Return `params` with what the directory has; print loaded, fresh and ignored."""
         asked = tree.flatten(self.program.abstract_state.params)
         loaded = self.plan.load(asked, quiet=jax.process_index() != 0)
-        say(f"init from {self.plan}")
+        say(f"init from {self.plan.plan}")
         return tree.unflatten(tree.flatten(params) | loaded)
 
 
@@ -101,12 +102,14 @@ class Wanted:
       source: the checkpoint of `init` that it comes from.
       asked: `{path: ShapeDtypeStruct}` of the parameters that it has.
       fresh: paths of those that it lacks.
+      order: where the outputs of its head stand that are this run's labels.
     """
 
     program: Program
     source: reading.Source
     asked: dict
     fresh: list[str]
+    order: list[int]
 
     @classmethod
     def of(cls, program: Program, allow_missing: str) -> "Wanted":
@@ -116,6 +119,9 @@ class Wanted:
         there = reading.held(source.saved.manifest(source.step))
         wanted = tree.flatten(program.abstract_state.params)
         asked = {p: x for p, x in wanted.items() if p in there and not lora.is_adapter(p)}
+        labels = labels_of_run(init)
+        order, other = order_of_head(program.config, labels, asked, init, allow_missing)
+        asked = {path: leaf for path, leaf in asked.items() if path not in other}
         fresh = [path for path in wanted if path not in asked]
         refused = [
             path
@@ -132,11 +138,12 @@ class Wanted:
             source.check(asked, program)
         except Unsafe as error:
             raise Unsafe(f"init={init}: {error}") from None
-        return cls(program, source, asked, fresh)
+        return cls(program, source, asked, fresh, order)
 
     def load(self, params, say: Callable):
         """Return `params` with what `init` has; print loaded, merged, fresh and ignored."""
         loaded, found = self.source.read(self.asked, self.program)
+        loaded = in_order(loaded, self.order)
         rest = [path for path in reading.held(found) if path not in self.asked]
         merged = {lora.kernel_of(p) for p in rest if lora.is_adapter(p)} & self.asked.keys()
         ignored = [p for p in rest if not (lora.is_adapter(p) and lora.kernel_of(p) in merged)]

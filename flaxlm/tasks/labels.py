@@ -1,0 +1,64 @@
+"""What classes are called: by a set, by a config, and by the model that a head comes from."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from flaxlm.errors import ConfigError
+
+
+def label_ids(labels: Sequence[str]) -> dict[str, int]:
+    """Return {label: id}; ConfigError unless `labels` names at least two, each once."""
+    ids = {label: index for index, label in enumerate(labels)}
+    if len(ids) < 2 or len(ids) != len(labels):
+        raise ConfigError(
+            f"objective.labels={tuple(labels)!r} must name at least two labels, each once"
+        )
+    return ids
+
+
+def folded(name: str) -> str:
+    """Return a name as it is compared: case, and the kind of its separators, say nothing."""
+    return re.sub(r"[\s_-]+", "_", name.strip()).casefold()
+
+
+def find_label(name: str, labels: Collection[str]) -> str | None:
+    """Return the one of `labels` that a name means: itself, or the only one that reads alike."""
+    if name in labels:
+        return name
+    alike = [label for label in labels if folded(label) == folded(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def order_of_labels(
+    labels: Sequence[str], theirs: Sequence[str], published: Mapping[str, str]
+) -> tuple[list[int] | None, str]:
+    """Return where a model's head has each of `labels`, and what to warn of ('': nothing).
+
+    Names decide, whatever their order. Where one side has numbers alone (`LABEL_0`, …, as
+    `transformers` names what nobody named, or `0`, …), they are places, which is warned of.
+
+    Args:
+      labels: of the config.
+      theirs: of the model, in the order of the head's outputs.
+      published: {label: the name that its set publishes}, where the set's labels are numbers.
+
+    Returns:
+      For each of `labels`, its place among `theirs`; None where the names do not match.
+    """
+    if len(labels) != len(theirs):
+        return None, ""
+    for names in (labels, [published.get(label, label) for label in labels]):
+        places = [find_label(name, theirs) for name in names]
+        if None not in places and len(set(places)) == len(labels):
+            return [theirs.index(place) for place in places], ""
+    count = list(map(str, range(len(labels))))
+    ours_are_numbers = sorted(labels) == sorted(count)
+    theirs_are_numbers = [re.sub(r"(?i)^label_", "", name) for name in theirs] == count
+    if not theirs_are_numbers and (published or not ours_are_numbers):
+        return None, ""
+    order = [int(label) if ours_are_numbers else i for i, label in enumerate(labels)]
+    meaning = ", ".join(
+        f"{theirs[place]} as {published.get(label, label)}"
+        for label, place in zip(labels, order, strict=True)
+    )
+    return order, f"the model's labels are taken by their places: {meaning}"
