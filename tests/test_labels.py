@@ -145,7 +145,9 @@ def test_fine_tuning_takes_the_head_in_the_order_of_its_own_labels(run, model, r
         )  # fmt: skip
 
     def accuracy(workdir):
-        return json.loads((next(workdir.glob("evaluations/*")) / "scores.json").read_text())["accuracy"]
+        return json.loads((next(workdir.glob("evaluations/*")) / "scores.json").read_text())[
+            "accuracy"
+        ]
 
     foreign, one = model("contradiction", "neutral", "entailment"), tmp_path / "one"
     first = fine_tuned(foreign, one, NLI)
