@@ -25,7 +25,7 @@ def test_visibility_is_what_it_says(queries, keys, prefix, causal):
     if causal:
         keys = queries
     mask = attention.visibility(
-        attention.distances(LENGTH, LENGTH),
+        attention.query_key_distances(LENGTH, LENGTH),
         jnp.array([queries]),
         jnp.array([keys]),
         causal,

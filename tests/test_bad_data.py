@@ -155,7 +155,9 @@ def test_a_split_that_lacks_labels_is_spoken_of(tmp_path, name):
     with pytest.warns(UserWarning, match=f"nothing in the training split is labelled {absent}$"):
         plan_of(name, examples, training=True)
     if name == "classification":
-        with pytest.warns(UserWarning, match="all of a split to be evaluated has the label no"):
+        with pytest.warns(
+            UserWarning, match="every example of the evaluation split has the label no"
+        ):
             plan_of(name, examples, training=False)
     # One label alone can be scored, and is right or wrong.
     task = TASKS[name]()

@@ -190,7 +190,7 @@ def test_stack_equals_blocks_one_by_one():
 
     with nn.intercept_methods(watch):
         module.apply({"params": params}, batch)
-    distance = attention.distances(L, L)
+    distance = attention.query_key_distances(L, L)
     segments = batch["segment_ids"]
     mask = attention.visibility(distance, segments, segments, causal=True)
     context = Context(scores=attention.Scores(mask=mask, distance=distance))

@@ -19,7 +19,8 @@ from flaxlm.data.tokenizer import ByteTokenizer
 from flaxlm.data.vocabulary import ByT5Tokenizer, Template
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.metrics import span_values
-from flaxlm.objectives.question_answering import QuestionAnswering, most_context, windows
+from flaxlm.objectives.question_answering import QuestionAnswering, context_spans, shorter_side
+from flaxlm.objectives.supervised import best_window
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.answer_spans import Span, best_spans, distinct, locate, shares
 from flaxlm.tasks.question_answering import Found
@@ -67,11 +68,12 @@ def sure(batch):
 @example(303, 300, 200)  # here the length of a window decides
 def test_windows_hold_every_token_and_each_has_its_most_context_in_one(size, room, stride):
     stride = min(stride, room)
-    starts = windows(size, room, stride)
-    spans = [(first, min(first + room, size)) for first in starts.tolist()]
-    assert spans[0][0] == 0 and set(np.diff(starts)) <= {stride} and spans[-1][1] == size
+    spans = context_spans(size, room, stride)
+    assert all(stop == min(first + room, size) for first, stop in spans)
+    assert set(np.diff([first for first, _ in spans])) <= {stride}
+    assert spans[0][0] == 0 and spans[-1][1] == size
     assert len(spans) == 1 or spans[-2][1] < size  # none in vain
-    chosen = most_context(starts, size, room)
+    chosen = best_window(spans, shorter_side)
     for token in range(size):
         best = max(
             (min(token - first, stop - 1 - token) + 0.01 * (stop - first), -number)

@@ -24,7 +24,7 @@ from flaxlm.errors import ConfigError, DataError
 from flaxlm.evaluation import evaluate, report
 from flaxlm.evaluation.evaluate import Evaluation
 from flaxlm.objectives import TokenClassification
-from flaxlm.objectives.token_classification import encode_words, windows
+from flaxlm.objectives.token_classification import encode_words, word_windows
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.tagging import task_of_labels
 from flaxlm.tasks.task import values_of
@@ -64,7 +64,7 @@ def layouts(draw):
 @given(layouts())
 def test_every_word_is_scored_once_where_it_has_most_context(layout):
     sizes, room, stride, causal = layout
-    found = windows(sizes, room, stride, causal)
+    found = word_windows(sizes, room, stride, causal)
     assert sorted(np.concatenate([w.scored for w in found])) == list(range(len(sizes)))
     assert (found[0].first, found[-1].stop) == (0, len(sizes))
 
@@ -83,13 +83,13 @@ def test_every_word_is_scored_once_where_it_has_most_context(layout):
 
 
 def test_rows_overlap_as_the_stride_says():
-    found = windows([1] * 11, 4, 2)
+    found = word_windows([1] * 11, 4, 2)
     assert [(w.first, w.stop) for w in found] == [(0, 4), (2, 6), (4, 8), (6, 10), (7, 11)]
     assert [w.scored.tolist() for w in found] == [[0, 1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
-    causal = windows([1] * 11, 4, 2, causal=True)
+    causal = word_windows([1] * 11, 4, 2, causal=True)
     assert [w.scored.tolist() for w in causal] == [[0, 1, 2, 3], [4, 5], [6, 7], [8, 9], [10]]
     # Where the stride would not reach another word, the row begins where it does.
-    assert [(w.first, w.stop) for w in windows([1, 1, 3], 3, 1)] == [(0, 2), (2, 3)]
+    assert [(w.first, w.stop) for w in word_windows([1, 1, 3], 3, 1)] == [(0, 2), (2, 3)]
 
 
 SENTENCES = st.lists(
@@ -109,7 +109,9 @@ def test_rows_hold_every_word_and_label_it_on_its_first_piece(sentences, length,
     examples = examples_of(sentences)
     plan, batch = rows_of(objective, examples, length)
     sizes = [[min(len(word), length - 2) for word in words] for words in sentences]
-    expected = [w for part in sizes for w in windows(part, length - 2, stride, model == "decoder")]
+    expected = [
+        w for part in sizes for w in word_windows(part, length - 2, stride, model == "decoder")
+    ]
     for row, window in zip(batch["words"], expected, strict=True):
         assert (row[row > 0] - 1).tolist() == window.scored.tolist()
     seen = []
@@ -363,11 +365,11 @@ def test_labels_say_which_task_they_are_of():
 @pytest.mark.parametrize(
     "change,length,match",
     [
-        ({"tags": [0, 3]}, 9, r"example 0: tag 3 is not in 0 … 2 \(O, B-A, I-A\)"),
+        ({"tags": [0, 3]}, 9, r"example 0: label 3 is not in 0 … 2 \(O, B-A, I-A\)"),
         ({"tags": [0]}, 9, "example 0: 2 words and 1 tags"),
         ({"words": []}, 9, "example 0 has no words"),
         ({"words": None}, 9, "'words' is NoneType, a list is needed"),
-        ({}, 2, "train.length=2 holds no word"),
+        ({}, 2, "train.length=2 leaves no room for words"),
         ({"stride": 8}, 9, r"objective.stride=8 leaves words out.*holds 7 pieces"),
     ],
 )

@@ -36,8 +36,8 @@ MASKED = -1e30
 class Scores:
     """What is added to attention scores; every array broadcasts to [B, H, G, L, M], float32.
 
-    `mask` holds 0 and MASKED, `relative` the learned bias, `distance` int32 [L, M] is query index
-    minus key index, from which each layer makes its own window.
+    `mask` holds 0 and MASKED, `relative` the learned bias; `distance` int32 [L, M], query index
+    minus key index, is what each layer derives its own window from.
     """
 
     mask: jax.Array | None = None
@@ -45,37 +45,37 @@ class Scores:
     distance: jax.Array | None = None
 
 
-def distances(query_length: int, key_length: int, first_query=0) -> jax.Array:
-    """Return int32 [L, M], query index − key index; the first query stands at `first_query`."""
+def query_key_distances(query_length: int, key_length: int, first_query=0) -> jax.Array:
+    """Return int32 [L, M], query index − key index, where the first query has `first_query`."""
     query_L = jnp.arange(query_length, dtype=jnp.int32) + first_query
     return query_L[:, None] - jnp.arange(key_length, dtype=jnp.int32)[None, :]
 
 
 def visibility(distance_LM, query_segments, key_segments, causal, prefix_mask=None):
-    """Return the additive mask float32 [B or 1, 1, 1, L, M], or None where all see all.
+    """Return the additive mask float32 [B or 1, 1, 1, L, M], or None if everything is visible.
 
     Args:
-      distance_LM: from `distances`.
+      distance_LM: from `query_key_distances`.
       query_segments, key_segments: int32 [B, L] and [B, M]; None: one document a row.
-      causal: whether a query sees only keys at its own index and before.
+      causal: whether a query sees only keys up to its own index.
       prefix_mask: int32 [B, M], 1 on keys that every query of the document sees (prefix LM).
     """
-    seen = None
+    visible = None
     if causal:
-        seen = (distance_LM >= 0)[None]
+        visible = (distance_LM >= 0)[None]
         if prefix_mask is not None:
-            seen = seen | (prefix_mask != 0)[:, None, :]
+            visible = visible | (prefix_mask != 0)[:, None, :]
     if query_segments is not None and key_segments is not None:
         same = query_segments[:, :, None] == key_segments[:, None, :]
-        seen = same if seen is None else same & seen
-    return None if seen is None else jnp.where(seen, 0.0, MASKED)[:, None, None]
+        visible = same if visible is None else same & visible
+    return None if visible is None else jnp.where(visible, 0.0, MASKED)[:, None, None]
 
 
 def relative_bucket(distance: jax.Array, buckets: int, max_distance: int, causal: bool):
     """Return T5's bucket of each distance (query − key), int32 (Raffel et al., 2020, 2.1).
 
-    Half of the buckets are single distances, the others grow geometrically up to `max_distance`;
-    without `causal` the buckets are shared between the two directions.
+    Half of the buckets hold one distance each, the others grow geometrically up to `max_distance`;
+    if not `causal`, each direction has half of the buckets.
     """
     first = jnp.zeros_like(distance)
     if not causal:
@@ -110,7 +110,7 @@ class RelativeBias(nn.Module):
         bucket_LM = relative_bucket(
             distance_LM, c.relative_buckets, c.relative_max_distance, self.causal
         )
-        # A product with one-hot rows, whose gradient is a product too, not a scatter of L · M rows.
+        # As a product with one-hot rows the gradient is a product, instead of a scatter of L · M.
         one_hot = jax.nn.one_hot(bucket_LM, c.relative_buckets, dtype=jnp.float32)
         bias = jnp.einsum("LMR,RN->NLM", one_hot, table.astype(jnp.float32))
         return bias.reshape(1, c.num_kv_heads, c.queries_per_head, *distance_LM.shape)
@@ -121,8 +121,8 @@ def rotary_rates(config: TransformerConfig, local: bool = False) -> np.ndarray:
 
     `linear` scaling divides them by `rope_factor` (Chen et al., 2023). `llama3` divides those of
     wavelengths above rope_original_length / rope_low_frequency, keeps those below
-    rope_original_length / rope_high_frequency and goes smoothly between them (Llama 3 herd, 2024).
-    `local` are the rates of layers with a window where `rope_local_theta` gives them their own.
+    rope_original_length / rope_high_frequency and interpolates between them (Llama 3 herd, 2024).
+    `local` asks for the rates of layers with a window, those of `rope_local_theta`.
     """
     c = config
     if local:
@@ -148,7 +148,7 @@ def rotary_table(positions_BL: jax.Array, config: TransformerConfig, local: bool
 def rotate(x_BLHK: jax.Array, table) -> jax.Array:
     """Rotate each pair (x_i, x_{i + R/2}) by its position's angle (Su et al., 2021).
 
-    Dimensions from R on, if there are any, stay as they are.
+    Dimensions beyond R, if there are any, stay as they are.
     """
     cos, sin = table
     turned, rest = jnp.split(x_BLHK.astype(jnp.float32), [2 * cos.shape[-1]], axis=-1)
@@ -162,18 +162,18 @@ def einsum_attention(q_BLHGK, k_BMHK, v_BMHK, mask, relative, rate: float, words
 
     Args:
       q_BLHGK, k_BMHK, v_BMHK: queries (already scaled), keys, values.
-      mask, relative: float32 arrays that broadcast to [B, H, G, L, M], or None; `relative` has a
-        gradient, `mask` has none.
+      mask, relative: float32 arrays that broadcast to [B, H, G, L, M], or None; only `relative`
+        has a gradient.
       rate, words: dropout of the probabilities, see `layers.dropout`.
-      cap: q · k is softly bounded to ±cap first; 0: it is not.
+      cap: q · k is softly bounded to ±cap first; 0: unbounded.
     """
     rate = 0.0 if words is None else rate
     return _attend(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate, cap)
 
 
-# The backward pass is written out, as in FlashAttention (Dao et al., 2022): probabilities come
-# again from scores and their log-sum, so that nothing of size L · M is kept, and every product has
-# its operands as they lie in memory, where the automatic one transposes arrays of size L · M.
+# The backward pass is written out, as in FlashAttention (Dao et al., 2022): probabilities are
+# recomputed from scores and their log-sum, so that nothing of size L · M is kept, and every product
+# takes its operands as they lie in memory, where autodiff would transpose arrays of size L · M.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
 def _attend(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate, cap):
     return _attend_forward(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate, cap)[0]
@@ -240,7 +240,7 @@ def _attend_backward(rate, cap, kept, g_BLHGK):
     dp_BHqM = _product(g_BHqK, jnp.swapaxes(v_BHMK, 2, 3))
     dp_BHLGM = dropout(dp_BHqM.reshape(p_BHLGM.shape), rate, words)
     ds_BHLGM = p_BHLGM * (dp_BHLGM - jnp.swapaxes(delta_BLHG1, 1, 2))
-    # The derivative of the soft cap; `relative`, which is added behind it, has none.
+    # The derivative of the soft cap, which `relative`, added after it, does not see.
     dqk_BHLGM = ds_BHLGM if capped is None else ds_BHLGM * (1 - capped * capped)
     ds_BHqM = dqk_BHLGM.reshape(dp_BHqM.shape).astype(dtype)
     dropped_BHqM = dropout(p_BHLGM, rate, words).reshape(dp_BHqM.shape).astype(dtype)

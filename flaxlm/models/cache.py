@@ -1,8 +1,8 @@
-"""The cache of decoding: an explicit pytree that goes in and out of every step.
+"""The decoding cache: an explicit pytree that goes in and out of every step.
 
 `layers` holds keys and values of all layers, [N, B, M, H, K], and for an encoder-decoder
 `cross_key`, `cross_value`; `segment_ids` int32 [B, M] is 1 on slots that hold a real token;
-`positions` int32 [B, 1] and `index` (scalar) say where the next token stands. Prompts are padded
+`positions` int32 [B, 1] and `index` (scalar) are those of the next token. Prompts are padded
 on the left, so all rows write the same slot.
 """
 
@@ -14,7 +14,7 @@ from flaxlm.errors import ConfigError
 GROWING = ("key", "value")
 
 
-def start(config, kept: dict, segments_BL, positions_BL, cache_length: int) -> dict:
+def start_cache(config, kept: dict, segments_BL, positions_BL, cache_length: int) -> dict:
     """Return the cache after a prompt of L tokens, with room for `cache_length` tokens.
 
     Args:
@@ -27,7 +27,7 @@ def start(config, kept: dict, segments_BL, positions_BL, cache_length: int) -> d
     room = cache_length - segments_BL.shape[1]
     if room < 0:
         raise ConfigError(
-            f"a prompt of {segments_BL.shape[1]} tokens does not fit a cache of {cache_length}"
+            f"a prompt of {segments_BL.shape[1]} tokens does not fit into a cache of {cache_length}"
         )
     if config.positions == "learned" and cache_length > config.max_length:
         raise ConfigError(

@@ -49,7 +49,7 @@ class TransformerConfig:
     vocab_size: int = 8192
     vocab_multiple: int = 128  # the token table is stored with its rows padded to a multiple
     width: int = 256
-    embed_width: int = 0  # of the tables; another than `width` is projected to it (ALBERT)
+    embed_width: int = 0  # of the tables; if not `width`, it is projected to that (ALBERT)
     num_layers: int = 4
     num_decoder_layers: int = 0  # encoder-decoder only
     share_layers: bool = False  # all layers have the same parameters (ALBERT)
@@ -61,7 +61,7 @@ class TransformerConfig:
 
     # Norms.
     norm: str = "layernorm"
-    norm_position: str = "pre"  # sandwich: before each part and behind it (Gemma 2)
+    norm_position: str = "pre"  # sandwich: before and behind each part (Gemma 2)
     norm_epsilon: float = 1e-5
     norm_bias: bool = True
     norm_offset: float = 0.0  # added to the stored scale, which then starts at 0 (Gemma: 1)
@@ -73,10 +73,10 @@ class TransformerConfig:
     # Positions and attention.
     positions: str = "learned"
     position_offset: int = 0  # rows before those of `max_length` that no position uses (RoBERTa: 2)
-    separate_positions: bool = False  # encoder-decoder: a table and an embed_norm a side (BART)
+    separate_positions: bool = False  # each side has its own table and embed_norm (BART)
     rope_theta: float = 10_000.0
-    rope_local_theta: float = 0.0  # of layers with a window; 0: as the others (Gemma 3)
-    rotary_dim: int = 0  # only so many of each head's dimensions turn; 0: all (GPT-NeoX)
+    rope_local_theta: float = 0.0  # of layers with a window; 0: rope_theta (Gemma 3)
+    rotary_dim: int = 0  # how many of each head's dimensions are rotated; 0: all (GPT-NeoX)
     rope_scaling: str = ""  # see attention.rotary_rates; not of layers with a local theta
     rope_factor: float = 1.0
     rope_low_frequency: float = 1.0
@@ -84,7 +84,7 @@ class TransformerConfig:
     rope_original_length: int = 8192
     relative_buckets: int = 32
     relative_max_distance: int = 128
-    windows: tuple[int, ...] = ()  # per layer, repeated as a pattern; 0 sees everything
+    windows: tuple[int, ...] = ()  # per layer, repeated as a pattern; 0: unlimited
     attention: str = "einsum"
     attention_scale: float = 0.0  # of the scores; 0: head_dim ** -0.5; T5: 1
     attention_softcap: float = 0.0  # c · tanh(scores / c); 0: off (Gemma 2)
@@ -104,8 +104,8 @@ class TransformerConfig:
     output_scale: float = 1.0  # of the hidden state before the LM head; T5 when tied: width ** -0.5
     output_softcap: float = 0.0  # of the LM head's logits; 0: off
     output_bias: bool = False
-    pooling: str = ""  # what stands for a sequence, see heads.Heads; "": the family's own
-    pooler: str = ""  # what it goes through; "": dense for `first`, none for the others
+    pooling: str = ""  # which state represents a sequence, see heads.Heads; "": the family's
+    pooler: str = ""  # what that state passes through; "": dense for `first`, else none
     pooler_activation: str = "tanh"
     transform_activation: str = ""  # of the masked-LM head's transform; "": `activation`
     transform_bias: bool = True
@@ -115,7 +115,7 @@ class TransformerConfig:
     # Dropout, by part.
     embed_dropout: float = 0.0
     attention_dropout: float = 0.0  # of the probabilities
-    residual_dropout: float = 0.0  # of what each part adds to the residual stream
+    residual_dropout: float = 0.0  # of each part's addition to the residual stream
     mlp_dropout: float = 0.0  # of the hidden layer
     output_dropout: float = 0.0  # of the final hidden state
     head_dropout: float = 0.0  # of the vector that a classifier reads
@@ -170,7 +170,7 @@ class TransformerConfig:
         if self.parallel and self.norm_position != "pre":
             raise ConfigError("model.parallel=True needs model.norm_position='pre'")
         if not self.first_norm and self.norm_position == "post":
-            raise ConfigError("model.first_norm=False needs a norm_position with a norm before")
+            raise ConfigError("model.first_norm=False needs a norm_position that is not 'post'")
         if min(self.attention_softcap, self.output_softcap, self.position_offset) < 0:
             raise ConfigError(
                 "model.attention_softcap, output_softcap and position_offset must not be negative"
@@ -210,5 +210,5 @@ class TransformerConfig:
 
 
 def padded_vocab(config) -> int:
-    """Return the rows of the stored token table: `vocab_size` up to a `vocab_multiple`."""
+    """Return the rows of the stored token table: `vocab_size` rounded up to a `vocab_multiple`."""
     return -(-config.vocab_size // config.vocab_multiple) * config.vocab_multiple

@@ -1,4 +1,4 @@
-"""GPT's family: a token sees its document up to itself, and a prefix if there is one."""
+"""GPT's family: a token sees its document up to itself, and the prefix if there is one."""
 
 import flax.linen as nn
 import jax
@@ -28,7 +28,7 @@ class Decoder(nn.Module):
         self.heads = Heads(c, self.head_sizes, HEADS, pool="last")
 
     def __call__(self, batch: dict, train: bool = False) -> dict:
-        """Return `hidden` [B, L, D] and one entry a head, see `heads`.
+        """Return `hidden` [B, L, D] and an entry for each head, see `heads`.
 
         Reads tokens [B, L] and, where present, segment_ids, positions, token_types, prefix_mask.
         Dropout takes the rng `dropout`, in training only.
@@ -57,7 +57,7 @@ class Decoder(nn.Module):
         x_BLD, kept = self.hidden(batch, keep=True)
         logits = self.heads.language(x_BLD[:, -1:], self.embed.token)
         segments, positions = segments_of(batch), positions_of(batch)
-        return logits[:, 0], cache.start(self.config, kept, segments, positions, cache_length)
+        return logits[:, 0], cache.start_cache(self.config, kept, segments, positions, cache_length)
 
     def decode_step(self, tokens_B1: jax.Array, state: dict) -> tuple[jax.Array, dict]:
         """Append one token a row; return the logits [B, V] of the next and the new cache."""

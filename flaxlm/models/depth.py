@@ -1,10 +1,10 @@
-"""How far each parameter stands from the top of its model, for learning rates that fall downwards.
+"""How far each parameter is from the top of its model, for layer-wise learning-rate decay.
 
-Heads and a stack's final norm stand at 0, the last of N layers at 1, the first at N, what is
-embedded at N + 1. The two stacks of an encoder-decoder count side by side, each from its own top,
-because every layer of the decoder reads the top of the encoder; the embeddings that both read
-stand below the deeper one. Layers that share their parameters (ALBERT) are one layer. What all
-layers of a stack read (the table of relative positions) stands with the first of them.
+Heads and a stack's final norm are at 0, the last of N layers at 1, the first at N, the embeddings
+at N + 1. The two stacks of an encoder-decoder count side by side, each from its own top, because
+every layer of the decoder reads the top of the encoder; the embeddings that both read are below
+the deeper one. Layers that share their parameters (ALBERT) count as one. What all layers of a
+stack read (the table of relative positions) is with the first of them.
 """
 
 import re
@@ -18,7 +18,7 @@ RULES = ((r"^heads/|/final_norm/", 0), (LAYER, 1), (r"^embed/|^recurrent/token$"
 
 
 def distances(config, params) -> dict[str, np.ndarray]:
-    """Return {path: distance}, a number or, for stacked layers, int64 [N].
+    """Return {path: distance from the top}, a number or, for stacked layers, int64 [N].
 
     Args:
       config: of the model.

@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         self.heads = Heads(c, self.head_sizes, HEADS, pool="first")
 
     def __call__(self, batch: dict, train: bool = False) -> dict:
-        """Return `hidden` [B, L, D] and one entry a head, see `heads`.
+        """Return `hidden` [B, L, D] and an entry for each head, see `heads`.
 
         Reads tokens [B, L] and, where present, segment_ids, positions, token_types and
         target_positions [B, P]. Dropout takes the rng `dropout`, in training only.

@@ -30,7 +30,7 @@ class EncoderDecoder(nn.Module):
         self.heads = Heads(c, self.head_sizes, HEADS, pool="last")
 
     def __call__(self, batch: dict, train: bool = False) -> dict:
-        """Return decoder `hidden` [B, L, D], `encoded` [B, M, D] and one entry a head.
+        """Return decoder `hidden` [B, L, D], `encoded` [B, M, D] and an entry for each head.
 
         Reads encoder_tokens [B, M], tokens [B, L] and, where present, segment_ids, positions and
         their encoder_ counterparts; a document has the same segment on both sides. Dropout takes
@@ -71,7 +71,7 @@ class EncoderDecoder(nn.Module):
         x_BLD, kept = self.decode(batch, self.encode(batch), keep=True)
         logits = self.heads.language(x_BLD[:, -1:], self.embed.token)
         segments, positions = segments_of(batch), positions_of(batch)
-        state = cache.start(self.config, kept, segments, positions, cache_length)
+        state = cache.start_cache(self.config, kept, segments, positions, cache_length)
         return logits[:, 0], state | {"encoder_segment_ids": segments_of(batch, "encoder_")}
 
     def decode_step(self, tokens_B1: jax.Array, state: dict) -> tuple[jax.Array, dict]:

@@ -1,11 +1,10 @@
 """What is read off the final hidden state; a model is built with the heads an objective names.
 
 `lm` [B, L, V], `mlm` [B, P, V] (transform, then the tied table), both on `target_positions` only
-where the batch has them,
-`nsp` [B, 2], `classification` [B, C], `pooled` [B, D], `token_classification` [B, L, C],
-`question_answering` [B, L, 2] (begin and end of the answer), `discriminator` [B, L] (whether a
-token was replaced; ELECTRA, Clark et al., 2020). Logits are float32, and the padding rows of the
-token table are cut off: they are in no sum and no loss.
+where the batch has them, `nsp` [B, 2], `classification` [B, C], `pooled` [B, D],
+`token_classification` [B, L, C], `question_answering` [B, L, 2] (begin and end of the answer),
+`discriminator` [B, L] (whether a token was replaced; ELECTRA, Clark et al., 2020). Logits are
+float32, and the padding rows of the token table are cut off: they enter no sum and no loss.
 """
 
 import flax.linen as nn
@@ -41,11 +40,15 @@ AXES = (
 
 POOLED = ("pooled", "nsp", "classification")
 TOKENWISE = ("token_classification", "question_answering")
-POOLINGS = {"mean": "mean", "cls": "first", "last": "last"}  # users' words: the argument of `pool`
+POOLINGS = {
+    "mean": "mean",
+    "cls": "first",
+    "last": "last",
+}  # the users' word: `pool`'s
 
 
 class VocabularyOutput(nn.Module):
-    """Logits over the vocabulary, from the token table if tied and from an own kernel if not."""
+    """Logits over the vocabulary, from the token table if tied, else from a kernel of its own."""
 
     config: object
     bias: bool
@@ -60,7 +63,7 @@ class VocabularyOutput(nn.Module):
             if len(kernel) != x.shape[-1]:
                 raise ConfigError(
                     f"this head reads states of width {x.shape[-1]}, and the table that it is tied "
-                    f"to has model.embed_width={len(kernel)}; set tied=False"
+                    f"to has model.embed_width={len(kernel)}; set model.tied=False"
                 )
         else:
             std = c.width**-0.5 if c.init == "t5" else c.init_std
@@ -79,10 +82,10 @@ class Heads(nn.Module):
     """All heads of one model.
 
     `heads` is ((name, size), …), size 0 for the vocabulary or the width; `offers` are the names
-    that the family has; `pool` is what stands for a sequence where `config.pooling` is empty:
-    `first` (the first token), `last` (the last real token) or `mean` (of the real tokens' final
-    states). It then goes through the pooler: `dense` (BERT's; the default of `first`), `transform`
-    (the masked-LM head's; then the tokenwise heads read through it as well) or `none`.
+    that the family has; `pool` says which state represents a sequence where `config.pooling` is
+    empty: that of the `first` token, of the `last` real token, or the `mean` of all real tokens'.
+    It then passes through the pooler: `dense` (BERT's; the default of `first`), `transform` (the
+    masked-LM head's, which then precedes the tokenwise heads as well) or `none`.
     """
 
     config: object
@@ -120,7 +123,7 @@ class Heads(nn.Module):
             self.discriminator = dense(1)
         for name in ("classification", "token_classification"):
             if name in names and names[name] < 1:
-                raise ConfigError(f"head {name} needs its number of classes")
+                raise ConfigError(f"head {name} needs a number of classes")
         if "classification" in names:
             self.classification = dense(names["classification"], c.classification_bias)
         if "token_classification" in names:
@@ -128,12 +131,12 @@ class Heads(nn.Module):
 
     @property
     def pooling(self) -> str:
-        """What stands for a sequence."""
+        """Which state represents a sequence."""
         return self.config.pooling or self.pool
 
     @property
     def pooler_kind(self) -> str:
-        """What the vector that stands for a sequence goes through."""
+        """What the state that represents a sequence passes through."""
         return self.config.pooler or ("dense" if self.pooling == "first" else "none")
 
     def __call__(self, x_BLD, batch: dict, table_VD, train: bool = False) -> dict:
@@ -185,7 +188,7 @@ class Heads(nn.Module):
         return self.transform_norm(act(self.transform(x)))
 
     def pooled(self, x_BLD, segments_BL) -> jax.Array:
-        """Return the vector [B, D] that stands for a sequence."""
+        """Return the vector [B, D] that represents a sequence."""
         x_BD = pool(x_BLD, segments_BL, self.pooling)
         if self.pooler_kind == "dense":
             return ACTIVATIONS[self.config.pooler_activation](self.pooler(x_BD))

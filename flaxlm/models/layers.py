@@ -1,4 +1,4 @@
-"""Parts that every model shares: projections, norms, dropout, embeddings, feed-forward."""
+"""Parts that the models share: projections, norms, dropout, embeddings, feed-forward."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from flaxlm.sharding import constrain
 
 
 def kernel_axes(pattern: str, inputs: tuple, outputs: tuple) -> tuple:
-    """Return the rows of a kernel [*inputs, *outputs], and of low-rank factors beside it."""
+    """Return the `AXES` rows of a kernel [*inputs, *outputs] and of its low-rank factors."""
     return (
         (rf"{pattern}/kernel$", inputs + outputs),
         (rf"{pattern}/lora_a$", (*inputs, None)),
@@ -52,7 +52,7 @@ def product(x: jax.Array, kernel: jax.Array, n: int = 1, dtype=None) -> jax.Arra
     """Return x · kernel in `dtype` (None: theirs), over the last n and the first n dimensions.
 
     The kernel's gradient is taken as xᵀ · g or (gᵀ · x)ᵀ, whichever transposes the smaller array:
-    XLA writes what is transposed a second time.
+    XLA writes a transposed array to memory once more.
     """
     contracted = (tuple(range(x.ndim - n, x.ndim)), tuple(range(n)))
     return jax.lax.dot_general(x, kernel, (contracted, ((), ())), preferred_element_type=dtype)
@@ -108,10 +108,10 @@ class Dense(nn.Module):
 def projected(module: nn.Module, x: jax.Array, kernel: jax.Array, n: int = 1, dtype=None):
     """Return `product` of x and a module's kernel, with low-rank factors merged into the kernel.
 
-    LoRA (Hu et al., 2021, section 4.1): kernel + scale · a · b where lora_a [*inputs, R], lora_b
-    [R, *outputs] and lora_scale lie beside it, put there by `training.lora`; the kernel elsewhere.
-    The sum is made here, in the scan over layers, and once more in the backward pass, so that
-    never more than one merged kernel is in memory.
+    LoRA (Hu et al., 2021, section 4.1): kernel + scale · a · b where `training.lora` has put lora_a
+    [*inputs, R], lora_b [R, *outputs] and lora_scale beside the kernel. The sum is computed here,
+    inside the scan over layers, and again in the backward pass, so that no more than one merged
+    kernel is ever in memory.
     """
 
     def read(x, kernel, *factors):
@@ -176,8 +176,8 @@ def keep_mask(words: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Arra
     """Return bool `shape`, False with probability `rate`: a hash of (words, element index).
 
     A counter-based hash fuses into the multiplication that uses it, where a threefry stream would
-    be written to memory and read again; and it is the same for every sharding. Each row (all but
-    the last dimension) draws its start from both words, and an element is one step further.
+    be written to memory and read again, and it does not depend on the sharding. Each row (all but
+    the last dimension) derives its start from both words; each element is one step further.
     """
     row = jnp.zeros((*shape[:-1], 1), jnp.uint32)
     for axis, size in enumerate(shape[:-1]):
@@ -201,7 +201,7 @@ def _dropout_forward(x, words, rate):
 
 
 def _dropout_backward(rate, words, g):
-    # The mask is made again from its two words: cheaper than keeping it for the backward pass.
+    # Computing the mask again from its two words is cheaper than keeping it.
     return _dropout(g, words, rate), None
 
 
@@ -231,9 +231,9 @@ def rates(size: int, theta: float) -> np.ndarray:
 
 
 class Embed(nn.Module):
-    """Token, position and type embeddings; with the token table that a tied output reads.
+    """Token, position and type embeddings; a tied output reads the same token table.
 
-    Each of `sides` has a position table and a norm of its own; the token table is always one.
+    Each of `sides` has a position table and a norm of its own; they share the token table.
     """
 
     config: TransformerConfig
@@ -267,7 +267,7 @@ class Embed(nn.Module):
     ) -> jax.Array:
         """Return x_BLD in the compute dtype from ids, positions and (None: 0) types [B, L].
 
-        A `side` that is none of `sides` reads what all share.
+        A `side` that is not in `sides` reads the shared tables.
         """
         c = self.config
         side = side if side in self.sides else ""
@@ -285,7 +285,7 @@ class Embed(nn.Module):
             x_BLE += sinusoids(positions_BL, c.embed_width).astype(c.dtype)
         if c.token_types:
             types_BL = jnp.zeros_like(tokens_BL) if types_BL is None else types_BL
-            # A product with one-hot rows: its gradient is a product too, not a scatter of all rows.
+            # As a product with one-hot rows the gradient is a product too, instead of a scatter.
             one_hot = jax.nn.one_hot(types_BL, c.token_types, dtype=c.dtype)
             x_BLE += one_hot @ self.token_type.astype(c.dtype)
         if c.embed_norm:

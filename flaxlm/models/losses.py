@@ -1,4 +1,4 @@
-"""Losses as sums and weights, never means: dividing is the trainer's, once, over the whole batch.
+"""Losses as sums and weights, never means: the trainer divides, once, over the whole batch.
 
 Dimension key: V vocabulary or classes; everything before it is free.
 """
@@ -46,8 +46,8 @@ def token_log_likelihoods(logits: jax.Array, targets: jax.Array) -> tuple[jax.Ar
     return -losses, correct > 0
 
 
-# The derivative is written out because of memory and time. Autodiff keeps exp(logits) for the
-# backward pass; here it is made again from the logits in the pass that writes the gradient.
+# The derivative is written out to save memory and time: autodiff keeps exp(logits) for the
+# backward pass; here it is recomputed from the logits in the pass that writes the gradient.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _token_losses(logits, targets, label_smoothing, z_loss):
     """Return (loss, correct), float32 [...]."""
@@ -66,8 +66,8 @@ def _forward(logits, targets, label_smoothing, z_loss):
         losses = losses + label_smoothing * (picked - mean)
     if z_loss:
         losses = losses + z_loss * jnp.square(log_z)
-    # The first of the largest logits is the target's, as argmax has it: a maximum is a vector
-    # instruction, argmax is not and took four times as long on XLA:CPU.
+    # Correct means that the target's is the first of the largest logits, as in argmax: a maximum is
+    # a vector instruction, argmax is not and took four times as long on XLA:CPU.
     earlier = jnp.max(jnp.where(_columns(x) < targets[..., None], x, -jnp.inf), axis=-1)
     correct = (picked == top) & (earlier < picked)
     return (losses, correct.astype(jnp.float32)), (logits, targets, log_z)
@@ -86,9 +86,9 @@ def _backward(label_smoothing, z_loss, kept, cotangents):
         gradient = gradient - jnp.where(real, even, 0.0)
     gradient = gradient * scale[..., None]
     # Both matrix products behind the logits read the gradient. On XLA:CPU a comparison with an
-    # iota is fused into both, which makes the gradient twice; writing one element a token in
-    # place makes it once: 1.8 times as fast, with two thirds of the memory (ran). Accelerators
-    # write elements slowly, and a vocabulary split over devices wants the comparison.
+    # iota is fused into both, which computes the gradient twice; writing one element per token in
+    # place computes it once: measured 1.8 times as fast, with two thirds of the memory.
+    # Accelerators write single elements slowly, and a sharded vocabulary needs the comparison.
     gradient = jax.lax.platform_dependent(
         gradient,
         targets,

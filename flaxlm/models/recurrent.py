@@ -116,7 +116,7 @@ class Layer(nn.Module):
             std = c.width**-0.5
             return Dense((c.width,), outputs, std, True, c.dtype, c.param_dtype, name=name)
 
-        # One product for all time steps: only the recurrent one has to wait for its turn.
+        # One product for all time steps: only the recurrent one depends on the step before.
         gates_LBgD = jnp.moveaxis(dense("input")(x_BLD), 1, 0)
         recurrent = dense("recurrent")
 
@@ -124,7 +124,7 @@ class Layer(nn.Module):
             gates, fresh_B = inputs
             state = {k: jnp.where(fresh_B[:, None], 0.0, v) for k, v in state.items()}
             state = step(gates.astype(jnp.float32), module(state["h"]).astype(jnp.float32), state)
-            # Without this pin XLA splits the loop's state by itself, and on a 2x2x2 mesh the
+            # Without this pin XLA chooses a sharding for the loop's state, and on a 2x2x2 mesh the
             # gradients came out wrong.
             state = {k: constrain(v, "batch", "embed") for k, v in state.items()}
             return state, state["h"].astype(c.dtype)
@@ -185,7 +185,7 @@ class Recurrent(nn.Module):
         self.heads = Heads(self.config, self.head_sizes, HEADS, pool="last")
 
     def __call__(self, batch: dict, train: bool = False) -> dict:
-        """Return `hidden` [B, L, D] and one entry a head, see `heads`.
+        """Return `hidden` [B, L, D] and an entry for each head, see `heads`.
 
         Reads tokens [B, L] and, where present, segment_ids: a new segment resets the state.
         Dropout takes the rng `dropout`, in training only.
@@ -196,7 +196,7 @@ class Recurrent(nn.Module):
     def prefill(self, batch: dict, cache_length: int) -> tuple[jax.Array, dict]:
         """Read prompts padded on the left; return last-token logits [B, V] and the state.
 
-        The state has one size whatever `cache_length`, which stands here for the other families.
+        The state has one size whatever the `cache_length`, an argument of the other families.
         """
         del cache_length
         x_BLD, state, table_VD = self.recurrent(batch["tokens"], segments_of(batch))

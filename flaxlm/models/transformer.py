@@ -14,8 +14,8 @@ from flaxlm.sharding import constrain
 
 KEPT = ("residual", "attention", "projection")
 
-# What the backward pass keeps instead of computing again; `none` keeps everything. `cheap` keeps
-# what went through a matrix product, and computes norms, activations and dropout masks again.
+# What the backward pass keeps instead of recomputing; `none` keeps everything. `cheap` keeps the
+# results of matrix products, and recomputes norms, activations and dropout masks.
 REMAT = {
     "cheap": jax.checkpoint_policies.save_only_these_names(*KEPT),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -61,7 +61,7 @@ class Block(nn.Module):
         kept = {}
 
         def branch(name, part, word, x):
-            """Return what a part adds to the residual stream, where its norm comes before it."""
+            """Return what a part with its norm before it adds to the residual stream."""
             if name != "attention" or self.normed:
                 x = Norm(c, name=f"{name}_norm")(x)
             y = part(x)
@@ -157,19 +157,19 @@ class Stack(nn.Module):
           x_BLD: embedded tokens; with `cache`, of the one token that is decoded.
           positions_BL: int32, from 0 in every document.
           segments_BL: int32, 0 on padding; None: one document a row, no padding.
-          prefix_mask: int32 [B, L], 1 on tokens that all of their document sees.
+          prefix_mask: int32 [B, L], 1 on tokens that their whole document sees.
           memory, memory_segments: encoder output [B, M, D] and its segments, if `cross`.
-          cache: of `cache.py`, for one step of decoding.
-          keep: whether to return keys and values of all layers, [N, B, L, H, K] each.
+          cache: see `cache.py`, for one step of decoding.
+          keep: whether to return the keys and values of all layers, [N, B, L, H, K] each.
           train: dropout on.
         """
         c = self.config
         if cache is None:
             index, keys = None, segments_BL
-            distance = attention.distances(x_BLD.shape[1], x_BLD.shape[1])
+            distance = attention.query_key_distances(x_BLD.shape[1], x_BLD.shape[1])
         else:
             index, keys = cache["index"], cache["segment_ids"]
-            distance = attention.distances(1, keys.shape[1], index)
+            distance = attention.query_key_distances(1, keys.shape[1], index)
         scores = Scores(
             mask=attention.visibility(distance, segments_BL, keys, self.causal, prefix_mask),
             distance=distance if any(c.windows) else None,
@@ -195,7 +195,7 @@ class Stack(nn.Module):
         apart = 0 if c.first_norm else 1
         kept_first = None
         if apart:
-            # One layer of another structure stands before the scanned ones.
+            # A layer of another structure comes before the scanned ones.
             layer = jax.tree.map(lambda a: a[0], layers)
             options = {"keep": keep, "train": train, "depth": self.num_layers, "normed": False}
             first = self.block()(c, self.cross, **options, name="first")

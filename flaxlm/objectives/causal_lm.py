@@ -22,20 +22,19 @@ class CausalLM(Objective):
     prefix: bool = False
 
     name: ClassVar[str] = "causal_lm"
-    packs: ClassVar[bool] = True
     models: ClassVar[dict] = {"decoder": {"lm": 0}, "recurrent": {"lm": 0}}
 
     @property
     def scores_every_token(self) -> bool:
-        """Whether every token but BOS is a target: all but the prefixes are."""
+        """Whether every token but BOS is a target; with `prefix`, prefixes are not."""
         return not self.prefix
 
     def heads(self, model_name: str) -> dict[str, int]:
         """Return the LM head; ConfigError for a model without one, or a recurrent prefix LM."""
         if self.prefix and model_name == "recurrent":
             raise ConfigError(
-                "objective.prefix=True needs attention in both directions, which model "
-                "'recurrent' has not; it works on: decoder"
+                "objective.prefix=True needs attention in both directions, which model 'recurrent' "
+                "does not have; it works on: decoder"
             )
         return super().heads(model_name)
 

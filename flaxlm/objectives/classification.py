@@ -9,45 +9,28 @@ import numpy as np
 
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
-from flaxlm.errors import DataError
 from flaxlm.models import losses
 from flaxlm.objectives import supervised
 from flaxlm.objectives.objective import Spec, Sums, apply, floats, ints
-from flaxlm.objectives.sequence import (
-    SequenceObjective,
-    real_rows,
-    set_class_weights,
-    set_labels,
-    texts_of,
-)
+from flaxlm.objectives.sequence import SequenceObjective
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(SequenceObjective):
+class Classification(supervised.Classifier, SequenceObjective):
     """Choose one of `labels` for each example.
 
     An encoder-decoder learns to write the label; its prediction is the label whose text it finds
     most likely.
 
     Attributes:
-      labels: the names of the classes; an example's `label` is an index into them.
       target_length: decoder columns of an encoder-decoder; 0 for what the longest label can need
         in any tokenizer, its bytes and two more.
-      class_weights: what an example of each label counts in the training loss, which is
-        Σ w · loss / Σ w over the batch; empty: all the same. The loss of an evaluation has none.
     """
 
-    labels: tuple[str, ...] = ()
     target_length: int = 0
-    class_weights: tuple[float, ...] = ()
 
     name: ClassVar[str] = "classification"
     models: ClassVar[dict] = {"encoder": {}, "decoder": {}, "recurrent": {}, "encoder_decoder": {}}
-
-    def __post_init__(self):
-        super().__post_init__()
-        set_labels(self)
-        set_class_weights(self)
 
     def heads(self, model_name: str) -> dict[str, int]:
         """Return a head of C classes, or the LM head of an encoder-decoder."""
@@ -73,16 +56,12 @@ class Classification(SequenceObjective):
     def plan(self, source, length: int, tokenizer, *, seed: int, shuffle: bool) -> ExamplePlan:
         """Return the order of examples with `text`, `label` and optionally `text_pair`."""
         labels = np.asarray(supervised.gold(source, "label", int, shuffle), np.int32)
-        bad = np.flatnonzero((labels < 0) | (labels >= len(self.labels)))
-        if len(bad):
-            raise DataError(
-                f"example {source[int(bad[0])].get('id', bad[0])}: label {labels[bad[0]]} is not "
-                f"in 0 … {len(self.labels) - 1} ({', '.join(self.labels)})"
-            )
+        for number, label in enumerate(labels):
+            supervised.check_ids(source, number, [label], self.labels)
         if shuffle or any(example.get("label") is not None for example in source):
             counts = np.bincount(labels, minlength=len(self.labels))
             supervised.warn_absent(counts, self.labels, shuffle)
-        sequences, report = self.row_sequences(*texts_of(source), length, tokenizer)
+        sequences, report = self.row_sequences(*supervised.texts_of(source), length, tokenizer)
         columns = {"labels": labels}
         if self.model == "encoder_decoder":
             candidates, sizes, report["truncated_labels"] = self._label_tokens(tokenizer)
@@ -91,23 +70,23 @@ class Classification(SequenceObjective):
         return ExamplePlan(sequences, columns, seed, shuffle, report)
 
     def _label_tokens(self, tokenizer) -> tuple[np.ndarray, np.ndarray, int]:
-        """Return each label's text and EOS, 0 behind [C, T], their lengths [C], how many were cut.
+        """Return each label's text and EOS [C, T], their lengths [C], and how many were cut.
 
-        The 0 behind may be an id of text: only the lengths say where a label ends.
+        Columns behind a label hold 0, which may be an id of text: only the lengths tell.
         """
         width = self.decoder_length()
-        found = np.zeros((len(self.labels), width), np.int32)
+        tokens = np.zeros((len(self.labels), width), np.int32)
         cut, sizes = 0, np.zeros(len(self.labels), np.int32)
         for number, ids in enumerate(supervised.encode(tokenizer, self.labels)):
             cut += len(ids) >= width
             ids = [*ids[: width - 1], tokenizer.eos_id]
-            found[number, : len(ids)] = ids
+            tokens[number, : len(ids)] = ids
             sizes[number] = len(ids)
-        return found, sizes, cut
+        return tokens, sizes, cut
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the batch; nothing in it is random."""
-        batch = self.row_batch(raw, length) | {"labels": raw["labels"]}
+        batch = super().preprocess(raw, rng, tokenizer, length)
         if self.model != "encoder_decoder":
             return batch
         candidates = np.ascontiguousarray(raw["label_tokens"])
@@ -124,35 +103,18 @@ class Classification(SequenceObjective):
         }
 
     def counted(self, batch) -> jax.Array:
-        """Return what is counted: 1 for each example [B], or for each token of its label [B, T]."""
-        return batch["weights"] if self.model == "encoder_decoder" else real_rows(batch)
-
-    def weighted(self, batch) -> jax.Array:
-        """Return `counted` times the weight of the example's class."""
-        counted = self.counted(batch)
-        if not self.class_weights:
-            return counted
-        weights_B = jnp.take(jnp.asarray(self.class_weights, jnp.float32), batch["labels"])
-        return counted * weights_B.reshape(-1, *(1,) * (counted.ndim - 1))
-
-    def weights(self, batch) -> dict[str, jax.Array]:
-        """Return the weight of the training loss: examples or label tokens, by their classes."""
-        return {"loss": jnp.sum(self.weighted(batch))}
+        """Return 1 for each example [B], or for each token of its label [B, T]."""
+        text = self.model == "encoder_decoder"
+        return batch["weights"] if text else supervised.real_rows(batch)
 
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
         """Return the term `loss` and the accuracy, of examples or of label tokens."""
         text = self.model == "encoder_decoder"
         logits = apply(model, params, batch, rng, train)["lm" if text else "classification"]
-        targets, counted = batch["targets" if text else "labels"], self.counted(batch)
-        total, weight, correct = self.cross_entropy(logits, targets, counted, train)
-        metrics = {"accuracy": (correct, weight)}
-        if train and self.class_weights:
-            weights = self.weighted(batch)
-            total, weight, _ = self.cross_entropy(logits, targets, weights, train)
-        return {"loss": (total, weight)}, metrics
+        return self.label_loss(logits, batch["targets" if text else "labels"], batch, train)
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
-        """Return `scores` float32 [B, C], log p(label) in nats (of its text, if written)."""
+        """Return `scores` float32 [B, C], log p(label) in nats (of its text, if it is written)."""
         if self.model != "encoder_decoder":
             logits = apply(model, params, batch, None, False)["classification"]
             return {"scores": jax.nn.log_softmax(logits.astype(jnp.float32))}

@@ -1,4 +1,4 @@
-"""Vectors whose cosines tell similar texts: the other pairs of a batch are the wrong answers.
+"""Vectors whose cosines say how similar texts are; the other pairs of a batch are negatives.
 
 Henderson et al. (2017), section 4; with cosines, Reimers & Gurevych (2019).
 Dimension key: B pairs, S = 2 texts of a pair, R = 2 B rows, L length, D width, C candidates (= B).
@@ -17,7 +17,7 @@ from flaxlm.errors import ConfigError, choose
 from flaxlm.models.heads import POOLINGS, pool
 from flaxlm.objectives import supervised
 from flaxlm.objectives.objective import Spec, Sums, apply, ints
-from flaxlm.objectives.sequence import SequenceObjective, real_rows, texts_of
+from flaxlm.objectives.sequence import SequenceObjective
 
 SIDES = ("first", "second")
 
@@ -27,13 +27,12 @@ class InBatch(SequenceObjective):
     """Find the second text of a pair among those of the whole batch, and the first likewise.
 
     One encoder makes a vector of each text. On a mesh the candidates are those of the global batch.
-    A mean over a batch of another size is another loss, in evaluation too: compare runs by what
-    the task measures.
+    The loss depends on the batch size, in evaluation too: compare runs by what the task measures.
 
     Attributes:
       temperature: what cosines are divided by before the softmax.
-      pooling: what a text's vector is: the `mean` of its real tokens' states, the first one's
-        (`cls`) or the `last` one's.
+      pooling: a text's vector: the `mean` of its real tokens' states, the first one's (`cls`) or
+        the `last` one's.
     """
 
     temperature: float = 0.05
@@ -64,10 +63,10 @@ class InBatch(SequenceObjective):
         """
         labels = np.asarray(supervised.gold(source, "label", int, shuffle), np.int32)
         sequences, report = {}, {"examples": len(labels), "truncated": 0}
-        for side, texts in zip(SIDES, texts_of(source), strict=True):
-            made, said = self.row_sequences(texts, [""] * len(texts), length, tokenizer)
-            sequences |= {f"{side}_{name}": sequence for name, sequence in made.items()}
-            report["truncated"] += said["truncated"]
+        for side, texts in zip(SIDES, supervised.texts_of(source), strict=True):
+            rows, counts = self.row_sequences(texts, [""] * len(texts), length, tokenizer)
+            sequences |= {f"{side}_{name}": sequence for name, sequence in rows.items()}
+            report["truncated"] += counts["truncated"]
         return ExamplePlan(sequences, {"labels": labels}, seed, shuffle, report)
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
@@ -88,15 +87,15 @@ class InBatch(SequenceObjective):
 
     def weights(self, batch) -> dict[str, jax.Array]:
         """Return the number of pairs that belong together."""
-        return {"loss": jnp.sum(real_rows(batch) * batch["labels"])}
+        return {"loss": jnp.sum(supervised.real_rows(batch) * batch["labels"])}
 
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
-        """Return the term `loss` and the accuracy, both ways' mean."""
+        """Return the term `loss` and the accuracy, means of both directions."""
         x_BSD = self.vectors(model, params, batch, rng, train)
         logits_BC = jnp.einsum("bd,cd->bc", x_BSD[:, 0], x_BSD[:, 1]) / self.temperature
-        real_B = real_rows(batch)
+        real_B = supervised.real_rows(batch)
         weights_B = real_B * batch["labels"]
-        # A row that only fills the batch is nobody's candidate; its own has no weight.
+        # A row that only fills the batch is no candidate but its own, and has no weight there.
         absent_BC = (real_B[None, :] == 0) & (real_B[:, None] != 0)
         own_B = jnp.arange(len(real_B))
         both = [

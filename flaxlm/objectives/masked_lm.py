@@ -20,12 +20,12 @@ _NEVER = {np.dtype(np.uint32): np.uint32(2**32 - 1), np.dtype(np.uint64): np.uin
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLM(Objective):
-    """Predict `rate` of the tokens from the rest, anew in every epoch.
+    """Predict `rate` of the tokens from the rest, drawn afresh in every epoch.
 
-    Of the selected, `mask_share` become the mask, `random_share` an ordinary token, the rest stay.
-    With `nsp` a row is a sentence pair and a second head says whether B follows A (label 0) or
-    comes from another document (1); without, rows are packed pieces `[CLS] … [SEP]`. With
-    `whole_word` words are selected in random order, each if it fits into what is left to select.
+    Of the selected tokens `mask_share` become the mask, `random_share` an ordinary token; the rest
+    stay. With `nsp` a row is a sentence pair, and a second head says whether B follows A (label 0)
+    or comes from another document (1); without it, rows are packed pieces `[CLS] … [SEP]`. With
+    `whole_word` words are selected in random order, each if it fits into the remaining budget.
     """
 
     nsp: bool = True
@@ -36,7 +36,6 @@ class MaskedLM(Objective):
 
     name: ClassVar[str] = "masked_lm"
     perplexity_of: ClassVar[str] = "mlm"
-    packs: ClassVar[bool] = False
     models: ClassVar[dict] = {"encoder": {"mlm": 0}}
 
     def __post_init__(self):
@@ -45,7 +44,7 @@ class MaskedLM(Objective):
         if self.mask_share + self.random_share > 1 + 1e-9:
             raise ConfigError(
                 f"objective.mask_share={self.mask_share} and random_share={self.random_share} "
-                "are more than 1 together"
+                "add up to more than 1"
             )
 
     @property
@@ -76,7 +75,7 @@ class MaskedLM(Objective):
         """Return the sentence pairs, or the packed pieces, of a TokenCache."""
         if tokenizer.mask_id < 0:
             raise ConfigError(
-                "objective masked_lm puts a mask in place of tokens, and this tokenizer has none; "
+                "objective masked_lm replaces tokens by a mask token, and this tokenizer has none; "
                 "choose another tokenizer, or objective.name=causal_lm"
             )
         if self.nsp:
@@ -98,7 +97,7 @@ class MaskedLM(Objective):
         batch = raw if self.nsp else _framed(raw, tokenizer, length)
         tokens = batch["tokens"]
         special = special_tokens(tokenizer)
-        inside = batch["segment_ids"] > 0  # 0 stands in the padding, whatever the pad's id is
+        inside = batch["segment_ids"] > 0  # not by the pad's id, which may be a text's too
         candidates = inside & ~special[tokens]
         real = np.count_nonzero(inside, axis=1)
         budget = np.maximum(np.rint(self.rate * real).astype(np.int64), 1)
@@ -144,7 +143,7 @@ class MaskedLM(Objective):
         terms, metrics = {"mlm": (total, weight)}, {"mlm_accuracy": (correct, weight)}
         if self.nsp:
             real = (batch["example_ids"] >= 0).astype(jnp.float32)
-            # The two labels are certain: no smoothing.
+            # Both labels are known with certainty: no smoothing.
             total, weight, correct = self.cross_entropy(
                 outputs["nsp"], batch["labels"], real, train=False
             )
@@ -154,14 +153,14 @@ class MaskedLM(Objective):
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
         """Return the best token of each target position [B, P], and log p(label) [B, 2]."""
         outputs = apply(model, params, batch, None, False)
-        found = {"tokens": jnp.argmax(outputs["mlm"], axis=-1)}
+        predictions = {"tokens": jnp.argmax(outputs["mlm"], axis=-1)}
         if self.nsp:
-            found["nsp"] = jax.nn.log_softmax(outputs["nsp"])
-        return found
+            predictions["nsp"] = jax.nn.log_softmax(outputs["nsp"])
+        return predictions
 
 
 def special_tokens(tokenizer) -> np.ndarray:
-    """Return bool [V], True for ids that stand for no text: never selected, never drawn."""
+    """Return bool [V], True for ids that are no text: never selected, never drawn."""
     special = np.zeros(tokenizer.vocab_size, bool)
     roles = [tokenizer.pad_id, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id]
     special[[*roles, *[tokenizer.mask_id] * (tokenizer.mask_id >= 0)]] = True
@@ -188,7 +187,7 @@ def _single_tokens(candidates, budget, slots, rng: RowRandom):
     length = candidates.shape[1]
     width = int(length - 1).bit_length()
     # The column stands in the low bits of the key, so that the smallest keys name their columns.
-    # 12 of 32 bits leave 20 random ones: two equal ones decide one place in 10⁶.
+    # With 12 of 32 bits taken 20 stay random: two keys tie once in 10⁶.
     keys = rng.bits("select", length)
     if width > 12:
         keys = keys.astype(np.uint64) << np.uint64(width)
@@ -207,16 +206,16 @@ def _single_tokens(candidates, budget, slots, rng: RowRandom):
 def _whole_words(candidates, starts, budget, rng: RowRandom):
     """Return columns [B, L] of whole words in random order, at most `budget` tokens; −1 elsewhere.
 
-    Words are taken in random order, each if it fits into what is left (BERT's rule). A word that
-    nothing fits beside, longer than the whole budget, gives its first tokens.
+    Words are taken in random order, each if it fits into the remaining budget (BERT's rule). Where
+    none fits, the first word gives as many tokens as the budget allows.
     """
     rows, length = candidates.shape
     before = np.zeros_like(candidates)
     before[:, 1:] = candidates[:, :-1]
     starts = candidates & (starts | ~before)
     column = np.arange(length, dtype=np.uint64)
-    # Every token carries the random number of its word's first token, then its word's column,
-    # then its own: sorting brings words together, in random order.
+    # A token's key is the random number of its word's first token, then that token's column, then
+    # its own: sorting brings words together, in random order.
     first = np.where(starts, np.arange(length, dtype=np.int32), 0)
     first = np.maximum.accumulate(first, axis=1)
     draw = rng.bits("select", length).reshape(-1)
@@ -235,7 +234,7 @@ def _whole_words(candidates, starts, budget, rng: RowRandom):
 
 
 def _fitting(word, real, budget):
-    """Return bool [B, L]: tokens of the words that are taken; equal words stand together."""
+    """Return bool [B, L]: tokens of the words that are taken; a word's tokens stand together."""
     rows, length = word.shape
     begins = np.ones_like(real)
     begins[:, 1:] = word[:, 1:] != word[:, :-1]
@@ -249,8 +248,8 @@ def _fitting(word, real, budget):
     taken = np.zeros_like(real)
     left = budget.astype(np.int32)
     open_words = real.copy()
-    # Each round takes words up to the first that is too long, and drops those that are too long
-    # for what is left. Most rows are full after two or three rounds.
+    # Each round takes words up to the first that is too long, and drops those that exceed the
+    # remaining budget. Most rows are full after two or three rounds.
     while True:
         open_words &= size <= left[:, None]
         if not open_words.any():

@@ -1,4 +1,4 @@
-"""Any number of labels for a text or a pair, each by itself."""
+"""Any number of labels for a text or a pair, each decided independently."""
 
 import dataclasses
 from typing import ClassVar
@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxlm.data.order import ExamplePlan, Raw, RowRandom
-from flaxlm.data.pipeline import Batch
+from flaxlm.data.order import ExamplePlan
 from flaxlm.errors import DataError
 from flaxlm.objectives import supervised
 from flaxlm.objectives.objective import Spec, Sums, apply, floats, without
-from flaxlm.objectives.sequence import SequenceObjective, real_rows, set_labels, texts_of
+from flaxlm.objectives.sequence import SequenceObjective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +34,7 @@ class MultiLabel(SequenceObjective):
     def __post_init__(self):
         super().__post_init__()
         without(self, "z_loss")
-        set_labels(self)
+        supervised.set_labels(self)
 
     def heads(self, model_name: str) -> dict[str, int]:
         """Return a head of C classes."""
@@ -49,27 +48,23 @@ class MultiLabel(SequenceObjective):
 
     def plan(self, source, length: int, tokenizer, *, seed: int, shuffle: bool) -> ExamplePlan:
         """Return the order of examples with `text`, `labels` and optionally `text_pair`."""
-        found = supervised.gold(source, "labels", tuple, shuffle)
-        labels_NC = np.zeros((len(found), len(self.labels)), np.float32)
-        for number, row in enumerate(found):
+        rows = supervised.gold(source, "labels", tuple, shuffle)
+        labels_NC = np.zeros((len(rows), len(self.labels)), np.float32)
+        for number, row in enumerate(rows):
             if row and len(row) != len(self.labels):
                 raise DataError(
-                    f"example {source[number].get('id', number)}: {len(row)} truth values for "
+                    f"{supervised.name_of(source, number)}: {len(row)} truth values for "
                     f"{len(self.labels)} labels ({', '.join(self.labels)})"
                 )
             labels_NC[number] = row or 0.0
         if shuffle:
             supervised.warn_absent(labels_NC.sum(axis=0), self.labels, shuffle)
-        sequences, report = self.row_sequences(*texts_of(source), length, tokenizer)
+        sequences, report = self.row_sequences(*supervised.texts_of(source), length, tokenizer)
         return ExamplePlan(sequences, {"labels": labels_NC}, seed, shuffle, report)
 
-    def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
-        """Return the batch; nothing in it is random."""
-        return self.row_batch(raw, length) | {"labels": raw["labels"]}
-
     def weights(self, batch) -> dict[str, jax.Array]:
-        """Return the number of examples, times that of labels."""
-        return {"loss": jnp.sum(real_rows(batch)) * len(self.labels)}
+        """Return the number of examples times the number of labels."""
+        return {"loss": jnp.sum(supervised.real_rows(batch)) * len(self.labels)}
 
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
         """Return the term `loss`."""
@@ -78,10 +73,10 @@ class MultiLabel(SequenceObjective):
         targets_BC = batch["labels"] * (1.0 - share) + share / 2.0
         # −y log σ(x) − (1 − y) log σ(−x) = log(1 + eˣ) − x y
         nats_BC = jax.nn.softplus(logits_BC) - logits_BC * targets_BC
-        total = jnp.sum(nats_BC * real_rows(batch)[:, None])
+        total = jnp.sum(nats_BC * supervised.real_rows(batch)[:, None])
         return {"loss": (total, self.weights(batch)["loss"])}, {}
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
-        """Return `probabilities` float32 [B, C], of each label by itself."""
+        """Return `probabilities` float32 [B, C], each label's own."""
         logits_BC = apply(model, params, batch, None, False)["classification"]
         return {"probabilities": jax.nn.sigmoid(logits_BC.astype(jnp.float32))}

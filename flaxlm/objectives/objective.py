@@ -1,4 +1,4 @@
-"""What every objective has. An objective knows rows, batches and losses, and no model's inside.
+"""What every objective has. An objective knows rows, batches and losses, not how a model works.
 
 Dimension key: B batch, L length, M encoder length, P predictions, C classes, V vocabulary.
 """
@@ -28,12 +28,11 @@ class Objective(abc.ABC):
       label_smoothing: ε of the training loss; evaluation has none.
       z_loss: coefficient of (log Z)² in the training loss; evaluation has none.
       name: its key in `OBJECTIVES`.
-      packs: whether several examples may share a row.
       decomposes: whether the loss of a batch is the sum over its rows.
       generates: whether its task is judged by text that the model writes.
-      problem: what its classification head says, in the words of `transformers`; '' for labels of
-        which each text has one.
-      perplexity_of: the term whose mean is nats a token; '' where perplexity means nothing.
+      problem: `transformers`' name for what its classification head predicts; '' where that is one
+        label for each text.
+      perplexity_of: the term whose mean is nats a token; '' where perplexity has no meaning.
       models: `{model name: {head name: output size, 0 = vocabulary}}` that it works on.
     """
 
@@ -41,7 +40,6 @@ class Objective(abc.ABC):
     z_loss: float = 0.0
 
     name: ClassVar[str]
-    packs: ClassVar[bool] = False
     decomposes: ClassVar[bool] = True
     generates: ClassVar[bool] = False
     problem: ClassVar[str] = ""
@@ -58,7 +56,7 @@ class Objective(abc.ABC):
 
     @property
     def scores_every_token(self) -> bool:
-        """Whether evaluation scores each token of the text once: nats a word or byte have sense."""
+        """Whether evaluation scores each token of the text once: then nats a byte have meaning."""
         return False
 
     def heads(self, model_name: str) -> dict[str, int]:
@@ -112,7 +110,7 @@ class Objective(abc.ABC):
         return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
 
     def request(self, prompt: str, tokenizer) -> str | list[int]:
-        """Return what a model trained with this objective is given for a prompt of a person's."""
+        """Return what a model trained with this objective is given for a user's prompt."""
         return prompt
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
@@ -147,10 +145,10 @@ def between(objective, **limits: tuple[float, float]) -> None:
 
 
 def without(objective, *fields: str) -> None:
-    """Raise ConfigError for a field that an objective has no use for and that is not 0."""
+    """Raise ConfigError for a field that is not 0 and that the objective does not use."""
     for field in fields:
         if value := getattr(objective, field):
-            raise ConfigError(f"objective.{field}={value}: {objective.name} has no use for it")
+            raise ConfigError(f"objective.{field}={value}: {objective.name} does not use it")
 
 
 def ints(**shapes: tuple[int, ...]) -> Spec:
@@ -164,7 +162,7 @@ def floats(**shapes: tuple[int, ...]) -> Spec:
 
 
 def shift_right(targets: np.ndarray, positions: np.ndarray, start: int) -> np.ndarray:
-    """Return decoder inputs [B, L]: targets one to the right, `start` where a segment begins."""
+    """Return decoder inputs [B, L]: targets shifted right, `start` where a segment begins."""
     tokens = np.empty_like(targets)
     tokens[:, 1:] = targets[:, :-1]
     tokens[positions == 0] = start

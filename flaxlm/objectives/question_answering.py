@@ -15,11 +15,11 @@ from flaxlm.data.pipeline import Batch
 from flaxlm.data.vocabulary import Frame, Template
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.objectives import supervised
-from flaxlm.objectives.objective import Objective, Spec, Sums, apply, between, floats, ints
+from flaxlm.objectives.objective import Spec, Sums, apply, between, floats, ints
 from flaxlm.progress import Progress
 
 
-class Window(NamedTuple):
+class ContextWindow(NamedTuple):
     """A row of question and context: int32 [size] arrays, and the columns of its label."""
 
     text: np.ndarray
@@ -31,29 +31,26 @@ class Window(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionAnswering(Objective):
+class QuestionAnswering(supervised.Supervised):
     """Point at the first and the last token of the answer (Devlin et al., 2018, section 4.2).
 
     An encoder reads its tokenizer's template around question and context, a decoder
-    `BOS question EOS context EOS`. A context that is longer than a row stands in several windows
-    of it. Where a window does not hold the answer, both pointers are on the first token or, where
-    that says nothing (a decoder's has seen nothing, a template may have none), on the last.
+    `BOS question EOS context EOS`. A context that is longer than a row is read in several windows.
+    Where a window does not hold the answer, both pointers are on the first token or, where that
+    has nothing to say (a decoder's has seen nothing, a template may have none), on the last.
 
     Attributes:
       stride: context tokens from the beginning of a window to that of the next.
       question_length: most tokens of a question; what is longer is cut at its end.
       negatives: share of the windows without the answer that is trained on, where the question has
         one; which ones depends on the seed.
-      model: the key of MODELS that rows are laid out for; `for_model` sets it.
     """
 
     stride: int = 128
     question_length: int = 64
     negatives: float = 1.0
-    model: str = "encoder"
 
     name: ClassVar[str] = "question_answering"
-    perplexity_of: ClassVar[str] = ""
     models: ClassVar[dict] = {
         "encoder": {"question_answering": 0},
         "decoder": {"question_answering": 0},
@@ -64,24 +61,17 @@ class QuestionAnswering(Objective):
         limits = {"stride": (1, 2**20), "question_length": (1, 2**20), "negatives": (0.0, 1.0)}
         between(self, **limits)
 
-    def for_model(self, model_name: str) -> "QuestionAnswering":
-        """Return this objective with its rows laid out for a model of MODELS."""
-        self.heads(model_name)
-        return dataclasses.replace(self, model=model_name)
-
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return the row's arrays [B, L], and of each row [B] what it answers.
 
-        `labels` [B, 2] are columns; `none` is the column that says that there is no answer here.
-        `begins` is 1 + the character of the context that an answer beginning at a token begins at
-        (0: none may), `ends` the one behind an answer that ends there; `owner` is the question.
+        `labels` [B, 2] are columns; `none` is the column that stands for no answer here. `begins`
+        is 1 + the character of the context where an answer that begins with a token begins (0: none
+        may), `ends` the character behind an answer that ends with it; `owner` is the question.
         """
         row, one = (batch_size, length), (batch_size,)
-        spec = ints(tokens=row, segment_ids=row)
-        if self.model == "encoder":
-            spec |= ints(token_types=row)
+        spec = self.row_spec(batch_size, length)
         spec |= ints(begins=row, ends=row, labels=(batch_size, 2), none=one, owner=one)
-        return spec | floats(weights=one) | ints(example_ids=one)
+        return spec | floats(weights=one)
 
     def frame(self, tokenizer) -> Frame:
         """Return the special tokens around question and context."""
@@ -103,7 +93,7 @@ class QuestionAnswering(Objective):
         if shuffle:
             supervised.column(source, "span", tuple)
         cut = sum(len(question) > self.question_length for question in questions)
-        found: list[Window] = []
+        windows: list[ContextWindow] = []
         owner, weights, dropped = [], [], 0
         encoded = {}  # questions share contexts
         quiet = jax.process_index() != 0
@@ -115,8 +105,8 @@ class QuestionAnswering(Objective):
                 answer = answer_tokens(span, encoded[context][1])
                 if shuffle and answer is None:
                     raise DataError(
-                        f"example {source[number].get('id', number)}: the tokenizer leaves nothing "
-                        f"of the answer {context[span[0] : span[1]]!r}; leave the question out"
+                        f"{supervised.name_of(source, number)}: the tokenizer leaves nothing of "
+                        f"the answer {context[span[0] : span[1]]!r}; leave the question out"
                     )
                 question = questions[number][: self.question_length]
                 rows = self._windows(tokenizer, question, *encoded[context], answer, length)
@@ -125,26 +115,26 @@ class QuestionAnswering(Objective):
                     random = RowRandom(seed, np.array([number])).uniform("negatives", total)[0]
                     drawn = zip(rows, random < self.negatives, strict=True)
                     rows = [row for row, kept in drawn if kept or row.label[0] != row.none]
-                found += rows
+                windows += rows
                 owner += [number] * len(rows)
                 weights += [float(answer is not None)] * len(rows)
                 dropped += total - len(rows)
                 progress.update(number + 1)
         names = ("text", "begins", "ends", *(("types",) if self.model == "encoder" else ()))
         sequences = {
-            name: supervised.flat([getattr(row, name) for row in found], length) for name in names
+            name: supervised.flat([getattr(row, name) for row in windows], length) for name in names
         }
         columns = {
-            "labels": np.array([row.label for row in found], np.int32),
-            "none": np.array([row.none for row in found], np.int32),
+            "labels": np.array([row.label for row in windows], np.int32),
+            "none": np.array([row.none for row in windows], np.int32),
             "owner": np.array(owner, np.int32),
             "weights": np.array(weights, np.float32),
         }
-        report = {"examples": len(source), "windows": len(found), "truncated": cut}
+        report = {"examples": len(source), "windows": len(windows), "truncated": cut}
         return ExamplePlan(sequences, columns, seed, shuffle, report | {"dropped": dropped})
 
     def _check(self, tokenizer, length: int) -> None:
-        """Refuse rows that leave part of a context out, or that cannot say "no answer"."""
+        """Refuse rows that leave part of a context out, or that cannot stand for "no answer"."""
         frame = self.frame(tokenizer)
         room = length - frame.size - self.question_length
         if room < self.stride:
@@ -160,17 +150,16 @@ class QuestionAnswering(Objective):
                 f"{self.name} needs one to point at where there is no answer"
             )
 
-    def _windows(self, tokenizer, question, ids, places, answer, length: int) -> list[Window]:
-        """Return the windows of a context, its `ids` at `places` [n, 2], with a question's ids."""
+    def _windows(self, tokenizer, question, ids, places, answer, length: int):
+        """Return the rows of a question's ids and a context, its `ids` at `places` [n, 2]."""
         frame = self.frame(tokenizer)
         at = len(frame.specials[0]) + len(question) + len(frame.specials[1])
         room = length - frame.size - len(question)
         real = places[:, 0] < places[:, 1]  # white space and the like begins and ends nothing
-        starts = windows(len(ids), room, self.stride)
-        chosen = most_context(starts, len(ids), room)
-        found = []
-        for number, first in enumerate(starts):
-            stop = min(first + room, len(ids))
+        spans = context_spans(len(ids), room, self.stride)
+        chosen = supervised.best_window(spans, shorter_side)
+        windows = []
+        for number, (first, stop) in enumerate(spans):
             text, types = frame.around(question, ids[first:stop])
             # A decoder's first token has seen nothing, and says the same whatever the text.
             none = 0 if self.model == "encoder" and frame.specials[0] else len(text) - 1
@@ -182,19 +171,13 @@ class QuestionAnswering(Objective):
             label = (none, none)
             if answer and first <= answer[0] and answer[1] < stop:
                 label = (at + answer[0] - first, at + answer[1] - first)
-            found.append(Window(text, types, begins, ends, label, none))
-        return found
+            windows.append(ContextWindow(text, types, begins, ends, label, none))
+        return windows
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the batch; nothing in it is random."""
-        batch = {
-            "tokens": raw["text"],
-            "segment_ids": supervised.filled(raw["text_lengths"], length),
-        }
-        if self.model == "encoder":
-            batch["token_types"] = raw["types"]
-        names = ("begins", "ends", "labels", "none", "owner", "weights", "example_ids")
-        return batch | {name: raw[name] for name in names}
+        names = ("begins", "ends", "labels", "none", "owner", "weights")
+        return self.row_batch(raw, length) | {name: raw[name] for name in names}
 
     def logits(self, model, params, batch, rng, train: bool) -> jax.Array:
         """Return float32 [B, 2, L]: for the answer's beginning and end, −∞ in the padding."""
@@ -226,7 +209,7 @@ class QuestionAnswering(Objective):
 def answer_tokens(span: tuple | None, places: np.ndarray) -> tuple[int, int] | tuple[()] | None:
     """Return the first and the last token of a span of characters, given the tokens' [n, 2].
 
-    () where there is no answer; None where it is not known, or no token has any of it.
+    () where there is no answer; None where it is not known, or where no token covers any of it.
     """
     if not span:
         return span
@@ -237,23 +220,17 @@ def answer_tokens(span: tuple | None, places: np.ndarray) -> tuple[int, int] | t
     return (int(there[0]), int(there[-1])) if len(there) else None
 
 
-def windows(size: int, room: int, stride: int) -> np.ndarray:
-    """Return where windows of `room` tokens begin, `stride` apart, that hold a text of `size`."""
-    return np.arange(0, max(size - room, 0) + stride, stride)
+def context_spans(size: int, room: int, stride: int) -> list[tuple[int, int]]:
+    """Return (first, stop) of windows of `room` tokens, `stride` apart, over `size` tokens."""
+    starts = range(0, max(size - room, 0) + stride, stride)
+    return [(first, min(first + room, size)) for first in starts]
 
 
-def most_context(starts: np.ndarray, size: int, room: int) -> np.ndarray:
-    """Return the window [size] in which each token has most context: the shorter of its sides.
+def shorter_side(first: int, stop: int) -> np.ndarray:
+    """Return each token's context in a window: the shorter of its sides, int64 [stop − first].
 
     The longer window counts a hundredth of a token more for each of its tokens, as in BERT's own
-    code; of equal ones the first is taken.
+    code.
     """
-    context, chosen = np.full(size, -1), np.zeros(size, np.int64)
-    for number, first in enumerate(starts):
-        stop = min(first + room, size)
-        before = np.arange(stop - first)
-        here = 100 * np.minimum(before, before[::-1]) + (stop - first)
-        better = here > context[first:stop]
-        chosen[first:stop][better] = number
-        context[first:stop][better] = here[better]
-    return chosen
+    before = np.arange(stop - first)
+    return 100 * np.minimum(before, before[::-1]) + (stop - first)

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxlm.data.order import ExamplePlan, Raw, RowRandom
-from flaxlm.data.pipeline import Batch
+from flaxlm.data.order import ExamplePlan
 from flaxlm.errors import DataError
 from flaxlm.objectives import supervised
 from flaxlm.objectives.objective import Spec, Sums, apply, floats, without
-from flaxlm.objectives.sequence import SequenceObjective, real_rows, texts_of
+from flaxlm.objectives.sequence import SequenceObjective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Regression(SequenceObjective):
     """Predict an example's `score`, with the squared error as the loss.
 
     The number is the one output of a classification head, as `transformers` has it for
-    num_labels=1; it is bounded by nothing.
+    num_labels=1; it is unbounded.
     """
 
     name: ClassVar[str] = "regression"
@@ -42,21 +41,16 @@ class Regression(SequenceObjective):
     def plan(self, source, length: int, tokenizer, *, seed: int, shuffle: bool) -> ExamplePlan:
         """Return the order of examples with `text`, `score` and optionally `text_pair`."""
         scores = np.asarray(supervised.gold(source, "score", float, shuffle), np.float32)
-        bad = np.flatnonzero(~np.isfinite(scores))
-        if len(bad):
-            who = source[int(bad[0])].get("id", bad[0])
-            raise DataError(f"example {who}: score {scores[bad[0]]} is not a finite number")
-        sequences, report = self.row_sequences(*texts_of(source), length, tokenizer)
+        for number in np.flatnonzero(~np.isfinite(scores)):
+            who = supervised.name_of(source, number)
+            raise DataError(f"{who}: score {scores[number]} is not a finite number")
+        sequences, report = self.row_sequences(*supervised.texts_of(source), length, tokenizer)
         return ExamplePlan(sequences, {"labels": scores}, seed, shuffle, report)
-
-    def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
-        """Return the batch; nothing in it is random."""
-        return self.row_batch(raw, length) | {"labels": raw["labels"]}
 
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
         """Return the term `loss`, the squared errors."""
         values_B = self.values(model, params, batch, rng, train)
-        real_B = real_rows(batch)
+        real_B = supervised.real_rows(batch)
         errors_B = jnp.square(values_B - batch["labels"]) * real_B
         return {"loss": (jnp.sum(errors_B), jnp.sum(real_B))}, {}
 

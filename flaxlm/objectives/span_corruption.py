@@ -1,4 +1,4 @@
-"""Span corruption (T5; Raffel et al., 2020, section 3.1.4): spans of text give way to sentinels."""
+"""Span corruption (T5; Raffel et al., 2020, section 3.1.4): sentinels replace spans of text."""
 
 import dataclasses
 import functools
@@ -18,11 +18,11 @@ class SpanCorruption(Objective):
     """Restore removed spans: `density` of the tokens, in spans of `mean_span` on average.
 
     A piece `a b c d e` becomes the encoder's `a <s0> d <s1> EOS` and the targets
-    `<s0> b c <s1> e EOS`. Pieces are packed; sentinels begin anew in each.
+    `<s0> b c <s1> e EOS`. Pieces are packed; sentinels are numbered afresh in each.
 
     Attributes:
       density: share of tokens removed, rounded for each piece, at least one token.
-      mean_span: tokens a span on average, which sets the number of spans, at least one.
+      mean_span: tokens per span on average, which sets the number of spans, at least one.
       target_length: columns of the decoder; 0 for what the longest piece that fills the encoder
         needs, rounded up to a multiple of 8.
     """
@@ -32,7 +32,6 @@ class SpanCorruption(Objective):
     target_length: int = 0
 
     name: ClassVar[str] = "span_corruption"
-    packs: ClassVar[bool] = True
     models: ClassVar[dict] = {"encoder_decoder": {"lm": 0}}
 
     def __post_init__(self):
@@ -40,7 +39,7 @@ class SpanCorruption(Objective):
         between(self, density=(1e-3, 0.9), mean_span=(1.0, 1e4), target_length=(0, 2**20))
 
     def spans(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (removed tokens, spans) of pieces of so many tokens, int64.
+        """Return (removed tokens, spans) of pieces of these numbers of tokens, int64.
 
         At least one token is removed and, if there are two, one stays; every span has a token and
         a token before it, except in a piece of one token, which is removed whole.
@@ -52,7 +51,7 @@ class SpanCorruption(Objective):
         return noise, np.clip(spans, 1, np.maximum(np.minimum(noise, tokens - noise), 1))
 
     def costs(self, tokens: np.ndarray) -> np.ndarray:
-        """Return encoder and decoder columns of pieces of so many tokens, int64 [N, 2]."""
+        """Return encoder and decoder columns of pieces of these numbers of tokens, int64 [N, 2]."""
         noise, spans = self.spans(tokens)
         return np.stack([tokens - noise + spans + 1, noise + spans + 1], axis=-1)
 
@@ -84,10 +83,10 @@ class SpanCorruption(Objective):
         fits &= self.spans(pieces)[1] <= sentinels
         if not fits[0]:
             raise ConfigError(
-                f"an encoder of train.length={length} and a decoder of "
-                f"objective.target_length={capacity[1]} hold no piece of text; 3 is the least"
+                f"no piece of text fits into an encoder of train.length={length} and a decoder of "
+                f"objective.target_length={capacity[1]}; they need at least 2 and 3"
             )
-        # Costs grow with the piece but for single steps of rounding: cut where all shorter fit.
+        # Rounding makes costs dip here and there: cut at the longest below which all pieces fit.
         longest = len(pieces) if fits.all() else int(np.argmin(fits))
         return PackedPlan(
             source,
@@ -99,7 +98,7 @@ class SpanCorruption(Objective):
         )
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
-        """Return the corrupted encoder's rows and the removed spans as the decoder's."""
+        """Return the encoder's corrupted rows and the decoder's rows of removed spans."""
         text, width = raw["tokens"], raw["tokens"].shape[1]
         pieces = _Pieces(raw["lengths"], width, *self.spans(raw["lengths"]))
         kept, removed = pieces.segment(rng)
@@ -128,7 +127,7 @@ class SpanCorruption(Objective):
 
 
 def _most(length: int, density: float) -> int:
-    """Return more tokens than a piece can have whose kept ones fit into `length`."""
+    """Return a bound on the tokens of a piece whose kept ones fit into `length`."""
     return int(length / (1 - density)) + 16
 
 

@@ -1,15 +1,125 @@
 """What the supervised objectives share: examples become flat token arrays, once, at plan time."""
 
+import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from flaxlm.data.order import Raw
+from flaxlm.data.pipeline import Batch
 from flaxlm.data.vocabulary import Template
-from flaxlm.errors import DataError
+from flaxlm.errors import ConfigError, DataError
+from flaxlm.objectives.objective import Objective, Spec, ints
 
 Tokens = list[np.ndarray]
 NUMBERS = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised(Objective):
+    """Base of the objectives that learn from examples.
+
+    Attributes:
+      model: the key of MODELS that rows are laid out for; `for_model` sets it.
+    """
+
+    model: str = "encoder"
+
+    perplexity_of: ClassVar[str] = ""
+
+    def for_model(self, model_name: str) -> "Supervised":
+        """Return this objective with its rows laid out for a model of MODELS."""
+        self.heads(model_name)
+        return dataclasses.replace(self, model=model_name)
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of the names of a row's arrays in the batch."""
+        return "encoder_" if self.model == "encoder_decoder" else ""
+
+    def row_spec(self, batch_size: int, length: int) -> Spec:
+        """Return the entries of a row's arrays [B, L], and example_ids [B]."""
+        names = [f"{self.prefix}tokens", f"{self.prefix}segment_ids"]
+        names += ["token_types"] * (self.model == "encoder")
+        row = (batch_size, length)
+        return ints(**dict.fromkeys(names, row), example_ids=(batch_size,))
+
+    def row_batch(self, raw: Raw, length: int) -> Batch:
+        """Return the arrays of `row_spec`."""
+        batch = {
+            f"{self.prefix}tokens": raw["text"],
+            f"{self.prefix}segment_ids": filled(raw["text_lengths"], length),
+            "example_ids": raw["example_ids"],
+        }
+        if self.model == "encoder":
+            batch["token_types"] = raw["types"]
+        return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier(Supervised):
+    """Base of the objectives that choose one of `labels` for each example, or for each word.
+
+    Attributes:
+      labels: the names of the classes; examples hold indices into them.
+      class_weights: what an item of each label counts in the training loss, which is
+        Σ w · loss / Σ w over the batch; empty: all the same. The evaluation loss is unweighted.
+    """
+
+    labels: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        set_labels(self)
+        weights = tuple(self.class_weights)
+        object.__setattr__(self, "class_weights", weights)
+        if weights and (len(weights) != len(self.labels) or min(weights) <= 0):
+            raise ConfigError(
+                f"objective.class_weights={weights}: one positive number for each of the "
+                f"{len(self.labels)} labels {self.labels} is needed"
+            )
+
+    def counted(self, batch) -> jax.Array:
+        """Return what each prediction counts in an evaluation, an array that begins as `labels`."""
+        return batch["weights"]
+
+    def weighted(self, batch) -> jax.Array:
+        """Return what each prediction counts in training: `counted` times its label's weight."""
+        counted = self.counted(batch)
+        if not self.class_weights:
+            return counted
+        weights = jnp.asarray(self.class_weights, jnp.float32)[batch["labels"]]
+        return counted * weights.reshape(*weights.shape, *(1,) * (counted.ndim - weights.ndim))
+
+    def weights(self, batch) -> dict[str, jax.Array]:
+        """Return the weight of the training loss."""
+        return {"loss": jnp.sum(self.weighted(batch))}
+
+    def label_loss(self, logits, targets, batch, train: bool):
+        """Return the term `loss` and the accuracy, which is never weighted by class."""
+        total, weight, correct = self.cross_entropy(logits, targets, self.counted(batch), train)
+        accuracy = {"accuracy": (correct, weight)}
+        if train and self.class_weights:
+            total, weight, _ = self.cross_entropy(logits, targets, self.weighted(batch), train)
+        return {"loss": (total, weight)}, accuracy
+
+
+def set_labels(objective) -> None:
+    """Make `labels` a tuple; ConfigError unless it names two labels or more, each once."""
+    labels = tuple(objective.labels)
+    object.__setattr__(objective, "labels", labels)
+    if len(labels) < 2 or len(set(labels)) != len(labels):
+        raise ConfigError(f"objective.labels={labels}: two or more different labels are needed")
+
+
+def name_of(examples: Sequence[Mapping], number: int) -> str:
+    """Return what an error calls an example: its id, or its number."""
+    return f"example {examples[number].get('id', number)}"
 
 
 def column(examples: Sequence[Mapping], name: str, kind: type, required: bool = True) -> list:
@@ -20,10 +130,9 @@ def column(examples: Sequence[Mapping], name: str, kind: type, required: bool = 
         if value is None and not required:
             value = kind()
         if not isinstance(value, NUMBERS.get(kind, kind)):
-            who = example.get("id", number)
             raise DataError(
-                f"example {who}: {name!r} is {type(value).__name__}, a {kind.__name__} is needed; "
-                f"the example has: {', '.join(map(str, example))}"
+                f"{name_of(examples, number)}: {name!r} is {type(value).__name__}, a "
+                f"{kind.__name__} is needed; the example has: {', '.join(map(str, example))}"
             )
         values.append(value)
     if not values:
@@ -32,20 +141,29 @@ def column(examples: Sequence[Mapping], name: str, kind: type, required: bool = 
 
 
 def gold(examples: Sequence[Mapping], name: str, kind: type, training: bool) -> list:
-    """Return the right answer of all examples; of a split without any, an empty one for each.
+    """Return the gold answers of all examples, empty ones where no example of the split has any.
 
-    Such a split can be answered, but DataError where it is to be trained on.
+    Such a split can be answered; it is a DataError where it is to be trained on.
     """
     if training or any(example.get(name) is not None for example in examples):
         return column(examples, name, kind)
     return [kind()] * len(examples)
 
 
+def check_ids(examples: Sequence[Mapping], number: int, ids, labels: Sequence[str]) -> None:
+    """Raise DataError for an id of an example that is no index into `labels`."""
+    if bad := [i for i in ids if not 0 <= i < len(labels)]:
+        raise DataError(
+            f"{name_of(examples, number)}: label {bad[0]} is not in 0 … {len(labels) - 1} "
+            f"({', '.join(labels)})"
+        )
+
+
 def warn_absent(counts: Sequence[int], labels: Sequence[str], training: bool) -> None:
-    """Warn of labels that nothing in a split has: in training any, in evaluation all but one.
+    """Warn of labels that do not occur: in training of any, in evaluation of all but one.
 
     Args:
-      counts: how often each label occurs; all 0 in a split without right answers.
+      counts: how often each label occurs; all 0 in a split without gold labels.
       labels: their names.
       training: whether the split is trained on.
     """
@@ -56,7 +174,7 @@ def warn_absent(counts: Sequence[int], labels: Sequence[str], training: bool) ->
     elif len(absent) == len(labels) - 1:
         (only,) = set(labels) - set(absent)
         warnings.warn(
-            f"all of a split to be evaluated has the label {only}: scores of it tell little",
+            f"every example of the evaluation split has the label {only}: its scores say little",
             stacklevel=3,
         )
 
@@ -64,6 +182,11 @@ def warn_absent(counts: Sequence[int], labels: Sequence[str], training: bool) ->
 def encode(tokenizer, texts: Sequence[str]) -> Tokens:
     """Return int32 ids of each text, without special tokens."""
     return [np.asarray(ids, np.int32) for ids in tokenizer.encode_batch(list(texts))]
+
+
+def texts_of(examples: Sequence[Mapping]) -> tuple[list[str], list[str]]:
+    """Return `text` of each example, and `text_pair` or ''."""
+    return column(examples, "text", str), column(examples, "text_pair", str, required=False)
 
 
 def shorten(
@@ -91,22 +214,22 @@ def shorten(
     return one, two, cut
 
 
-def join(*parts: Tokens | int) -> Tokens:
-    """Return, for each example, its parts one behind the other; a number is that one token."""
-    number = next(len(part) for part in parts if not isinstance(part, int))
-    columns = [
-        [np.array([part], np.int32)] * number if isinstance(part, int) else part for part in parts
+def ended(first: Tokens, second: Tokens, begin: Sequence[int], end: int) -> Tokens:
+    """Return `begin a end` or `begin a end b end` of each example; an absent b is empty."""
+    begin, end = np.asarray(begin, np.int32), np.array([end], np.int32)
+    return [
+        np.concatenate([begin, a, end, *([b, end] if len(b) else [])])
+        for a, b in zip(first, second, strict=True)
     ]
-    return [np.concatenate(arrays) for arrays in zip(*columns, strict=True)]
 
 
 def framed(template: Template, first: Tokens, second: Tokens) -> tuple[Tokens, Tokens]:
     """Return (rows, token types) of texts in a template; an absent second text is empty."""
-    found = [
+    rows = [
         template.pair.around(a, b) if len(b) else template.single.around(a)
         for a, b in zip(first, second, strict=True)
     ]
-    return [ids for ids, _ in found], [types for _, types in found]
+    return [ids for ids, _ in rows], [types for _, types in rows]
 
 
 def flat(tokens: Tokens, width: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -115,11 +238,27 @@ def flat(tokens: Tokens, width: int) -> tuple[np.ndarray, np.ndarray, int]:
     return np.concatenate([np.zeros(0, np.int32), *tokens]), offsets, width
 
 
-def with_end(second: Tokens, end: int) -> Tokens:
-    """Return each second text with `end` behind it; an absent one stays empty."""
-    return [np.append(b, np.int32(end)) if len(b) else b for b in second]
-
-
 def filled(lengths: np.ndarray, width: int) -> np.ndarray:
     """Return int32 [B, width], 1 on the first lengths[b] columns."""
     return (np.arange(width) < lengths[:, None]).astype(np.int32)
+
+
+def best_window(spans: Sequence[tuple[int, int]], context: Callable) -> np.ndarray:
+    """Return int64 [n], the window in which each of n items has most context, of equals the first.
+
+    Args:
+      spans: (first, stop) of each window; together they cover all items.
+      context: (first, stop) -> the context of each item in that window, int [stop − first].
+    """
+    most, chosen = np.full(spans[-1][1], -1), np.zeros(spans[-1][1], np.int64)
+    for number, (first, stop) in enumerate(spans):
+        here = context(first, stop)
+        better = here > most[first:stop]
+        chosen[first:stop][better] = number
+        most[first:stop][better] = here[better]
+    return chosen
+
+
+def real_rows(batch) -> jax.Array:
+    """Return float32 [B], 0 on rows that only fill the batch."""
+    return (batch["example_ids"] >= 0).astype(jnp.float32)

@@ -10,13 +10,13 @@ from flaxlm.data.packing import PackedExamples
 from flaxlm.data.pipeline import Batch
 from flaxlm.errors import ConfigError, choose
 from flaxlm.objectives import supervised
-from flaxlm.objectives.objective import Objective, Spec, between, floats, ints, shift_right
+from flaxlm.objectives.objective import Spec, between, floats, ints, shift_right
 
 KEEPS = ("start", "end")
 
 
 @dataclasses.dataclass(frozen=True)
-class TextToText(Objective):
+class TextToText(supervised.Supervised):
     """Learn `target` from `text` (and `text_pair`), with the loss on the target alone.
 
     An encoder-decoder reads `text EOS` (`text EOS pair EOS`) and writes `target EOS`; a decoder or
@@ -26,11 +26,10 @@ class TextToText(Objective):
       target_length: most tokens of a target, its EOS included: the decoder's columns, or the part
         of a decoder-only row that a long input leaves to the target.
       keep: which part of an input that is too long stays, its 'start' or its 'end'.
-      pack: several examples share a row of training, best fit, and do not see each other; an
-        evaluation has one a row.
-      num_beams: of the texts that an evaluation generates; 1 is greedy.
+      pack: several examples share a training row, best fit, and do not see each other; in an
+        evaluation each has a row of its own.
+      num_beams: beams of the search by which an evaluation generates; 1 is greedy.
       length_penalty: α of a beam search; see `flaxlm.inference.beam`.
-      model: the key of MODELS that rows are laid out for; `for_model` sets it.
     """
 
     target_length: int = 128
@@ -41,6 +40,7 @@ class TextToText(Objective):
     model: str = "encoder_decoder"
 
     name: ClassVar[str] = "text_to_text"
+    perplexity_of: ClassVar[str] = "loss"
     generates: ClassVar[bool] = True
     models: ClassVar[dict] = {
         "encoder_decoder": {"lm": 0},
@@ -53,13 +53,8 @@ class TextToText(Objective):
         choose("objective.keep", self.keep, KEEPS)
         between(self, target_length=(1, 2**20), num_beams=(1, 1024), length_penalty=(0.0, 100.0))
 
-    def for_model(self, model_name: str) -> "TextToText":
-        """Return this objective with its rows laid out for a model of MODELS."""
-        self.heads(model_name)
-        return dataclasses.replace(self, model=model_name)
-
     def batch_spec(self, batch_size: int, length: int) -> Spec:
-        """Return the decoder's arrays [B, L], and of an encoder-decoder the encoder's [B, M]."""
+        """Return the decoder's arrays [B, L] and an encoder-decoder's encoder arrays [B, M]."""
         row = (batch_size, length)
         spec = {}
         if self.model == "encoder_decoder":
@@ -74,9 +69,8 @@ class TextToText(Objective):
         What is too long is cut, targets at their end; `report` counts inputs and targets that were.
         """
         eos = tokenizer.eos_id
-        inputs = supervised.encode(tokenizer, supervised.column(source, "text", str))
-        pairs = supervised.column(source, "text_pair", str, required=False)
-        second = supervised.encode(tokenizer, pairs)
+        texts = supervised.texts_of(source)
+        inputs, second = (supervised.encode(tokenizer, part) for part in texts)
         targets = supervised.encode(tokenizer, supervised.gold(source, "target", str, shuffle))
         long = sum(len(target) >= self.target_length for target in targets)
         targets = [target[: self.target_length - 1] for target in targets]
@@ -88,9 +82,8 @@ class TextToText(Objective):
             )
         inputs, second, cut = supervised.shorten(inputs, second, room, self.keep)
         begin = [] if self.model == "encoder_decoder" else [tokenizer.bos_id]
-        inputs = supervised.join(*begin, inputs, eos)
-        inputs = supervised.join(inputs, supervised.with_end(second, eos))
-        targets = supervised.join(targets, eos)
+        inputs = supervised.ended(inputs, second, begin, eos)
+        targets = [np.append(target, np.int32(eos)) for target in targets]
         report = {"examples": len(inputs), "truncated": cut, "truncated_targets": long}
         lengths = np.array([len(ids) for ids in inputs], np.int32)
         if self.model == "encoder_decoder":
@@ -99,16 +92,17 @@ class TextToText(Objective):
                 "target": supervised.flat(targets, self.target_length),
             }
         else:
-            sequences = {"row": supervised.flat(supervised.join(inputs, targets), length + 1)}
+            rows = [np.concatenate(parts) for parts in zip(inputs, targets, strict=True)]
+            sequences = {"row": supervised.flat(rows, length + 1)}
         columns = {"given": lengths}
-        if self.pack and shuffle:  # each example is judged by itself: only training shares rows
+        if self.pack and shuffle:  # an example is judged by itself: only training shares rows
             return PackedExamples(sequences, columns, seed, shuffle, report)
         return ExamplePlan(sequences, columns, seed, shuffle, report, fixed=("target",))
 
     def _room(self, length: int, pair: bool) -> int:
         """Return how many tokens of input text fit into a row beside what stands around them."""
         room = length - 1 - pair
-        # A row of one part holds BOS and the target; its EOS is a target only, never an input.
+        # A decoder's row holds BOS and the target too; the last EOS is a target, never an input.
         return room if self.model == "encoder_decoder" else room - self.target_length
 
     def prompts(self, plan: ExamplePlan) -> list[list[int]]:
@@ -121,7 +115,7 @@ class TextToText(Objective):
     def request(self, prompt: str, tokenizer) -> str | list[int]:
         """Return a prompt as it stood before an answer in training."""
         if self.model == "encoder_decoder":
-            return prompt  # its EOS is every prompt's
+            return prompt  # every prompt is given its EOS
         return [tokenizer.bos_id, *tokenizer.encode(prompt), tokenizer.eos_id]
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
@@ -139,7 +133,7 @@ class TextToText(Objective):
             }
         row = raw["row"]
         segments, positions = _places(raw, "row", length + 1)
-        # The last token of a target asks for nothing: behind it stands padding, or another example.
+        # The last token of a target predicts nothing: padding or another example follows.
         asks = (segments[:, 1:] == segments[:, :-1]) & (segments[:, :-1] > 0)
         given = np.pad(raw["given"].reshape(len(row), -1), ((0, 0), (1, 0)))
         given = np.take_along_axis(given, segments[:, :-1], axis=1)
