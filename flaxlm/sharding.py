@@ -38,10 +38,10 @@ class ShardingConfig:
     `rules` overrides rows of `RULES`, as `("mlp=tensor,fsdp", "heads=")`.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    rules: tuple[str, ...] = ()
+    data: int = -1  # devices along the batch; -1: all that are left
+    fsdp: int = 1  # devices that parameters and batch are split over
+    tensor: int = 1  # devices that heads and hidden units are split over
+    rules: tuple[str, ...] = ()  # changed rows of RULES: ('mlp=tensor,fsdp',)
 
     def __post_init__(self):
         sizes = (self.data, self.fsdp, self.tensor)

@@ -61,8 +61,8 @@ def serve() -> None:
 
     sys.path[0] = str(ROOT)  # as `python -m` has it there
     # Of the package this leaves out `__main__`, which runs anew in each child.
-    for name in ("flaxlm.train", "flaxlm.inference.generate", "ml_collections.config_flags"):
-        importlib.import_module(name)
+    for verb in ("glue", "generate", "embed", "inspect", "convert"):
+        importlib.import_module(f"flaxlm.commands.{verb}")
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         child = os.fork()

@@ -87,7 +87,7 @@ SUPERVISED = ("classification", "regression", "multi_label", "similarity", *GLUE
 
 @pytest.mark.parametrize("task", SUPERVISED)
 def test_the_recipe_of_fine_tuning_takes_any_task_by_its_name(task):
-    made = recipe.load_recipe(str(recipe.FINETUNE))
+    made = recipe.load_recipe("finetune")
     named = task in GLUE or task in ("regression", "similarity")
     overrides = {"task.name": task} | ({} if named else {"objective.labels": "('a','b')"})
     config = recipe.configure(made, overrides)

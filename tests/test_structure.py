@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -28,7 +29,7 @@ ALLOWED = {
     "tasks": {"data", "files", "metrics", "inference"},
     "objectives": {"data", "tasks", "models", "sharding", "tree"},
     "interop": {"data", "models", *BASE},
-    "training": {"interop", "objectives", "models", "tasks", "data", *BASE},
+    "training": {"interop", "objectives", "models", "tasks", "metrics", "data", *BASE},
     "evaluation": {
         "inference",
         "training",
@@ -52,7 +53,7 @@ ALLOWED = {
         *BASE,
     },
     "lm_eval_adapter": {"training", "inference", "sharding"},
-    "__main__": {"commands", "train", "training", "inference", "files"},
+    "__main__": {"commands"},
     "__init__": {"train", "evaluation", "inference", "training", "interop"},
 }
 
@@ -108,6 +109,14 @@ def test_everything_public_has_a_docstring(path):
                 public = isinstance(member, ast.FunctionDef) and not member.name.startswith("_")
                 if isinstance(node, ast.ClassDef) and public and member.name != "setup":
                     assert ast.get_docstring(member), f"{path.name}: {node.name}.{member.name}"
+
+
+def test_every_room_and_the_recipes_are_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT) for path in FILES}
+    rooms = {".".join(folder.parts) for folder in folders}
+    assert set(settings["packages"]) == rooms | settings["package-dir"].keys()
+    assert settings["package-dir"] == {"flaxlm.configs": "configs"}
 
 
 def test_configs_import_nothing_of_the_package():

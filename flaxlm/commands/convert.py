@@ -1,9 +1,12 @@
 """`convert`: turn a Hugging Face directory into a run directory, or the other way."""
 
+import dataclasses
 import pathlib
+from typing import ClassVar
 
 import jax
 
+from flaxlm.commands.options import CheckpointOptions, FreshOptions, VerbOptions
 from flaxlm.errors import ConfigError, Unsafe, choose
 from flaxlm.interop.config import SIZED
 from flaxlm.interop.pretrained import (
@@ -18,9 +21,38 @@ from flaxlm.progress import say
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
+from flaxlm.training.metrics import table
 from flaxlm.training.opened import load_for_reading, reader, require_step
 from flaxlm.training.start import start
 from flaxlm.training.step import parameter_count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(VerbOptions, CheckpointOptions, FreshOptions):
+    """What is turned into what.
+
+    Attributes:
+      from_: run directory, hf:DIR or hf:NAME
+      to: run directory or hf:DIR, made
+      architecture: class to write; empty: the one that fits
+      dtype: of the parameters; empty: as they are stored
+    """
+
+    takes_config: ClassVar[bool] = False
+    platform: ClassVar[str] = "cpu"
+    from_: str
+    to: str
+    architecture: str = ""
+    dtype: str = ""
+
+
+def run(options: Options, config: None) -> None:
+    """Convert and print what was done."""
+    result = convert(
+        *(options.from_, options.to, options.architecture, options.dtype),
+        *(options.checkpoint, options.allow_missing),
+    )
+    table(result, f"convert: {options.to}")
 
 
 def convert(

@@ -1,20 +1,45 @@
 """`embed`: write a vector for each text of a JSONL file."""
 
 import contextlib
+import dataclasses
 import pathlib
 
 import jax
 import numpy as np
 
 from flaxlm import files
+from flaxlm.commands.flags import FILE
+from flaxlm.commands.options import ReadOptions
 from flaxlm.errors import DataError, StorageError
 from flaxlm.inference import embed as embedding
 from flaxlm.progress import say
 from flaxlm.tasks import records
 from flaxlm.training.inputs import Inputs
+from flaxlm.training.metrics import report
 from flaxlm.training.opened import INIT, load_backbone, reader, require_step
 
 MOST_LINE_BYTES = 16 << 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(ReadOptions, embedding.EmbedConfig):
+    """What is read and written.
+
+    Attributes:
+      input: JSONL file with field text
+      output: NumPy file to write, float32 [N, D]
+    """
+
+    input: str = dataclasses.field(metadata=FILE)
+    output: str = dataclasses.field(metadata=FILE)
+
+
+def run(options: Options, config) -> None:
+    """Write the vectors and print how many they are."""
+    result = embed(
+        *(config, options.place, options.input, options.output, options, options.checkpoint)
+    )
+    report(options.place, result, f"embed: {options.output}")
 
 
 def embed(

@@ -1,11 +1,34 @@
 """`evaluate`: score a split with a run's checkpoint."""
 
+import dataclasses
 import pathlib
 
+from flaxlm.commands.options import ProcessOptions, ReadOptions
+from flaxlm.data.sources import SPLITS
+from flaxlm.errors import choose
 from flaxlm.evaluation.report import examine
 from flaxlm.progress import say
 from flaxlm.training.inputs import Inputs
+from flaxlm.training.metrics import report
 from flaxlm.training.opened import INIT, load_for_reading, reader, require_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(ReadOptions, ProcessOptions):
+    """What is scored.
+
+    Attributes:
+      split: train, valid or test
+    """
+
+    split: str = "valid"
+
+
+def run(options: Options, config) -> None:
+    """Score a split and print the table."""
+    choose("--split", options.split, SPLITS)
+    result = evaluate(config, options.place, options.split, options.checkpoint)
+    report(options.place, result, f"evaluate: {options.place.name}, {options.split}")
 
 
 def evaluate(config, workdir: pathlib.Path, split: str, checkpoint: str) -> dict:

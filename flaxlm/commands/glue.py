@@ -8,6 +8,7 @@
 Tasks without a file to train on are listed with the reason.
 """
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -17,11 +18,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import jax
 
 from flaxlm import files
+from flaxlm.commands import recipe
 from flaxlm.commands.evaluate import evaluate
+from flaxlm.commands.options import FreshOptions, ProcessOptions, RunOptions
 from flaxlm.errors import ConfigError, MissingInput, StorageError, choose
 from flaxlm.evaluation import report
 from flaxlm.progress import Progress, clock, say
@@ -33,8 +37,56 @@ from flaxlm.training.inputs import meet
 
 RUNS = {"mnli_mm": "mnli"}  # tasks that are judged with the run of another
 STEMS = {"train": "train", "valid": "(dev|valid|validation)", "test": "test"}
+# What it says of every task by itself.
+OWN = ("init", "task.name", "objective.name", "data.path", "data.split")
+OWN += ("data.valid_path", "data.test_path")
 ENDINGS = r"\.(tsv|jsonl|csv|parquet)(\.gz|\.zst)?$"
 SHARD = r"(-\d+-of-\d+)?"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(RunOptions, FreshOptions, ProcessOptions):
+    """What is trained on which tasks.
+
+    Attributes:
+      data: folder of the tasks' folders (CoLA, …)
+      init: run directory or hf:NAME_OR_DIR to start from
+      tasks: which: cola,sst2,…; all without it
+    """
+
+    joins: ClassVar[bool] = True
+    data: str
+    init: str = ""
+    tasks: tuple[str, ...] = dataclasses.field(default=(), metadata={"commas": True})
+
+    def default_recipe(self) -> dict:
+        """Return the recipe of fine-tuning."""
+        if not self.init:
+            raise ConfigError("--init=RUN or --init=hf:NAME_OR_DIR is required")
+        return recipe.load_recipe("finetune")
+
+    def configure(self, nested: dict, overrides: dict[str, str]) -> Callable:
+        """Return a function (task's name, its `data` section) -> RunConfig.
+
+        ConfigError where an override says what each task says by itself.
+        """
+        for key in OWN:
+            if key in overrides:
+                raise ConfigError(f"--config.{key}: glue decides that for every task by itself")
+
+        def config_of(task: str, data: dict) -> run_config.RunConfig:
+            own = copy.deepcopy(nested) | ({"init": self.init} if self.init else {})
+            run_config.choose_task(own, task)
+            own["data"] = own.get("data", {}) | data
+            return recipe.configure(own, overrides)
+
+        return config_of
+
+
+def run(options: Options, config_of: Callable) -> None:
+    """Train and score the tasks."""
+    data = pathlib.Path(options.data)
+    glue(config_of, data, options.place, options.tasks, options.allow_missing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +284,7 @@ def score(job: Job, allow_missing: str) -> dict:
                 evaluate(job.config, job.place, split, "")
             meet(f"{job.task} {split}")  # the first process writes it
             path = report.place(job.place, job.config, split) / "scores.json"
-            entry[split] = json.loads(path.read_text())
+            entry[split] = json.loads(path.read_bytes())
     return entry | {"seconds": round(time.monotonic() - started, 1)}
 
 
@@ -247,7 +299,7 @@ def hand_in(job: Job, directory: pathlib.Path) -> None:
 
 def _read(path: pathlib.Path) -> dict:
     try:
-        return dict(json.loads(path.read_text())["tasks"])
+        return dict(json.loads(path.read_bytes())["tasks"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return {}  # none yet, or damaged: the runs themselves know how far they are
 

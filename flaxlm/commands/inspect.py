@@ -1,18 +1,43 @@
 """`inspect`: print step, config, parameter count and digests of a checkpoint."""
 
+import dataclasses
 import hashlib
 import pathlib
+from typing import ClassVar
 
 import jax
 import numpy as np
 
 from flaxlm import sharding, tree
+from flaxlm.commands.options import ReadOptions
 from flaxlm.interop.pretrained import from_pretrained
 from flaxlm.models import parameter_count as count
 from flaxlm.training.inputs import Inputs
+from flaxlm.training.metrics import report, table
 from flaxlm.training.opened import require_step
 from flaxlm.training.reading import find
 from flaxlm.training.step import make_train_step, parameter_count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(ReadOptions):
+    """What is looked at."""
+
+    platform: ClassVar[str] = "cpu"
+    checkpoint: str = "latest"
+
+    @property
+    def takes_config(self) -> bool:
+        """Whether the config can be changed: not that of a Hugging Face model."""
+        return not self.foreign
+
+
+def run(options: Options, config) -> None:
+    """Print what there is."""
+    if config is None:
+        table(inspect_pretrained(options.workdir), f"inspect: {options.workdir}")
+    else:
+        report(options.place, inspect(config, options.place, options.checkpoint), "inspect")
 
 
 def inspect(config, workdir: pathlib.Path, checkpoint: str) -> dict:

@@ -1,9 +1,25 @@
 """`tokenize`: train the tokenizer if there is none, and write the token cache."""
 
+import dataclasses
 import pathlib
+from typing import ClassVar
 
+from flaxlm.commands.options import RunOptions
 from flaxlm.errors import ConfigError
 from flaxlm.training.inputs import Inputs
+from flaxlm.training.metrics import report
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
+    """Where tokenizer and caches are made."""
+
+    platform: ClassVar[str] = "cpu"
+
+
+def run(options: Options, config) -> None:
+    """Make what is missing, and print the counts."""
+    report(options.place, tokenize(config, options.place), "tokenize")
 
 
 def tokenize(config, workdir: pathlib.Path) -> dict:

@@ -42,29 +42,29 @@ class DataConfig:
     split is all of it, for sets that nothing is trained on.
     """
 
-    path: str | tuple[str, ...] = STDLIB
-    weights: tuple[float, ...] = ()
-    format: str = "auto"
-    field: str = "text"
-    document: str = "file"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    nfc: bool = False
-    strip_control: bool = False
-    dedup: bool = False
-    min_chars: int = 0
-    split: str = "hash"
-    valid_fraction: float = 0.01
-    test_fraction: float = 0.0
-    valid_path: str = ""
-    test_path: str = ""
-    sentences: bool = False
-    append_eos: bool = True
+    path: str | tuple[str, ...] = STDLIB  # file, glob, folder, 'stdlib'; or a tuple
+    weights: tuple[float, ...] = ()  # share of the training rows that each of several paths gets
+    format: str = "auto"  # auto, text, jsonl, parquet, datasets
+    field: str = "text"  # column or key that holds the text
+    document: str = "file"  # what a document of plain text is: file, line, paragraph
+    include: tuple[str, ...] = ()  # patterns of file names to read; empty: all
+    exclude: tuple[str, ...] = ()  # patterns of file names to leave out
+    nfc: bool = False  # bring text to Unicode's normal form C
+    strip_control: bool = False  # remove control characters
+    dedup: bool = False  # drop documents that were seen before
+    min_chars: int = 0  # drop shorter documents
+    split: str = "hash"  # hash, tail, file, whole: see above
+    valid_fraction: float = 0.01  # share held out by hash and tail
+    test_fraction: float = 0.0  # likewise, to be tested on
+    valid_path: str = ""  # held-out file of split=file
+    test_path: str = ""  # likewise, to be tested on
+    sentences: bool = False  # keep sentence boundaries, for next-sentence prediction
+    append_eos: bool = True  # end every document with EOS
     cache_dir: str = ""  # default: WORKDIR/cache
     workers: int = 0  # encoding processes; 0 is one a core
     threads: int = 2  # of the batch loader
     prefetch: int = 8  # batches made ahead
-    max_line_bytes: int = 64 << 20
+    max_line_bytes: int = 64 << 20  # a longer line is refused
 
     def __post_init__(self):
         for name in ("path", "weights", "include", "exclude"):  # json and flags give lists

@@ -41,15 +41,15 @@ class TokenizerConfig:
     characters seen or with `byte_fallback`).
     """
 
-    kind: str = "unigram"
-    vocab_size: int = 8192
-    path: str = ""
-    byte_fallback: bool = True
-    sentinels: int = 100
-    normalization: str = "identity"
+    kind: str = "unigram"  # unigram, bpe, word, char, byte; huggingface: of a Hugging Face model
+    vocab_size: int = 8192  # with specials and sentinels; of no use for char and byte
+    path: str = ""  # model to load, a file or a directory; empty: train one
+    byte_fallback: bool = True  # spell what has no id in bytes
+    sentinels: int = 100  # ids for span corruption
+    normalization: str = "identity"  # or nmt_nfkc, nfkc, nmt_nfkc_cf, nfkc_cf
     character_coverage: float = 0.9995  # share of the characters that get ids, but for char: all
     train_chars: int = 10_000_000  # training text is sampled down to this
-    seed: int = 0
+    seed: int = 0  # of the sample of train_chars
 
     def __post_init__(self):
         choose("tokenizer.kind", self.kind, (*KINDS, READY))

@@ -68,7 +68,7 @@ def place(workdir: pathlib.Path, config, split: str) -> pathlib.Path:
 def step_of(directory: pathlib.Path) -> int | None:
     """Return the step that a report is of, None where there is none."""
     try:
-        return json.loads((directory / "scores.json").read_text())["step"]
+        return json.loads((directory / "scores.json").read_bytes())["step"]
     except (OSError, ValueError, KeyError):
         return None
 

@@ -46,74 +46,74 @@ class TransformerConfig:
     """
 
     # Sizes.
-    vocab_size: int = 8192
+    vocab_size: int = 8192  # ids; follows the tokenizer where not given
     vocab_multiple: int = 128  # the token table is stored with its rows padded to a multiple
-    width: int = 256
+    width: int = 256  # D
     embed_width: int = 0  # of the tables; if not `width`, it is projected to that (ALBERT)
-    num_layers: int = 4
+    num_layers: int = 4  # of the encoder, in an encoder-decoder
     num_decoder_layers: int = 0  # encoder-decoder only
     share_layers: bool = False  # all layers have the same parameters (ALBERT)
-    num_heads: int = 4
+    num_heads: int = 4  # of the queries
     num_kv_heads: int = 0  # 1: multi-query; between 1 and num_heads: grouped-query
-    head_dim: int = 0
-    mlp_width: int = 0
+    head_dim: int = 0  # 0: width / num_heads
+    mlp_width: int = 0  # 0: 4 · width
     max_length: int = 512  # positions of the learned table
 
     # Norms.
-    norm: str = "layernorm"
+    norm: str = "layernorm"  # layernorm, rmsnorm
     norm_position: str = "pre"  # sandwich: before and behind each part (Gemma 2)
-    norm_epsilon: float = 1e-5
-    norm_bias: bool = True
+    norm_epsilon: float = 1e-5  # added to the variance
+    norm_bias: bool = True  # of LayerNorm
     norm_offset: float = 0.0  # added to the stored scale, which then starts at 0 (Gemma: 1)
     first_norm: bool = True  # False: no norm before the first layer's attention (ModernBERT)
     embed_norm: bool = False  # BERT
-    final_norm: bool = True
+    final_norm: bool = True  # after the last layer
     parallel: bool = False  # attention and feed-forward read the same x (GPT-NeoX)
 
     # Positions and attention.
-    positions: str = "learned"
+    positions: str = "learned"  # learned, sinusoidal, rotary, relative, none
     position_offset: int = 0  # rows before those of `max_length` that no position uses (RoBERTa: 2)
     separate_positions: bool = False  # each side has its own table and embed_norm (BART)
-    rope_theta: float = 10_000.0
+    rope_theta: float = 10_000.0  # base of the rotary rates
     rope_local_theta: float = 0.0  # of layers with a window; 0: rope_theta (Gemma 3)
     rotary_dim: int = 0  # how many of each head's dimensions are rotated; 0: all (GPT-NeoX)
     rope_scaling: str = ""  # see attention.rotary_rates; not of layers with a local theta
-    rope_factor: float = 1.0
-    rope_low_frequency: float = 1.0
-    rope_high_frequency: float = 4.0
-    rope_original_length: int = 8192
-    relative_buckets: int = 32
-    relative_max_distance: int = 128
+    rope_factor: float = 1.0  # of rope_scaling
+    rope_low_frequency: float = 1.0  # of llama3 scaling
+    rope_high_frequency: float = 4.0  # of llama3 scaling
+    rope_original_length: int = 8192  # of llama3 scaling
+    relative_buckets: int = 32  # of T5's relative positions
+    relative_max_distance: int = 128  # from which on all share a bucket
     windows: tuple[int, ...] = ()  # per layer, repeated as a pattern; 0: unlimited
-    attention: str = "einsum"
+    attention: str = "einsum"  # a key of ATTENTION
     attention_scale: float = 0.0  # of the scores; 0: head_dim ** -0.5; T5: 1
     attention_softcap: float = 0.0  # c · tanh(scores / c); 0: off (Gemma 2)
     qk_norm: bool = False  # RMSNorm over each head of queries and keys (Qwen3)
 
     # Feed-forward, biases.
-    activation: str = "gelu_tanh"
-    gated: bool = False
+    activation: str = "gelu_tanh"  # gelu, gelu_tanh, relu, silu, tanh
+    gated: bool = False  # a product of two projections, one activated (GLU)
     attention_bias: bool = True  # of query, key and value
-    attention_out_bias: bool = True
-    mlp_bias: bool = True
+    attention_out_bias: bool = True  # of the output projection
+    mlp_bias: bool = True  # of both projections
 
     # Embedding and output.
-    token_types: int = 0
-    embed_scale: float = 1.0
-    tied: bool = True
+    token_types: int = 0  # rows of a table of segment types; 0: none
+    embed_scale: float = 1.0  # of the token table's rows
+    tied: bool = True  # the LM head's kernel is the token table
     output_scale: float = 1.0  # of the hidden state before the LM head; T5 when tied: width ** -0.5
     output_softcap: float = 0.0  # of the LM head's logits; 0: off
-    output_bias: bool = False
+    output_bias: bool = False  # of the LM head
     pooling: str = ""  # which state represents a sequence, see heads.Heads; "": the family's
     pooler: str = ""  # what that state passes through; "": dense for `first`, else none
-    pooler_activation: str = "tanh"
+    pooler_activation: str = "tanh"  # of a dense pooler
     transform_activation: str = ""  # of the masked-LM head's transform; "": `activation`
-    transform_bias: bool = True
-    mlm_bias: bool = True
-    classification_bias: bool = True
+    transform_bias: bool = True  # of the transform
+    mlm_bias: bool = True  # of the masked-LM head's output
+    classification_bias: bool = True  # of the classifier
 
     # Dropout, by part.
-    embed_dropout: float = 0.0
+    embed_dropout: float = 0.0  # of the embeddings
     attention_dropout: float = 0.0  # of the probabilities
     residual_dropout: float = 0.0  # of each part's addition to the residual stream
     mlp_dropout: float = 0.0  # of the hidden layer
@@ -121,13 +121,13 @@ class TransformerConfig:
     head_dropout: float = 0.0  # of the vector that a classifier reads
 
     # Initialisation.
-    init: str = "normal"
-    init_std: float = 0.02
+    init: str = "normal"  # normal, t5
+    init_std: float = 0.02  # of the normal distribution
     scale_residual_init: bool = False  # GPT-2: output projections by (2 N) ** -0.5
 
     # Numbers and compilation.
     dtype: str = "float32"  # of matrix products and activations; norms and softmax are float32
-    param_dtype: str = "float32"
+    param_dtype: str = "float32"  # of the stored parameters
     scan_layers: bool = True  # False: the layers are unrolled, with the same parameters
     remat: str = "cheap"  # what is kept for the backward pass, see transformer.REMAT
 

@@ -35,26 +35,26 @@ GATES = {"lstm": 4, "gru": 3}
 class RecurrentConfig:
     """Architecture of the recurrent language model; names as in `TransformerConfig`."""
 
-    vocab_size: int = 8192
-    vocab_multiple: int = 128
-    width: int = 256
-    num_layers: int = 2
-    cell: str = "lstm"
-    tied: bool = True
-    output_scale: float = 1.0
-    output_softcap: float = 0.0
-    output_bias: bool = False
-    pooling: str = ""
-    pooler: str = ""
-    pooler_activation: str = "tanh"
-    classification_bias: bool = True
-    embed_dropout: float = 0.0
+    vocab_size: int = 8192  # ids; follows the tokenizer where not given
+    vocab_multiple: int = 128  # the token table's rows are padded to one
+    width: int = 256  # of embedding and layers
+    num_layers: int = 2  # stacked cells
+    cell: str = "lstm"  # lstm, gru
+    tied: bool = True  # the LM head's kernel is the token table
+    output_scale: float = 1.0  # of the hidden state before the LM head
+    output_softcap: float = 0.0  # of the LM head's logits; 0: off
+    output_bias: bool = False  # of the LM head
+    pooling: str = ""  # first, last, mean; empty: last
+    pooler: str = ""  # none, dense, transform
+    pooler_activation: str = "tanh"  # of a dense pooler
+    classification_bias: bool = True  # of the classifier
+    embed_dropout: float = 0.0  # of the embeddings
     layer_dropout: float = 0.0  # of each layer's output
-    head_dropout: float = 0.0
-    init: str = "normal"
-    init_std: float = 0.05
-    dtype: str = "float32"
-    param_dtype: str = "float32"
+    head_dropout: float = 0.0  # of the vector that a classifier reads
+    init: str = "normal"  # normal, t5
+    init_std: float = 0.05  # of the normal distribution
+    dtype: str = "float32"  # of matrix products and activations
+    param_dtype: str = "float32"  # of the stored parameters
 
     def __post_init__(self):
         check_positive(self, "vocab_size", "vocab_multiple", "width", "num_layers")

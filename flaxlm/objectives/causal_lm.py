@@ -19,7 +19,7 @@ class CausalLM(Objective):
     the loss is on the rest (prefix LM; Raffel et al., 2020, section 3.2.1).
     """
 
-    prefix: bool = False
+    prefix: bool = False  # a prefix of each segment is read in both directions
 
     name: ClassVar[str] = "causal_lm"
     models: ClassVar[dict] = {"decoder": {"lm": 0}, "recurrent": {"lm": 0}}

@@ -28,11 +28,11 @@ class MaskedLM(Objective):
     `whole_word` words are selected in random order, each if it fits into the remaining budget.
     """
 
-    nsp: bool = True
-    rate: float = 0.15
-    mask_share: float = 0.8
-    random_share: float = 0.1
-    whole_word: bool = False
+    nsp: bool = True  # rows are sentence pairs, with next-sentence prediction
+    rate: float = 0.15  # share of the tokens to predict
+    mask_share: float = 0.8  # of them, those that become the mask
+    random_share: float = 0.1  # those that become another token
+    whole_word: bool = False  # select words instead of tokens
 
     name: ClassVar[str] = "masked_lm"
     perplexity_of: ClassVar[str] = "mlm"

@@ -5,19 +5,18 @@ each field can be overridden from the command line and stands in the run's `conf
 splats each section into its dataclass, where a misspelt key cannot survive.
 """
 
-import contextlib
 import dataclasses
 import json
-import math
 import pathlib
 import re
-import types
 import typing
+from collections.abc import Container
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import TokenizerConfig
 from flaxlm.errors import ConfigError, MissingInput, choose, nearest
 from flaxlm.interop.pretrained import SCHEME, Directory
+from flaxlm.metrics.direction import SCORES, direction
 from flaxlm.models import MODELS, PRESETS
 from flaxlm.objectives import OBJECTIVES
 from flaxlm.sharding import ShardingConfig
@@ -26,12 +25,21 @@ from flaxlm.tasks.tagging import task_of_labels
 from flaxlm.training.checkpoint import CheckpointConfig
 from flaxlm.training.lora import LoraConfig
 from flaxlm.training.optimizer import OptimizerConfig
-from flaxlm.training.sections import EvalConfig, TrainConfig
+from flaxlm.training.sections import DURATIONS, EvalConfig, TrainConfig
+from flaxlm.training.values import as_tuples, coerce
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One run: each section as the frozen dataclass that reads it, and the plain nested dict."""
+    """One run: each section as the frozen dataclass that reads it, and the plain nested dict.
+
+    Attributes:
+      seed: of the first parameters, the data's order, masks and dropout
+      init: run directory or hf:NAME_OR_DIR that model, tokenizer and parameters come from
+      init_weights: False takes all but the parameters from `init`: the control of a fine-tuning
+      seeds: how many runs to train, from `seed` on, and to sum up
+      baseline: run directory whose answers to the same examples this run's are compared with
+    """
 
     seed: int
     init: str
@@ -76,6 +84,8 @@ SECTIONS = {
     "sharding": ShardingConfig,
 }
 TOP = {"seed": 0, "init": "", "init_weights": True, "seeds": 1, "baseline": ""}
+# Keys of a section of which one is given, and the others are 0.
+EITHER = {"train": DURATIONS, "optimizer": ("warmup_steps", "warmup_fraction")}
 # Objectives that read examples, and so need a task that has them.
 SUPERVISED = {task.objective: name for name, task in reversed(TASKS.items()) if task.objective}
 # Keys that choose a dataclass or its defaults: overrides of these come before all others.
@@ -89,6 +99,12 @@ def section_class(section: str, name: str = ""):
         return SECTIONS[section]
     row = TABLES[section][1][choose(f"{section}.name", name, TABLES[section][1])]
     return row.config_class if section == "model" else row
+
+
+def section_classes(full: dict) -> dict:
+    """Return {section: dataclass} of a full config."""
+    names = {section: full[section][key] for section, (key, _, _) in TABLES.items()}
+    return {s: section_class(s, names.get(s, "")) for s in (*SECTIONS, *TABLES)}
 
 
 def defaults(cls) -> dict:
@@ -154,7 +170,33 @@ def expand(recipe: dict, inherited: dict | None = None) -> dict:
             full[section]["vocab_size"] = 5 + 256 + full[section]["sentinels"]
         if section == "model" and "vocab_size" not in given | base:
             full[section]["vocab_size"] = full["tokenizer"]["vocab_size"]
+    follow(full, {f"{s}.{key}" for s in (*SECTIONS, *TABLES) for key in recipe.get(s, {})})
     return full
+
+
+def follow(full: dict, stated: Container[str]) -> None:
+    """Let what was not stated follow what was: of `EITHER` one is given, a metric has its mode.
+
+    Args:
+      full: a config with every key, changed in place.
+      stated: the keys, as section.key, that were stated last.
+
+    Raises:
+      ConfigError: nobody knows which way the metric is better.
+    """
+    for section, names in EITHER.items():
+        values = full[section]
+        if any(values[name] for name in names if f"{section}.{name}" in stated):
+            rest = [name for name in names if f"{section}.{name}" not in stated]
+            values |= {name: type(values[name])() for name in rest}
+    if "eval.metric" in stated and "eval.mode" not in stated:
+        metric = str(full["eval"]["metric"])
+        if not direction(metric):
+            raise ConfigError(
+                f"eval.metric={metric!r}{nearest(metric, SCORES)}: is more of it better, or less? "
+                "Set eval.mode to max or min"
+            )
+        full["eval"]["mode"] = direction(metric)
 
 
 def task_defaults(name: str) -> dict:
@@ -187,40 +229,15 @@ def check_sections(recipe) -> None:
     for key, value in recipe.items():
         choose("config key", key, (*TOP, *SECTIONS, *TABLES))
         if key in TOP:
-            _coerce(key, type(TOP[key]), value)
+            coerce(key, type(TOP[key]), value)
         elif not isinstance(value, dict):
             raise ConfigError(f"config section {key}={value!r} must be a dict of its keys")
-
-
-def _fit(kind, value):
-    """Return `value` in the type `kind`; TypeError where that would change its meaning."""
-    parts = typing.get_args(kind)
-    if isinstance(kind, types.UnionType):
-        for part in parts:
-            with contextlib.suppress(TypeError):
-                return _fit(part, value)
-        raise TypeError
-    if parts and isinstance(value, list | tuple):  # tuple[part, ...]
-        return tuple(_fit(parts[0], item) for item in value)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise TypeError
-    return value
-
-
-def _coerce(key: str, kind, value):
-    try:
-        return _fit(kind, value)
-    except TypeError:
-        name = kind if typing.get_args(kind) else f"{'finite ' * (kind is float)}{kind.__name__}"
-        raise ConfigError(f"config key {key}={value!r} must be of type {name}") from None
 
 
 def _splat(section: str, cls, values: dict):
     return cls(
         **{
-            field.name: _coerce(f"{section}.{field.name}", field.type, values[field.name])
+            field.name: coerce(f"{section}.{field.name}", field.type, values[field.name])
             for field in dataclasses.fields(cls)
             if field.name in values
         }
@@ -318,7 +335,12 @@ def read_run(run: str) -> dict:
     path = pathlib.Path(run) / "config.json"
     if not path.is_file():
         raise MissingInput(f"{run} is not a run directory: there is no {path}")
-    return read_json(path)
+    recipe = read_json(path)
+    # Runs of before 2026-11-26 may state two durations, of which the first held.
+    train = recipe.get("train", {})
+    for name in [name for name in DURATIONS if train.get(name)][1:]:
+        train[name] = type(train[name])()
+    return recipe
 
 
 def hub_recipe(init: str) -> dict:
@@ -364,34 +386,4 @@ def read_json(path: pathlib.Path) -> dict:
         check_sections(recipe)
     except (ValueError, ConfigError) as error:
         raise ConfigError(f"{path} is damaged or no config: {error}") from None
-    return _tuples(recipe)
-
-
-def _tuples(value):
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-# What a resumed run may change: how long, how often, how it is shown and saved, where it runs.
-FREE = (
-    "seeds", "baseline", "train.steps", "train.tokens", "train.epochs", "train.log_every",
-    "train.profile_steps", "train.stuck_after", "train.skip_nonfinite", "eval.every",
-    "eval.batch_size", "checkpoint.", "sharding.", "data.workers", "data.threads",
-    "data.prefetch", "data.cache_dir",
-    "data.test_path",
-)  # fmt: skip
-
-
-def changes(old: dict, new: dict) -> list[str]:
-    """Return a line for each key that differs and that a resumed run must not change."""
-    lines = []
-    for section in sorted(old.keys() | new.keys()):
-        before, after = old.get(section), new.get(section)
-        if not isinstance(before, dict) or not isinstance(after, dict):
-            before, after = {"": before}, {"": after}
-        for key in sorted(before.keys() | after.keys()):
-            path = f"{section}.{key}" if key else section
-            if _tuples(before.get(key)) != _tuples(after.get(key)) and not path.startswith(FREE):
-                lines.append(f"{path}: {before.get(key)!r} -> {after.get(key)!r}")
-    return lines
+    return as_tuples(recipe)

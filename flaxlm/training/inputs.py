@@ -20,6 +20,7 @@ from flaxlm.errors import ConfigError, MissingInput, Unsafe
 from flaxlm.interop.pretrained import SCHEME, Directory
 from flaxlm.training import config as run_config
 from flaxlm.training import manifest
+from flaxlm.training.changes import changes
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.workdir import Workdir, unwritable
 
@@ -252,7 +253,7 @@ def find_tokenizer(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
             raise MissingInput(f"init={config.init} has no tokenizer: {source} is not there")
         made = run_config.read_run(config.init).get("tokenizer", {})
         asked = {key: config.raw["tokenizer"].get(key) for key in made}
-        if changed := run_config.changes({"tokenizer": made}, {"tokenizer": asked}):
+        if changed := changes({"tokenizer": made}, {"tokenizer": asked}):
             raise ConfigError(
                 f"init={config.init} brings its tokenizer along, so these keys would have no "
                 f"effect; leave them out: {'; '.join(changed)}"
@@ -278,7 +279,7 @@ def record(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
     """
     path = workdir / "config.json"
     if path.exists() and any((workdir / "checkpoints").glob("step_*")):
-        changed = run_config.changes(run_config.read_json(path), config.raw)
+        changed = changes(run_config.read_json(path), config.raw)
         if changed:
             raise Unsafe(
                 f"{workdir} holds a run of another config; take another --workdir, or undo: "
@@ -286,12 +287,22 @@ def record(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
             )
     files.replace(path, config.to_json())
     facts = {
-        "command": shlex.join([pathlib.Path(sys.executable).name, "-m", "flaxlm", *sys.argv[1:]]),
+        "command": command_line(sys.argv),
         "commit": _commit(),
         "versions": manifest.versions(),
         "fingerprint": manifest.fingerprint(),
     }
     files.replace(workdir / "run.json", json.dumps(facts, indent=2) + "\n")
+
+
+def command_line(argv: list[str]) -> str:
+    """Return the command that was typed: `flaxlm …`, `python -m flaxlm …`, or a script's own."""
+    python, started = pathlib.Path(sys.executable).name, pathlib.Path(argv[0])
+    if started.name == "__main__.py":
+        start = [python, "-m", started.parent.name]
+    else:
+        start = [python, argv[0]] if started.suffix == ".py" else [started.name]
+    return shlex.join([*start, *argv[1:]])
 
 
 def _commit() -> str:

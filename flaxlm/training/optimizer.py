@@ -31,19 +31,19 @@ class OptimizerConfig:
         and the weight decay alike; 1 is off.
     """
 
-    name: str = "adamw"
+    name: str = "adamw"  # adamw, adafactor, sgd, lion
     learning_rate: float = 1e-3
     schedule: str = "cosine"
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # steps of linear warm-up; see warmup_fraction
     warmup_fraction: float = 0.0
     final_learning_rate: float = 0.0
     decay_steps: int = 0
     cooldown: float = 0.2
-    b1: float = 0.9
-    b2: float = 0.999
-    epsilon: float = 1e-8
-    momentum: float = 0.9
-    weight_decay: float = 0.01
+    b1: float = 0.9  # decay of the first moment (adamw, lion)
+    b2: float = 0.999  # decay of the second moment (adamw, lion)
+    epsilon: float = 1e-8  # of adamw
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 0.01  # times the learning rate; 0 is off
     no_decay: tuple[str, ...] = (r"bias$", r"norm", r"scale$")
     clip_norm: float = 1.0
     freeze: tuple[str, ...] = ()

@@ -5,40 +5,47 @@ import itertools
 
 from flaxlm.data.sources import SPLITS
 from flaxlm.errors import ConfigError, choose
+from flaxlm.metrics.direction import direction
+
+DURATIONS = ("steps", "tokens", "epochs")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """How long and on what shapes to train.
 
-    The duration is `steps`, or `tokens`, or `epochs`: the first that is not 0. `batch_size` is
+    The duration is `steps`, `tokens` or `epochs`. `batch_size` is
     global, in rows; `length` is the row's length in tokens (the encoder's, for encoder-decoder).
     `buckets` are smaller lengths, ascending, for tasks with examples: rows of like length are
     batched together and cut to the smallest that holds them, each with a compilation of its own
     (`tokens` counts rows of the full length all the same). Those not below `length` are not used.
     """
 
-    steps: int = 0
-    tokens: int = 0
-    epochs: float = 0.0
-    batch_size: int = 32
-    length: int = 256
-    buckets: tuple[int, ...] = ()
-    microbatches: int = 1
-    ema_decay: float = 0.0
-    skip_nonfinite: int = 0
-    log_every: int = 10
-    profile_steps: str = ""
-    stuck_after: float = 3600.0
+    steps: int = 0  # duration in updates
+    tokens: int = 0  # duration in tokens, of full rows
+    epochs: float = 0.0  # duration in passes over the rows
+    batch_size: int = 32  # rows a step, over all devices
+    length: int = 256  # tokens a row
+    buckets: tuple[int, ...] = ()  # smaller lengths, ascending, for tasks with examples
+    microbatches: int = 1  # parts that a batch is computed in, one after the other
+    ema_decay: float = 0.0  # of the average of the parameters that is evaluated and saved; 0: none
+    skip_nonfinite: int = 0  # updates to skip in a row before the run ends as diverged
+    log_every: int = 10  # steps between rows of metrics.jsonl
+    profile_steps: str = ""  # first:last step of a trace; empty: none
+    stuck_after: float = 3600.0  # seconds without a step after which the run ends; 0: never
 
     def __post_init__(self):
         for name in ("batch_size", "length", "microbatches", "log_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 1")
-        if self.steps < 0 or self.tokens < 0 or self.epochs < 0:
+        durations = {f"train.{n}": getattr(self, n) for n in DURATIONS if getattr(self, n)}
+        if min(durations.values(), default=0) < 0:
             raise ConfigError("train.steps, train.tokens and train.epochs must not be negative")
-        if not (self.steps or self.tokens or self.epochs):
+        if not durations:
             raise ConfigError("no duration: set train.steps, train.tokens or train.epochs")
+        if len(durations) > 1:
+            stated = " and ".join(f"{key}={value}" for key, value in durations.items())
+            raise ConfigError(f"{stated} are two durations; set all but one to 0")
         if self.batch_size % self.microbatches:
             raise ConfigError(
                 f"train.batch_size={self.batch_size} does not divide into "
@@ -84,15 +91,20 @@ class EvalConfig:
     run ends early (0: never), and whoever reads the run takes its best checkpoint.
     """
 
-    every: int = 0
-    split: str = "valid"
-    batch_size: int = 0
-    metric: str = "loss"
-    mode: str = "min"
-    patience: int = 0
+    every: int = 0  # steps between evaluations; 0: only at the end
+    split: str = "valid"  # train, valid, test; empty: no evaluation
+    batch_size: int = 0  # rows evaluated at once; 0: as in training
+    metric: str = "loss"  # what the best checkpoint is chosen by
+    mode: str = "min"  # min or max; follows the metric where only that is given
+    patience: int = 0  # evaluations without a better one before the run ends; 0: never
 
     def __post_init__(self):
         choose("eval.split", self.split, (*SPLITS, ""))
         choose("eval.mode", self.mode, ("min", "max"))
+        if direction(self.metric) not in ("", self.mode):
+            raise ConfigError(
+                f"eval.mode={self.mode!r} would keep the worst by eval.metric={self.metric!r}; "
+                f"leave eval.mode out, or set it to {direction(self.metric)!r}"
+            )
         if self.every < 0 or self.batch_size < 0 or self.patience < 0:
             raise ConfigError("eval.every, eval.batch_size and eval.patience must be 0 or more")

@@ -1,0 +1,159 @@
+"""What a verb takes and needs: the dataclasses that its own `Options` is made of.
+
+A field is a flag (`flags.py`); what a verb needs is said by class variables and methods.
+"""
+
+import dataclasses
+import pathlib
+import re
+from typing import ClassVar
+
+from flaxlm.commands import recipe
+from flaxlm.errors import ConfigError
+from flaxlm.interop.pretrained import SCHEME
+from flaxlm.training import config as run_config
+from flaxlm.training.opened import INIT
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerbOptions:
+    """What every verb has, with what holds unless its own dataclass says otherwise."""
+
+    takes_config: ClassVar[bool] = True  # --config and its overrides
+    reads_hub: ClassVar[bool] = False  # hf:NAME_OR_DIR in the place of a run directory
+    platform: ClassVar[str] = ""  # where jax runs unless JAX_PLATFORMS says so; '': what it finds
+    joins: ClassVar[bool] = False  # processes that Slurm or a TPU slice started find each other
+    foreign: ClassVar[bool] = False  # whether a Hugging Face model is given as the run
+
+    def default_recipe(self) -> dict:
+        """Return the recipe where --config names none."""
+        raise NotImplementedError
+
+    def configure(self, nested: dict, overrides: dict[str, str]):
+        """Return what `run` is given for a recipe and for overrides as they were typed."""
+        return recipe.configure(nested, overrides)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(VerbOptions):
+    """A verb that works in a run directory.
+
+    Attributes:
+      workdir: run directory
+    """
+
+    workdir: str
+
+    @property
+    def place(self) -> pathlib.Path:
+        """The run directory."""
+        return pathlib.Path(self.workdir).absolute()
+
+    @property
+    def foreign(self) -> bool:
+        """Whether a Hugging Face model is given as the run."""
+        return self.workdir.startswith(SCHEME)
+
+    def default_recipe(self) -> dict:
+        """Return the config of the run, or what stands for it at hf:NAME_OR_DIR."""
+        return run_config.read_run(self.workdir)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """A verb that reads a run's checkpoint.
+
+    Attributes:
+      checkpoint: latest, best, a step; empty: best where the run stops early, else latest
+    """
+
+    checkpoint: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadOptions(RunOptions, CheckpointOptions):
+    """A verb that reads a trained model: a run's, or a Hugging Face model.
+
+    Attributes:
+      workdir: run directory or hf:NAME_OR_DIR
+    """
+
+    reads_hub: ClassVar[bool] = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FreshOptions:
+    """A verb that may start parameters fresh.
+
+    Attributes:
+      allow_missing: regex of parameters that may start fresh where what is loaded lacks them
+    """
+
+    allow_missing: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessOptions:
+    """A verb that may run as several processes.
+
+    Attributes:
+      coordinator: host:port of process 0, for several processes
+      num_processes: number of processes
+      process_id: index of this process
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+def split(arguments: list[str]) -> tuple[list[str], str | None, dict[str, str]]:
+    """Return a verb's own arguments, what --config names, and {key: text} of --config.key=text.
+
+    `--config.help` is the key `help`.
+    """
+    plain, given = [], {}
+    for argument in arguments:
+        key, equals, value = argument[2:].partition("=")
+        if not argument.startswith("--config"):
+            plain.append(argument)
+        elif not equals and key != "config.help":
+            raise ConfigError(f"write --{key}=value, in one argument")
+        else:
+            given[key] = value
+    spec = given.pop("config", None)
+    return plain, spec, {key.removeprefix("config."): value for key, value in given.items()}
+
+
+def config_help(spec: str | None, overrides: dict[str, str]) -> str:
+    """Return the answer to `--config.help` beside other `--config…` arguments."""
+    nested = recipe.load_recipe(spec) if spec else {}
+    keys = recipe.keys_text(nested, {k: text for k, text in overrides.items() if k != "help"})
+    return (
+        f"{keys}\n\nThe values are those of the recipe that --config names, if any. Another "
+        "model.name, objective.name or\ntask.name beside --config.help lists its own keys."
+    )
+
+
+def settle(verb: str, options, spec: str | None, overrides: dict[str, str]):
+    """Return (options, config) from a verb's options and its `--config…` arguments.
+
+    A Hugging Face model in the place of a run becomes `init`, and --workdir a directory for the
+    results. The config is None where the verb takes none.
+    """
+    if not options.takes_config:
+        if spec or overrides:
+            key = "config" if spec else f"config.{next(iter(overrides))}"
+            raise ConfigError(f"--{key}: {verb} takes the config that stands there")
+        return options, None
+    if options.foreign and not options.reads_hub:
+        raise ConfigError(
+            f"{verb} writes to its run directory: name one with --workdir=DIR, and the model with "
+            f"--config.init={options.workdir}"
+        )
+    nested = options.default_recipe() if spec is None else recipe.load_recipe(spec)
+    if options.foreign:
+        nested["init"] = options.workdir
+        name = re.sub(r"[^\w.-]+", "-", options.workdir.removeprefix(SCHEME)).strip("-.")
+        options = dataclasses.replace(options, workdir=f"runs/hf-{name}", checkpoint=INIT)
+    return options, options.configure(nested, overrides)

@@ -1,0 +1,143 @@
+"""A verb is a file and a row; its flags, its help and the config's keys come from dataclasses."""
+
+import dataclasses
+import importlib
+
+import pytest
+
+from flaxlm import __main__ as command
+from flaxlm import commands
+from flaxlm.commands import COMMANDS, flags, recipe
+from flaxlm.errors import ConfigError, MissingInput
+
+VERB = '''"""A verb of a test."""
+
+import dataclasses
+
+from flaxlm.commands.options import RunOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
+    """What is shouted.
+
+    Attributes:
+      words: what to shout, in as
+        many lines as it takes
+      loud: or not
+    """
+
+    words: tuple[str, ...] = ()
+    loud: bool = False
+    times: int = 2
+
+    def default_recipe(self):
+        return {"train": {"steps": 3}}
+
+
+def run(options, config):
+    (options.place / "shout.txt").write_text(f"{options.words} {options.loud} {options.times} "
+                                             f"{config.train.steps} {config.seed}")
+'''
+
+
+def options_of(verb: str):
+    return importlib.import_module(f"flaxlm.commands.{verb}").Options
+
+
+def test_a_verb_is_one_file_and_one_row(tmp_path, monkeypatch, capsys):
+    (tmp_path / "shout.py").write_text(VERB)
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    monkeypatch.setitem(COMMANDS, "shout", "say it louder")
+    arguments = ["--words=a b", "--words=c", "--loud", "--times=3", "--config.seed=7"]
+    command.run(["shout", f"--workdir={tmp_path}", *arguments])
+    assert (tmp_path / "shout.txt").read_text() == "('a b', 'c') True 3 3 7"
+    command.run(["--help"])
+    command.run(["shout", "--help"])
+    shown = capsys.readouterr().out
+    assert "  shout      say it louder\n" in shown
+    assert "python -m flaxlm shout: say it louder\n" in shown
+    assert "what to shout, in as many lines as it takes\n" in shown
+    with pytest.raises(ConfigError, match="--workdir=DIR is required"):
+        command.run(["shout"])
+    with pytest.raises(ConfigError, match=r"loudd.*flags: --help, --loud, --times, --words,"):
+        command.run(["shout", f"--workdir={tmp_path}", "--loudd"])
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_has_every_flag_with_its_default_and_says_what_it_is(verb, capsys):
+    cls = options_of(verb)
+    command.run([verb, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    texts = flags.field_texts(cls)
+    for field in dataclasses.fields(cls):
+        (line,) = (x for x in lines if x.split(" ")[0] == f"--{field.name.rstrip('_')}")
+        assert texts[field.name] and line.endswith(texts[field.name])
+        if field.default is not dataclasses.MISSING:
+            assert repr(field.default) in line
+    assert ("--config.help" in "".join(lines)) == bool(cls.takes_config)
+
+
+def test_no_option_of_generation_and_embedding_is_said_twice():
+    from flaxlm.inference.embed import EmbedConfig
+    from flaxlm.inference.generate import GenerateConfig
+
+    assert issubclass(options_of("generate"), GenerateConfig)
+    assert issubclass(options_of("embed"), EmbedConfig)
+    for verb, config in (("generate", GenerateConfig), ("embed", EmbedConfig)):
+        own = options_of(verb).__annotations__
+        assert not own.keys() & {field.name for field in dataclasses.fields(config)}
+
+
+def test_config_help_lists_every_key_with_type_and_value(capsys):
+    command.run(["train", "--config=finetune", "--config.task.name=cola", "--config.help"])
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
+    full, _ = recipe.select(recipe.load_recipe("finetune"), {"task.name": "cola"})
+    keys = [f"{s}.{k}" for s, v in full.items() if isinstance(v, dict) for k in v]
+    keys += [k for k, v in full.items() if not isinstance(v, dict)]
+    assert {f"--config.{key}" for key in keys} == {k for k in lines if k.startswith("--config.")}
+    assert lines["--config.optimizer.learning_rate"][1:3] == ["float", "5e-05"]
+    assert lines["--config.task.name"][1:3] == ["str", "'cola'"]
+
+
+def test_a_recipe_that_comes_along_is_found_by_its_name():
+    assert recipe.load_recipe("adapt:masked_lm")["objective"]["name"] == "masked_lm"
+    with pytest.raises(MissingInput, match=r"there is no file nope, nor .*: adapt, bert_base, "):
+        recipe.load_recipe("nope")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (str | tuple[str, ...], "a,b.txt", "a,b.txt"),
+        (str | tuple[str, ...], "('a.txt', 'b.txt')", ("a.txt", "b.txt")),
+        (str | tuple[str, ...], "['a.txt']", ("a.txt",)),
+        (tuple[str, ...], "('a',)", ("a",)),
+        (tuple[str, ...], "('a')", ("a",)),
+        (tuple[str, ...], "embed/", ("embed/",)),
+        (tuple[str, ...], "bias$", ("bias$",)),
+        (tuple[float, ...], "(1, 2.5)", (1, 2.5)),
+        (tuple[int, ...], "8", (8,)),
+        (tuple[int, ...], "()", ()),
+        (str, "('a',)", "('a',)"),
+        (str, "3", "3"),
+        (bool, "False", False),
+        (bool, "t", True),
+        (int, "-3", -3),
+        (float, "1e-3", 1e-3),
+        (float, "3", 3.0),
+    ],
+)
+def test_what_is_typed_is_read_as_its_keys_type(kind, text, value):
+    read = recipe.read_value("a.b", kind, text)
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [(int, "1.5"), (int, "x"), (bool, "2"), (float, "fast"), (tuple[str, ...], "('a',"),
+     (str | tuple[str, ...], "('a', b)")],
+)  # fmt: skip
+def test_what_is_of_another_type_is_refused(kind, text):
+    with pytest.raises(ConfigError, match=r"config key a\.b=.* must be of type"):
+        recipe.read_value("a.b", kind, text)
