@@ -9,15 +9,15 @@ import importlib
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "GenerateConfig": "flaxlm.inference.generate",
-    "RunConfig": "flaxlm.training.config",
-    "ShardingConfig": "flaxlm.sharding",
-    "from_dict": "flaxlm.training.config",
-    "from_pretrained": "flaxlm.interop.pretrained",
-    "load_tokenizer": "flaxlm.data.tokenizer",
-    "make_mesh": "flaxlm.sharding",
-    "make_train_step": "flaxlm.training.step",
-    "save_pretrained": "flaxlm.interop.pretrained",
+    "RunConfig": "training.config.RunConfig",
+    "ShardingConfig": "sharding.ShardingConfig",
+    "TrainedModel": "trained.TrainedModel",
+    "from_dict": "training.config.from_dict",
+    "from_pretrained": "training.opened.load",
+    "load": "training.opened.load",
+    "make_mesh": "sharding.make_mesh",
+    "make_train_step": "training.step.make_train_step",
+    "save_pretrained": "interop.pretrained.save_pretrained",
 }
 __all__ = list(_PUBLIC)
 
@@ -25,4 +25,9 @@ __all__ = list(_PUBLIC)
 def __getattr__(name: str):
     if name not in _PUBLIC:
         raise AttributeError(f"module 'flaxlm' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    module, _, attribute = _PUBLIC[name].rpartition(".")
+    return getattr(importlib.import_module(f"flaxlm.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

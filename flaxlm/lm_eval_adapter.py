@@ -21,7 +21,7 @@ except ImportError as error:
 from flaxlm import sharding
 from flaxlm.inference import generate, likelihood
 from flaxlm.inference.requests import Continuation, Reader, request
-from flaxlm.training.opened import load_model
+from flaxlm.training.opened import load
 
 NEW_TOKENS = 256  # where a task does not say
 PROMPTS = 16  # that are continued together
@@ -58,20 +58,19 @@ class FlaxLM(LM):
         device=None,
     ):
         super().__init__()
-        self.program, self.params, self.tokenizer = load_model(
-            str(workdir), str(checkpoint), {"data": -1, "fsdp": int(fsdp), "tensor": int(tensor)}
-        )
-        self.family = self.program.config.model_name
-        self.limit = likelihood.reading_limit(self.program.model, int(max_length))
+        mesh = sharding.ShardingConfig(fsdp=int(fsdp), tensor=int(tensor))
+        self.model = load(str(workdir), checkpoint=str(checkpoint), sharding=mesh)
+        self.tokenizer = self.model.tokenizer
+        self.limit = likelihood.reading_limit(self.model, int(max_length))
         self.new_tokens, self.add_bos_token = int(max_gen_toks), bool(add_bos_token)
-        with self.program.mesh():
+        with self.model.reading_text():
             width = sharding.batch_width()
         rows = PROMPTS if batch_size == "auto" else int(batch_size)
         self.batch_size = -(-rows // width) * width
 
     def loglikelihood(self, requests) -> list[tuple[float, bool]]:
         """Return (nats, whether greedy decoding writes it) of each (context, continuation)."""
-        reader = Reader(self.tokenizer, self.family, self.limit)
+        reader = Reader(self.tokenizer, self.model.family, self.limit)
         asked = [self._bare(request(reader, *r.args)) for r in requests]
         scores = self._score(asked)
         return list(zip(scores.log_likelihood.tolist(), scores.greedy.tolist(), strict=True))
@@ -84,29 +83,12 @@ class FlaxLM(LM):
         return asked._replace(context=asked.context[1:])
 
     def _score(self, asked):
-        with self.program.mesh():
-            return likelihood.score(
-                self.program.model,
-                self.params,
-                self.tokenizer,
-                asked,
-                self.family,
-                self.limit or 0,
-                "loglikelihood",
-            )
+        return likelihood.score(self.model, asked, self.limit or 0, "loglikelihood")
 
     def loglikelihood_rolling(self, requests) -> list[float]:
         """Return the nats of each text, read in windows that do not overlap."""
-        with self.program.mesh():
-            found = likelihood.rolling(
-                self.program.model,
-                self.params,
-                self.tokenizer,
-                [r.args[0] for r in requests],
-                self.family,
-                window=self.limit or WINDOW,
-            )
-        return (-found.nats).tolist()
+        texts = [asked.args[0] for asked in requests]
+        return (-likelihood.rolling(self.model, texts, self.limit or WINDOW).nats).tolist()
 
     def generate_until(self, requests) -> list[str]:
         """Return the text that follows each context, up to a stop string or EOS."""
@@ -116,11 +98,8 @@ class FlaxLM(LM):
             by_options.setdefault(self._options(asked.args[1]), []).append(number)
         for options, members in by_options.items():
             prompts = [self._prompt(requests[m].args[0], options.max_new_tokens) for m in members]
-            with self.program.mesh():
-                made = generate.generate(
-                    self.program.model, self.params, self.tokenizer, prompts, options, self.family
-                )
-            for member, generation in zip(members, made, strict=True):
+            generations = generate.generate(self.model, prompts, options)
+            for member, generation in zip(members, generations, strict=True):
                 texts[member] = generation.text
         return texts
 
@@ -147,7 +126,7 @@ class FlaxLM(LM):
     def _prompt(self, context: str, new: int) -> Sequence[int]:
         """Return the ids of a context, its beginning cut where the model has no room for it."""
         ids = self.tokenizer.encode(context)
-        if self.family == "encoder_decoder":
+        if self.model.traits.encodes:
             return [*ids, self.tokenizer.eos_id][-(self.limit or len(ids) + 1) :]
         if self.add_bos_token or not ids:
             ids = [self.tokenizer.bos_id, *ids]

@@ -240,12 +240,13 @@ def _set_mesh() -> Mesh | None:
     return None if mesh.empty or mesh.size == 1 else mesh
 
 
-def batch_width() -> int:
-    """Return over how many devices the mesh in use spreads the rows of a batch."""
-    mesh = _set_mesh()
+def batch_width(mesh: Mesh | None = None, config: ShardingConfig | None = None) -> int:
+    """Return over how many devices a mesh, by default that in use, spreads the rows of a batch."""
+    mesh = mesh or _set_mesh()
     if mesh is None:
         return 1
-    return int(np.prod([mesh.shape[axis] for axis in (_rules.get() or RULES)["batch"]]))
+    table = config.table() if config else _rules.get() or RULES
+    return int(np.prod([mesh.shape[axis] for axis in table["batch"]]))
 
 
 def spread(batch: dict) -> dict:

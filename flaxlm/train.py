@@ -33,9 +33,9 @@ from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import RunConfig
 from flaxlm.training.inputs import Inputs, flops_per_token
 from flaxlm.training.metrics import MetricWriter, table, write_result
-from flaxlm.training.opened import load_for_reading
+from flaxlm.training.opened import load_params
 from flaxlm.training.start import start
-from flaxlm.training.step import Program, check_batch, check_trained, make_train_step
+from flaxlm.training.step import TrainProgram, check_batch, check_trained, make_train_step
 
 
 class Interrupted(Exception):
@@ -117,7 +117,7 @@ def train(
       workdir: the run directory; one process group at a time works in it.
       allow_missing: regex of parameter paths that may start fresh where `init` lacks them.
       started: when the process started, to say how long the first step took to come.
-      make: (config, mesh, last step) -> Program.
+      make: (config, mesh, last step) -> TrainProgram.
 
     Raises:
       FlaxlmError: with the exit code that says what happened (see `flaxlm.errors`).
@@ -163,7 +163,7 @@ def shortened(report: dict) -> None:
         say(f"of {report['examples']:,} training examples: {'; '.join(said)}")
 
 
-def check_metric(program: Program, inputs: Inputs) -> None:
+def check_metric(program: TrainProgram, inputs: Inputs) -> None:
     """Refuse an evaluation that could not be made, before the first step."""
     config = program.config.eval
     if config.split:
@@ -179,7 +179,7 @@ class Loop:
 
     def __init__(
         self,
-        program: Program,
+        program: TrainProgram,
         inputs: Inputs,
         saved: Checkpointer,
         workdir: pathlib.Path,
@@ -196,7 +196,7 @@ class Loop:
         config = self.config.train
         first = step
         tokens = batches.tokens
-        flops = flops_per_token(self.config, self.program.abstract_state.params) * tokens
+        flops = flops_per_token(self.config, self.program.abstract_params) * tokens
         writer = MetricWriter(self.workdir, config, tokens, flops, step)
         watchdog, interrupt = Watchdog(config.stuck_after), Interrupt()
         profile = config.profile_range() if config.profile_steps else (-1, -1)
@@ -346,7 +346,7 @@ class Loop:
             return {}
         params = state.averaged()
         if config.eval.patience:
-            params, step = load_for_reading(self.program, self.workdir, "")
+            params, step = load_params(self.program, self.workdir, "")
         if report.step_of(report.place(self.workdir, config, config.eval.split)) == step:
             return {}
         at, found = self.found or (None, None)

@@ -186,7 +186,12 @@ def digests(tree) -> dict[str, str]:
 
 def digest_of(tree) -> str:
     """Return one 16-digit hexadecimal digest of a whole tree, its paths included."""
+    return combined(digests(tree))
+
+
+def combined(digests: dict[str, str]) -> str:
+    """Return `digest_of` the tree that has these `digests`."""
     import hashlib
 
-    text = "\n".join(f"{path} {value}" for path, value in sorted(digests(tree).items()))
+    text = "\n".join(f"{path} {value}" for path, value in sorted(digests.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

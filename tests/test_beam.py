@@ -1,5 +1,6 @@
 """Beam search against every text there is, a plain beam search, and `transformers`."""
 
+import dataclasses
 import itertools
 import types
 
@@ -17,6 +18,7 @@ from flaxlm.inference import beam
 from flaxlm.inference.decoding import GenerateConfig, decode
 from flaxlm.interop.pretrained import from_pretrained
 from flaxlm.models.recurrent import RecurrentConfig
+from flaxlm.trained import TrainedModel
 
 V, EOS, STATES, LIMIT = 3, 0, 61, 4
 
@@ -175,7 +177,7 @@ def test_beams_are_those_of_transformers(name, eos, tmp_path):
     settings = GenerateConfig(
         max_new_tokens=10, num_beams=4, num_samples=3, length_penalty=0.0, batch_size=4
     )
-    found = decode(ours.module, ours.params, tokenizer, PROMPTS, settings, encoder=case.both)
+    found = decode(dataclasses.replace(ours, tokenizer=tokenizer), PROMPTS, settings)
     for row, (ids, _, finished) in zip(rows, found, strict=True):
         text = [*ids, eos] if finished else ids
         assert text == row[: len(text)] and set(row[len(text) :]) <= {0, eos}
@@ -206,13 +208,14 @@ def test_progress_is_told_before_each_batch_and_may_give_up():
     table = np.random.default_rng(0).normal(size=(STATES, V)).astype(np.float32)
     tokenizer = types.SimpleNamespace(vocab_size=V, eos_id=EOS)
     options = GenerateConfig(max_new_tokens=3, num_beams=2, num_samples=2, batch_size=2)
-    arguments = (Memory(), {"table": jnp.asarray(table)}, tokenizer, PROMPTS, options)
+    model = TrainedModel("decoder", Memory(), {"table": jnp.asarray(table)}, tokenizer)
+    arguments = model, PROMPTS, options
     seen = []
-    assert len(decode(*arguments, encoder=False, progress=seen.append)) == 8
+    assert len(decode(*arguments, progress=seen.append)) == 8
     assert seen == [0, 4, 8]
 
     def stop(done):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        decode(*arguments, encoder=False, progress=stop)
+        decode(*arguments, progress=stop)

@@ -14,11 +14,12 @@ from scipy.stats import chisquare
 from flaxlm import models, sharding
 from flaxlm.data.tokenizer import TokenizerConfig, train_tokenizer
 from flaxlm.data.vocabulary import ByteTokenizer
-from flaxlm.errors import ConfigError, DataError
+from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.inference import prompts, sampling
 from flaxlm.inference.generate import GenerateConfig, decode, generate
 from flaxlm.models.config import TransformerConfig
 from flaxlm.models.recurrent import RecurrentConfig
+from flaxlm.trained import TrainedModel
 
 BYTES = ByteTokenizer(sentinels=4)
 GREEDY = GenerateConfig(temperature=0, max_new_tokens=12, batch_size=4)
@@ -38,7 +39,7 @@ PROMPTS = ["a", "The first of several prompts", "", "Some text."]
 
 @pytest.fixture(scope="module")
 def built():
-    """Return (family, module, parameters) of a case, made once."""
+    """Return the model of a case, made once."""
     made = {}
 
     def get(case: str):
@@ -46,7 +47,8 @@ def built():
             family, config = CASES[case]
             heads = {"lm": 0}
             params = fresh(family, config, tuple(heads.items()))
-            made[case] = family, models.build(family, config, heads), params
+            module = models.build(family, config, heads)
+            made[case] = TrainedModel(family, module, params, BYTES)
         return made[case]
 
     return get
@@ -71,6 +73,10 @@ class Table(nn.Module):
         return table_VV[tokens_B1[:, 0]], {"seen": cache["seen"] + 1}
 
 
+def table(params: dict, family: str = "decoder") -> TrainedModel:
+    return TrainedModel(family, Table(), params, BYTES)
+
+
 def chain(*steps: tuple[int, int]) -> dict:
     """Return the parameters of a Table that goes from each id to the next with certainty."""
     table = np.full((BYTES.vocab_size, BYTES.vocab_size), -50.0, np.float32)
@@ -87,17 +93,17 @@ def spelling(text: str, before: int, after: int | None = None) -> dict:
     return chain(*itertools.pairwise(ids), *last)
 
 
-def uncached(family, model, params, prompt: str, count: int) -> tuple[list[int], float]:
+def uncached(model, prompt: str, count: int) -> tuple[list[int], float]:
     """Greedy decoding by a full forward pass over the whole text for every token."""
     ids = BYTES.encode(prompt)
     fixed, tokens = {}, [BYTES.bos_id, *ids]
-    if family == "encoder_decoder":
+    if model.traits.encodes:
         fixed, tokens = {"encoder_tokens": jnp.asarray([[*ids, BYTES.eos_id]])}, [BYTES.pad_id]
     start, total = len(tokens), 0.0
     for _ in range(count):
         # Causal models do not see the zeros after the text, and one length is one compilation.
         padded = jnp.zeros((1, 64), jnp.int32).at[0, : len(tokens)].set(tokens)
-        logits_V = forward(model, params, {**fixed, "tokens": padded})[len(tokens) - 1]
+        logits_V = forward(model.module, model.params, {**fixed, "tokens": padded})[len(tokens) - 1]
         tokens.append(int(jnp.argmax(logits_V)))
         total += float(jax.nn.log_softmax(logits_V)[tokens[-1]])
         if tokens[-1] == BYTES.eos_id:
@@ -112,13 +118,13 @@ def forward(model, params, batch, head="lm"):
 
 @pytest.mark.parametrize("case", CASES)
 def test_cached_decoding_equals_repeated_full_forward_passes(built, case):
-    family, model, params = built(case)
+    model = built(case)
     # Two buckets of prompt lengths once; one is enough for the others.
     texts = [text[: None if case == "decoder" else 14] for text in PROMPTS]
-    found = generate(model, params, BYTES, texts, GREEDY, family)
+    found = generate(model, texts, GREEDY)
     assert [g.prompt for g in found] == texts
     for g in found:
-        ids, logprob = uncached(family, model, params, g.prompt, GREEDY.max_new_tokens)
+        ids, logprob = uncached(model, g.prompt, GREEDY.max_new_tokens)
         assert [*g.ids, *[BYTES.eos_id] * g.finished] == ids
         assert g.logprob == pytest.approx(logprob, abs=1e-3)
         assert g.text == BYTES.decode(ids)
@@ -126,54 +132,50 @@ def test_cached_decoding_equals_repeated_full_forward_passes(built, case):
 
 
 def test_a_sample_depends_on_seed_and_prompt_index_alone(built):
-    family, model, params = built("decoder")
+    model = built("decoder")
     options = GenerateConfig(max_new_tokens=12, batch_size=4, temperature=0.7, top_p=0.9, seed=3)
     texts = [f"{'long ' * n}end" for n in (0, 1, 2, 0, 1)]
-    together = generate(model, params, BYTES, texts, options, family)
-    alone = generate(
-        model, params, BYTES, texts, dataclasses.replace(options, batch_size=1), family
-    )
+    together = generate(model, texts, options)
+    alone = generate(model, texts, dataclasses.replace(options, batch_size=1))
     others = [*texts[:2], "another", "neighbour", texts[4]]
-    beside = generate(model, params, BYTES, others, options, family)
+    beside = generate(model, others, options)
     assert [g.ids for g in together] == [g.ids for g in alone]
     assert all(together[i].ids == beside[i].ids for i in (0, 1, 4))
-    other = generate(model, params, BYTES, texts, dataclasses.replace(options, seed=4), family)
+    other = generate(model, texts, dataclasses.replace(options, seed=4))
     assert [g.ids for g in together] != [g.ids for g in other]
-    same = generate(model, params, BYTES, ["x"] * 4, options, family)
+    same = generate(model, ["x"] * 4, options)
     assert len({g.ids for g in same}) == 4
     ids = [[BYTES.bos_id, *BYTES.encode(text)] for text in texts]
-    assert generate(model, params, BYTES, ids, options, family) == together
+    assert generate(model, ids, options) == together
 
 
 def test_a_mesh_of_eight_devices_decodes_the_same(built):
-    family, model, params = built("decoder")
+    model = built("decoder")
     options = dataclasses.replace(GREEDY, batch_size=8)
-    one = generate(model, params, BYTES, PROMPTS[2:], options, family)
+    one = generate(model, PROMPTS[2:], options)
     config = sharding.ShardingConfig(data=4, tensor=2)
     with sharding.use(sharding.make_mesh(config), config):
-        many = generate(model, params, BYTES, PROMPTS[2:], options, family)
+        many = generate(model, PROMPTS[2:], options)
     assert [g.ids for g in many] == [g.ids for g in one]
 
 
 def test_samples_of_a_prompt_differ_and_stand_together(built):
-    family, model, params = built("decoder")
+    model = built("decoder")
     options = GenerateConfig(max_new_tokens=8, num_samples=3, batch_size=4, top_p=0.95)
-    found = generate(model, params, BYTES, ["one", "two"], options, family)
+    found = generate(model, ["one", "two"], options)
     assert [g.prompt for g in found] == ["one"] * 3 + ["two"] * 3
     assert len({g.ids for g in found}) == 6
-    single = generate(
-        model, params, BYTES, ["one", "two"], dataclasses.replace(options, num_samples=1), family
-    )
+    single = generate(model, ["one", "two"], dataclasses.replace(options, num_samples=1))
     assert [g.ids for g in single] == [found[0].ids, found[3].ids]
 
 
 def test_generation_draws_every_step_anew():
     """A fair coin at each step: the counts of sequences of three are as independence says."""
     a, b = BYTES.encode("ab")
-    table = np.full((BYTES.vocab_size, BYTES.vocab_size), -np.inf, np.float32)
-    table[:, [a, b]] = 0.0
+    logits = np.full((BYTES.vocab_size, BYTES.vocab_size), -np.inf, np.float32)
+    logits[:, [a, b]] = 0.0
     options = GenerateConfig(max_new_tokens=3, num_samples=1600, batch_size=512)
-    found = generate(Table(), {"table": jnp.asarray(table)}, BYTES, [""], options, "decoder")
+    found = generate(table({"table": jnp.asarray(logits)}), [""], options)
     texts = [g.text for g in found]
     counts = [texts.count(f"{x}{y}{z}") for x in "ab" for y in "ab" for z in "ab"]
     assert sum(counts) == 1600 and chisquare(counts).pvalue > 1e-3
@@ -185,18 +187,18 @@ def test_a_stop_string_that_spans_tokens_is_cut_exactly(monkeypatch, stride):
     monkeypatch.setattr("flaxlm.inference.decoding.STEPS_BETWEEN_STOP_CHECKS", stride)
     params = spelling("Hélo_wrd: 123456789xyz", BYTES.bos_id)
     options = dataclasses.replace(GREEDY, max_new_tokens=40, stop=("never", "d: 1", ": ", "d: "))
-    (g,) = generate(Table(), params, BYTES, [""], options, "decoder")
+    (g,) = generate(table(params), [""], options)
     # "d: 1" is complete one token too late; of the two that are not, "d: " begins first.
     assert (g.text, g.ids, g.finished) == ("Hélo_wr", tuple(BYTES.encode("Hélo_wrd: ")), True)
     assert g.logprob == pytest.approx(0.0, abs=1e-4)
     options = dataclasses.replace(options, stop=("absent",), max_new_tokens=9)
-    (g,) = generate(Table(), params, BYTES, [""], options, "decoder")
+    (g,) = generate(table(params), [""], options)
     assert (g.text, g.finished) == ("Hélo_wrd", False)
 
 
 def test_a_row_ends_at_eos_and_the_loop_when_all_rows_have():
     params = chain(*zip(BYTES.encode("abcde"), BYTES.encode("bcdef"), strict=True))
-    found = generate(Table(), params, BYTES, ["a", "d", "x", "b"], GREEDY, "decoder")
+    found = generate(table(params), ["a", "d", "x", "b"], GREEDY)
     assert [g.text for g in found] == ["bcdef", "ef", "", "cdef"]
     assert all(g.finished for g in found)
     batch = prompts.pad([BYTES.encode("d"), []], 2, 16, left=True)
@@ -210,13 +212,9 @@ def test_a_row_ends_at_eos_and_the_loop_when_all_rows_have():
     state = sampling.advance(Table(), params, state, jnp.int32(48), settings, **modes)
     assert int(state.step) == 3
     assert state.tokens_BT[:, :4].tolist() == [[*BYTES.encode("ef"), BYTES.eos_id, 0], [0] * 4]
-    (g,) = generate(
-        Table(), params, BYTES, ["a"], dataclasses.replace(GREEDY, max_new_tokens=5), "decoder"
-    )
+    (g,) = generate(table(params), ["a"], dataclasses.replace(GREEDY, max_new_tokens=5))
     assert (g.text, g.finished) == ("bcdef", False)
-    (g,) = generate(
-        Table(), params, BYTES, ["a"], dataclasses.replace(GREEDY, max_new_tokens=1), "decoder"
-    )
+    (g,) = generate(table(params), ["a"], dataclasses.replace(GREEDY, max_new_tokens=1))
     assert (g.text, g.finished) == ("b", False)
 
 
@@ -226,8 +224,8 @@ def test_rows_that_the_tokenizer_has_no_id_for_are_never_chosen(temperature):
     params = chain(*zip(BYTES.encode("abcd"), BYTES.encode("bcde"), strict=True))
     wide = {"table": jnp.pad(params["table"], ((0, 0), (0, 7)), constant_values=30.0)}
     options = dataclasses.replace(GREEDY, temperature=temperature)
-    found = generate(Table(), wide, BYTES, ["a", "c"], options, "decoder")
-    assert found == generate(Table(), params, BYTES, ["a", "c"], options, "decoder")
+    found = generate(table(wide), ["a", "c"], options)
+    assert found == generate(table(params), ["a", "c"], options)
     assert [g.text for g in found] == ["bcde", "de"]
 
 
@@ -236,8 +234,8 @@ def test_prompts_of_one_bucket_are_compiled_once():
     sizes = sampling.start._cache_size(), sampling.advance._cache_size()
     texts = ["x" * n for n in (*range(1, 31), 5, 9, 31)]
     options = dataclasses.replace(GREEDY, max_new_tokens=23, batch_size=2, num_samples=2)
-    generate(Table(), params, BYTES, texts, options, "decoder")
-    generate(Table(), params, BYTES, texts[:7], dataclasses.replace(options, seed=1), "decoder")
+    generate(table(params), texts, options)
+    generate(table(params), texts[:7], dataclasses.replace(options, seed=1))
     # 16 and 32 tokens of prompt; the length of the cache tells the two loops apart in a real
     # model, but the table's cache has none.
     assert sampling.start._cache_size() == sizes[0] + 2
@@ -245,17 +243,15 @@ def test_prompts_of_one_bucket_are_compiled_once():
 
 
 def test_learned_positions_are_not_outgrown(built):
-    family, model, params = built("decoder")
+    model = built("decoder")
     options = dataclasses.replace(GREEDY, max_new_tokens=60)
     with pytest.raises(ConfigError, match=r"prompt 1 has 6 tokens.*max_length=64.*at most 59"):
-        generate(model, params, BYTES, ["abc", "abcde"], options, family)
+        generate(model, ["abc", "abcde"], options)
     with pytest.raises(ConfigError, match="shorten the prompt"):
-        generate(model, params, BYTES, ["a" * 70], options, family)
+        generate(model, ["a" * 70], options)
     options = dataclasses.replace(GREEDY, max_new_tokens=61)
-    full, short = generate(model, params, BYTES, ["abc", "a"], options, family)
-    assert [*full.ids, *[BYTES.eos_id] * full.finished] == uncached(
-        family, model, params, "abc", 61
-    )[0]
+    full, short = generate(model, ["abc", "a"], options)
+    assert [*full.ids, *[BYTES.eos_id] * full.finished] == uncached(model, "abc", 61)[0]
     assert len(short.ids) <= 61
 
 
@@ -277,13 +273,12 @@ def encoder(words):
     silent = np.array([*words.special_ids.values(), *words.sentinel_ids, *beyond])
     bias = params["heads"]["mlm"]["bias"]
     params["heads"]["mlm"]["bias"] = bias.at[silent].set(20.0)
-    return models.build("encoder", config, {"mlm": 0}), params
+    return TrainedModel("encoder", models.build("encoder", config, {"mlm": 0}), params, words)
 
 
 def test_blanks_are_filled_with_the_likeliest_tokens(words, encoder):
-    model, params = encoder
     texts = ["the [MASK] sat on [MASK] mat", "[MASK]", "the dog ran[MASK]"]
-    found = generate(model, params, words, texts, GenerateConfig(top_k=4, batch_size=2), "encoder")
+    found = generate(encoder, texts, GenerateConfig(top_k=4, batch_size=2))
     assert [g.prompt for g in found] == texts
     mask = words.mask_id
     bodies = [
@@ -295,7 +290,9 @@ def test_blanks_are_filled_with_the_likeliest_tokens(words, encoder):
         ids = np.array([words.cls_id, *body, words.sep_id])
         batch = {"tokens": np.zeros((1, 24), np.int32), "segment_ids": np.zeros((1, 24), np.int32)}
         batch["tokens"][0, : len(ids)], batch["segment_ids"][0, : len(ids)] = ids, 1
-        logits = np.array(forward(model, params, batch, "mlm"))[: len(ids), : words.vocab_size]
+        logits = np.array(forward(encoder.module, encoder.params, batch, "mlm"))[
+            : len(ids), : words.vocab_size
+        ]
         logits = logits[ids == mask]
         probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
         logits[:, [*words.special_ids.values(), *words.sentinel_ids]] = -np.inf
@@ -311,16 +308,17 @@ def test_blanks_are_filled_with_the_likeliest_tokens(words, encoder):
 
 
 def test_what_an_encoder_cannot_fill_is_refused(words, encoder):
-    model, params = encoder
     with pytest.raises(DataError, match=r"prompt 1 holds no \[MASK\]"):
-        generate(model, params, words, ["[MASK]", "<extra_id_0>"], GREEDY, "encoder")
+        generate(encoder, ["[MASK]", "<extra_id_0>"], GREEDY)
     with pytest.raises(ConfigError, match="max_length=32; shorten"):
-        generate(model, params, words, ["[MASK]" * 40], GREEDY, "encoder")
-    bare = models.build("encoder", model.config)
+        generate(encoder, ["[MASK]" * 40], GREEDY)
+    bare = dataclasses.replace(encoder, module=models.build("encoder", encoder.config))
     with pytest.raises(ConfigError, match="no mlm head"):
-        generate(bare, params, words, ["[MASK]"], GREEDY, "encoder")
+        generate(bare, ["[MASK]"], GREEDY)
+    with pytest.raises(MissingInput, match="no tokenizer"):
+        generate(dataclasses.replace(encoder, tokenizer=None), ["[MASK]"], GREEDY)
     with pytest.raises(ConfigError, match=r"family='gpt'.*decoder"):
-        generate(model, params, words, ["[MASK]"], GREEDY, "gpt")
+        dataclasses.replace(encoder, family="gpt")
 
 
 def test_blanks_become_sentinels_and_their_spans_stand_in_the_text(words):
@@ -344,7 +342,7 @@ def test_an_answer_with_sentinels_fills_the_prompt():
     x, yz = BYTES.encode("x")[0], BYTES.encode("yz")
     params = chain((BYTES.pad_id, first), (first, x), (x, second), (second, yz[0]), tuple(yz))
     texts = ["a <extra_id_0>, b <extra_id_1>!", "[MASK] and [MASK]", "<extra_id_1>", "none"]
-    found = generate(Table(), params, BYTES, texts, GREEDY, "encoder_decoder")
+    found = generate(table(params, "encoder_decoder"), texts, GREEDY)
     assert [g.text for g in found] == ["a x, b yz!", "x and yz", "yz", "xyz"]
     assert found[0].ids == (first, x, second, *yz)
 
@@ -360,6 +358,6 @@ def test_options_out_of_range_are_refused_by_name(wrong):
 
 
 def test_no_prompts_give_no_texts(built):
-    family, model, params = built("decoder")
-    assert generate(model, params, BYTES, [], GREEDY, family) == []
-    assert decode(model, params, BYTES, [], GREEDY, encoder=False) == []
+    model = built("decoder")
+    assert generate(model, [], GREEDY) == []
+    assert decode(model, [], GREEDY) == []

@@ -8,12 +8,13 @@ import pytest
 import tiny_runs as tiny
 
 from flaxlm import __main__ as command
+from flaxlm import sharding
 from flaxlm.commands import glue as benchmark
 from flaxlm.errors import ConfigError, DataError, MissingInput, Unsafe
 from flaxlm.training import config as run_config
-from flaxlm.training import opened
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
+from flaxlm.training.step import make_train_step
 
 WORDS = "the sea was calm and grey that day we rowed to a far green island".split()
 SHORT = (
@@ -80,7 +81,7 @@ def init(tmp_path_factory):
     )
     config = run_config.from_dict(recipe)
     with Inputs.open(config, root / "run") as inputs:
-        program = opened.reader(config)
+        program = make_train_step(config, sharding.make_mesh(config.sharding), 1)
         files = {"extra": inputs.identity(), "files": inputs.files()}
         with program.mesh(), Checkpointer(root / "run", **files) as saved:
             saved.save(0, program.init(0), wait=True)

@@ -27,7 +27,7 @@ from flaxlm.errors import ConfigError
 from flaxlm.interop import config as hf_config
 from flaxlm.interop.pretrained import Directory, from_pretrained, save_pretrained
 from flaxlm.interop.weights import tensors_of
-from flaxlm.models import build, real_shapes
+from flaxlm.models import real_shapes
 from flaxlm.sharding import ShardingConfig
 
 LOGITS = 2e-5  # of the largest
@@ -116,7 +116,7 @@ def made(name, head, directory):
     goals = targets(case, batch, theirs)
     loss = torch_loss(theirs, goals, torch.from_numpy(batch["segment_ids"]))
     (loss * SCALE).backward()
-    module = build(ours.model, ours.config, ours.heads)
+    module = ours.module
 
     def compute(params):
         out = module.apply({"params": params}, batch)
@@ -184,7 +184,7 @@ def test_padding_on_the_left(both):
 def named(pretrained, values):
     """Return {name in the file: array} of a tree shaped as the parameters."""
     described = described_as(pretrained)
-    shapes = real_shapes(pretrained.model, pretrained.config, pretrained.heads)
+    shapes = real_shapes(pretrained.family, pretrained.config, pretrained.heads)
     flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(values).items()}
     made = tensors_of(described, flat, shapes, np.dtype(np.float32))
     return {name: make() for name, _, _, make in made}
@@ -192,7 +192,7 @@ def named(pretrained, values):
 
 def described_as(pretrained):
     p = pretrained
-    described = hf_config.write(p.config, p.model, p.heads, p.labels, p.architecture)
+    described = hf_config.write(p.config, p.family, p.heads, p.labels, p.architecture)
     fields = described.fields | {"tied": p.config.tied}
     return dataclasses.replace(described, fields=fields)
 

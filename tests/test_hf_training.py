@@ -12,7 +12,6 @@ import torch
 from hf_cases import CASES
 
 from flaxlm import from_dict, make_mesh, make_train_step, save_pretrained, tree
-from flaxlm.interop.pretrained import Pretrained
 from flaxlm.training.config import hub_recipe
 from flaxlm.training.start import wanted_of
 
@@ -173,8 +172,7 @@ def test_layer_decay_is_that_of_parameter_groups(tmp_path):
             labels = torch.from_numpy(batch["labels"]).long()
             torch.nn.functional.cross_entropy(logits, labels).backward()
             optimizer.step()
-    heads = {"classification": 3}
-    ours = Pretrained("encoder", config.model, heads, state.params, labels=("a", "b", "c"))
+    ours = program.trained(state.params, None, labels=("a", "b", "c"))
     save_pretrained(tmp_path / "out", ours)
     written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
     before = safetensors.torch.load_file(tmp_path / "in" / "model.safetensors")

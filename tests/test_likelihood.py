@@ -1,5 +1,6 @@
 """Likelihoods against torch and slow loops; the same whatever else is asked and wherever."""
 
+import dataclasses
 import types
 
 import fakes
@@ -19,7 +20,7 @@ from flaxlm import sharding
 from flaxlm.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from flaxlm.data.vocabulary import ByteTokenizer
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.inference.likelihood import pseudo_log_likelihood, rolling, score
+from flaxlm.inference.likelihood import rolling, score
 from flaxlm.inference.requests import (
     Continuation,
     Reader,
@@ -32,6 +33,7 @@ from flaxlm.inference.requests import (
 )
 from flaxlm.interop.pretrained import from_pretrained
 from flaxlm.models import build
+from flaxlm.trained import TrainedModel
 
 CASES = {"gpt2": "lm", "t5": "lm", "bert": "mlm"}
 POSITIONS = 24  # of the learned tables in hf_cases
@@ -51,7 +53,7 @@ class Tokens(fakes.FakeTokenizer):
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """Return a function: a case's torch model, ours, and what `score` takes before requests."""
+    """Return a function: a case's torch model, and ours."""
     found = {}
 
     def get(name):
@@ -60,10 +62,9 @@ def loaded(tmp_path_factory):
             theirs = hf_cases.torch_model(case, CASES[name])
             path = tmp_path_factory.mktemp(name)
             theirs.save_pretrained(path)
-            ours = from_pretrained(path)
-            module = build(ours.model, ours.config, ours.heads)
+            ours = dataclasses.replace(from_pretrained(path), tokenizer=Tokens())
             found[name] = types.SimpleNamespace(
-                torch=theirs, family=ours.model, start=(module, ours.params, Tokens()), path=path
+                torch=theirs, family=ours.family, ours=ours, path=path
             )
         return found[name]
 
@@ -129,10 +130,10 @@ def greedier(request, likeliest):
 def test_every_token_is_as_likely_as_torch_says(loaded, name):
     model = loaded(name)
     asked = questions(model.family, count=6)
-    best = torch_tokens(model.torch, model.family, asked[0], model.start[2])[0][-1]
+    best = torch_tokens(model.torch, model.family, asked[0], model.ours.tokenizer)[0][-1]
     asked.append(greedier(asked[0], best))
-    found = score(*model.start, asked, model.family)
-    theirs = [torch_tokens(model.torch, model.family, r, model.start[2]) for r in asked]
+    found = score(model.ours, asked)
+    theirs = [torch_tokens(model.torch, model.family, r, model.ours.tokenizer) for r in asked]
     for ours, steps in zip(found.tokens, theirs, strict=True):
         np.testing.assert_allclose(ours, [value for value, *_ in steps], rtol=0, atol=1e-4)
     totals = [sum(value for value, *_ in steps) for steps in theirs]
@@ -158,7 +159,7 @@ def test_recurrent_likelihoods_equal_a_walk_token_by_token():
 
     rng = np.random.default_rng(0)
     asked = [Continuation(*(tuple(rng.integers(0, tiny.V, n)) for n in (3, k))) for k in (4, 5)]
-    found = score(module, params, Tokens(), asked, "recurrent")
+    found = score(TrainedModel("recurrent", module, params, Tokens()), asked)
     for ours, (context, continuation) in zip(found.tokens, asked, strict=True):
         logprobs, state = begin({"tokens": np.array([context], np.int32)})
         for value, token in zip(ours, continuation, strict=True):
@@ -170,7 +171,7 @@ def test_recurrent_likelihoods_equal_a_walk_token_by_token():
 def test_no_answer_depends_on_what_else_is_asked_or_on_the_number_of_devices(loaded, name):
     model = loaded(name)
     asked = questions(model.family, count=200, seed=1)
-    found = score(*model.start, asked, model.family)
+    found = score(model.ours, asked)
     assert len(set(asked)) == 199  # and equal requests get equal answers
     np.testing.assert_array_equal(found.tokens[-1], found.tokens[-2])
 
@@ -180,14 +181,13 @@ def test_no_answer_depends_on_what_else_is_asked_or_on_the_number_of_devices(loa
         np.testing.assert_array_equal(other.greedy, found.greedy[which])
 
     for which in ([3], list(range(10, 17)), list(range(199, -1, -1))):
-        same(score(*model.start, [asked[i] for i in which], model.family), which)
+        same(score(model.ours, [asked[i] for i in which]), which)
     config = sharding.ShardingConfig()
     mesh = sharding.make_mesh(config)
     assert mesh.size == 8
-    params = from_pretrained(model.path, sharding=config).params
-    module, _, tokenizer = model.start
-    with sharding.use(mesh, config):
-        same(score(module, params, tokenizer, asked, model.family), list(range(200)))
+    spread = dataclasses.replace(from_pretrained(model.path, sharding=config), tokenizer=Tokens())
+    assert spread.mesh == mesh
+    same(score(spread, asked), list(range(200)))
 
 
 def test_a_context_that_does_not_fit_is_cut_on_the_left_and_counted(loaded):
@@ -195,19 +195,17 @@ def test_a_context_that_does_not_fit_is_cut_on_the_left_and_counted(loaded):
     rng = np.random.default_rng(2)
     context, continuation = random_ids(rng, 60), random_ids(rng, 5)
     kept = context[-(POSITIONS + 1 - 5) :]
-    found = score(
-        *model.start, [Continuation(context, continuation), Continuation(kept, continuation)],
-        "decoder",
-    )  # fmt: skip
+    asked = [Continuation(context, continuation), Continuation(kept, continuation)]
+    found = score(model.ours, asked)
     assert found.cut.tolist() == [True, False]
     np.testing.assert_array_equal(found.tokens[0], found.tokens[1])
     # All positions may be judged, one more may not: what is judged is never cut.
     whole = Continuation(context, random_ids(rng, POSITIONS))
-    assert score(*model.start, [whole], "decoder").num_tokens.tolist() == [POSITIONS]
+    assert score(model.ours, [whole]).num_tokens.tolist() == [POSITIONS]
     with pytest.raises(DataError, match=r"request 1: the 25 tokens to be judged do not fit .* 24"):
-        score(*model.start, [whole, Continuation(context, (*whole.continuation, 7))], "decoder")
+        score(model.ours, [whole, Continuation(context, (*whole.continuation, 7))])
     with pytest.raises(DataError, match="the 5 tokens to be judged do not fit into the 4 "):
-        score(*model.start, [Continuation(context, continuation)], "decoder", max_length=4)
+        score(model.ours, [Continuation(context, continuation)], max_length=4)
 
 
 def test_an_encoder_keeps_its_first_token_when_a_context_is_cut(loaded):
@@ -219,33 +217,15 @@ def test_an_encoder_keeps_its_first_token_when_a_context_is_cut(loaded):
         row = (2, *context, *text, 3)
         return masked(Tokens(), row, [0] * len(row), range(len(row) - 5, len(row) - 1))
 
-    found = score(*model.start, [asked(context), asked(context[-(POSITIONS - 6) :])], "encoder")
+    found = score(model.ours, [asked(context), asked(context[-(POSITIONS - 6) :])])
     assert found.cut.tolist() == [True, False]
     np.testing.assert_array_equal(found.tokens[0], found.tokens[1])
     long = (2, *context, 3)
     with pytest.raises(DataError, match="tokens to be judged do not fit into the 24"):
-        score(*model.start, [masked(Tokens(), long, [0] * len(long), [9])], "encoder")
+        score(model.ours, [masked(Tokens(), long, [0] * len(long), [9])])
     with pytest.raises(ConfigError, match="has no mlm head"):
-        headless = build("encoder", model.start[0].config)
-        score(headless, {k: v for k, v in model.start[1].items() if k != "heads"},
-              model.start[2], [asked(context)], "encoder")  # fmt: skip
-
-
-def test_pseudo_log_likelihood_masks_the_places_that_were_asked_for(loaded):
-    model = loaded("bert")
-    rng = np.random.default_rng(4)
-    texts = [random_ids(rng, n) for n in (1, 6, 9)]
-    every = pseudo_log_likelihood(*model.start, texts)
-    assert every.num_tokens.tolist() == [1, 6, 9]
-    whole = masked(Tokens(), (2, *texts[1], 3), [0] * 8, range(1, 7))
-    values = [value for value, *_ in torch_tokens(model.torch, "encoder", whole, model.start[2])]
-    np.testing.assert_allclose(every.tokens[1], values, rtol=0, atol=1e-4)
-    some = pseudo_log_likelihood(*model.start, texts, places=[[], [0, 5], [3]])
-    assert some.num_tokens.tolist() == [0, 2, 1] and some.log_likelihood[0] == 0
-    np.testing.assert_array_equal(some.tokens[1], every.tokens[1][[0, 5]])
-    np.testing.assert_array_equal(some.tokens[2], every.tokens[2][[3]])
-    with pytest.raises(DataError, match="text 0 has 1 tokens"):
-        pseudo_log_likelihood(*model.start, texts, places=[[1], [], []])
+        backbone = build("encoder", model.ours.config)
+        score(dataclasses.replace(model.ours, module=backbone), [asked(context)])
 
 
 @settings(max_examples=200, deadline=None)
@@ -266,9 +246,9 @@ def test_windows_judge_every_token_once_with_the_context_promised(length, window
 
 def test_rolling_perplexity_equals_torch_window_by_window(loaded):
     model = loaded("gpt2")
-    module, params, tokenizer = model.start
+    tokenizer = model.ours.tokenizer
     texts = ["a text of some length, longer than a window", "", "短 text"]
-    found = rolling(module, params, tokenizer, texts, "decoder", window=16, stride=5)
+    found = rolling(model.ours, texts, window=16, stride=5)
     assert found.tokens.tolist() == [len(text) for text in texts]
     assert found.bytes.tolist() == [43, 0, 8] and found.words.tolist() == [9, 0, 2]
     for text, nats in zip(texts, found.nats, strict=True):
@@ -285,9 +265,9 @@ def test_rolling_perplexity_equals_torch_window_by_window(loaded):
             judged = end
         assert nats == pytest.approx(total, abs=1e-4)
     with pytest.raises(ConfigError, match="window=25 is above"):
-        rolling(module, params, tokenizer, texts, "decoder", window=25)
+        rolling(model.ours, texts, window=25)
     with pytest.raises(ConfigError, match="choose one of: decoder, recurrent"):
-        rolling(module, params, tokenizer, texts, "encoder", window=5)
+        rolling(loaded("bert").ours, texts, window=5)
 
 
 PAIRS = [
@@ -354,7 +334,7 @@ def test_a_request_is_laid_out_as_its_family_reads():
     assert following(reader["decoder"], "ab", "c") == request(reader["decoder"], "ab", " c")
     both = Reader(tokens, "encoder_decoder")
     assert request(both, "ab ", "c") == ((*a, tokens.eos_id), tuple(bc))
-    encoder = Reader(tokens, "encoder")
+    encoder = Reader(tokens)
     rows = request(encoder, "ab", " c").rows
     assert [place for *_, place in rows] == [3, 4]
     assert {ids for ids, *_ in rows} == {(tokens.cls_id, *a, *bc, tokens.sep_id)}

@@ -25,11 +25,21 @@ ALLOWED = {
     "data": {"files"},
     "metrics": set(),
     "models": {"sharding", "tree"},
-    "inference": {"data", "models", *BASE},
+    "trained": {"data", "models", "sharding"},
+    "inference": {"data", "models", "trained", *BASE},
     "tasks": {"data", "files", "metrics", "inference"},
     "objectives": {"data", "tasks", "models", "sharding", "tree"},
-    "interop": {"data", "models", *BASE},
-    "training": {"interop", "objectives", "models", "tasks", "metrics", "data", *BASE},
+    "interop": {"data", "models", "trained", *BASE},
+    "training": {
+        "trained",
+        "interop",
+        "objectives",
+        "models",
+        "tasks",
+        "metrics",
+        "data",
+        *BASE,
+    },
     "evaluation": {
         "inference",
         "training",
@@ -83,6 +93,16 @@ def test_imports_run_one_way(path):
             continue
         there = name.split(".")[1]
         assert there in ALLOWED[here] | {here, "errors", "progress"}, f"{here} imports {name}"
+
+
+def test_who_reads_a_model_knows_nothing_of_training_one():
+    readers = [p for p in FILES if room(p) in ("evaluation", "inference", "lm_eval_adapter")]
+    readers += [PACKAGE / "training" / f"{name}.py" for name in ("program", "opened", "reading")]
+    assert len(readers) > 10
+    for path in readers:
+        for name in imported(path):
+            there = name.removeprefix("flaxlm.training.")
+            assert not there.startswith(("step", "optimizer", "state")), f"{path.name}: {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -19,7 +19,6 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.inference.likelihood import score
 from flaxlm.inference.requests import Reader, Scores
 from flaxlm.interop.pretrained import from_pretrained
-from flaxlm.models import build
 from flaxlm.tasks import TASKS
 
 ALL = os.environ.get("FLAXLM_ZERO_SHOT") == "all"
@@ -49,9 +48,8 @@ def compare(name, family, ours, examples, theirs):
     """Hold our scores of a set against torch's tokens and greediness, request by request."""
     task, tokenizer = TASKS[name](), ours.tokenizer
     asked = task.requests(examples, Reader(tokenizer, family))
-    module = build(ours.model, ours.config, ours.heads)
     flat = [request for requests in asked for request in requests]
-    found = score(module, ours.params, tokenizer, flat, family)
+    found = score(ours, flat)
     other = Scores([t for t, _ in theirs], np.array([g for _, g in theirs]), found.cut)
     assert found.num_tokens.tolist() == other.num_tokens.tolist()
     np.testing.assert_allclose(found.log_likelihood, other.log_likelihood, rtol=0, atol=1e-4)

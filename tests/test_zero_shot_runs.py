@@ -28,8 +28,8 @@ from flaxlm.inference import likelihood
 from flaxlm.interop.pretrained import Directory
 from flaxlm.lm_eval_adapter import FlaxLM
 from flaxlm.training import config as run_config
-from flaxlm.training.opened import INIT, load_for_reading
-from flaxlm.training.step import make_train_step
+from flaxlm.training.opened import INIT, load_params
+from flaxlm.training.program import make_program
 
 torch.set_num_threads(1)  # tiny models: a second thread waits more than it works
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -199,11 +199,10 @@ def test_answers_are_the_same_on_any_devices_and_at_any_batch_size(root, name, t
         config = run_config.from_dict(recipe | {"eval": {"batch_size": size}})
         examples = config.task.examples(config.data, "valid")
         inputs = types.SimpleNamespace(examples=lambda split, e=examples: e, tokenizer=tokenizer)
-        program = make_train_step(
-            config, sharding.make_mesh(config.sharding, jax.devices()[:devices]), 1
-        )
+        mesh = sharding.make_mesh(config.sharding, jax.devices()[:devices])
+        program = make_program(config, mesh)
         with program.mesh():
-            params, _ = load_for_reading(program, root, INIT)
+            params, _ = load_params(program, root, INIT)
             found.append(evaluate_split(program, params, inputs, "valid", full=True))
     for other in found[1:]:
         assert other.scores == found[0].scores and len(other.answers) == len(examples)
@@ -248,9 +247,8 @@ def test_a_local_task_of_the_harness_scores_what_ours_does(root, model, tmp_path
     config = run_config.from_dict(recipe)
     examples = config.task.examples(config.data, "valid")
     inputs = types.SimpleNamespace(examples=lambda split: examples, tokenizer=model.tokenizer)
-    program = types.SimpleNamespace(config=config, model=model.program.model)
-    with model.program.mesh():
-        ours = rank(program, model.params, inputs, "valid", "", False).scores
+    program = make_program(config, model.model.mesh)
+    ours = rank(program, model.model.params, inputs, "valid", "", False).scores
     names = {"acc": "acc", "acc_norm": "acc_norm", "acc_bytes": "acc_bytes",
              "acc_mutual_info": "acc_uncond"}  # fmt: skip
     for theirs, name in names.items():
@@ -282,9 +280,7 @@ def test_rolling_and_generation_are_those_of_the_model(root, model):
     texts = ["the sea was calm and grey. " * 5, "cat"]
     rolled = model.loglikelihood_rolling(asked(*((text,) for text in texts)))
     assert model.limit == 64
-    parts = (model.program.model, model.params, model.tokenizer)
-    with model.program.mesh():
-        own = likelihood.rolling(*parts, texts, "decoder", window=64)
+    own = likelihood.rolling(model.model, texts, window=64)
     np.testing.assert_array_equal(rolled, -own.nats)
     theirs = transformers.GPT2LMHeadModel.from_pretrained(root / "gpt2").eval()
     new, given = 8, []

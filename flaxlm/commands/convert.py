@@ -6,25 +6,20 @@ from typing import ClassVar
 
 import jax
 
+from flaxlm import sharding
 from flaxlm.commands.options import CheckpointOptions, FreshOptions, VerbOptions
 from flaxlm.errors import ConfigError, Unsafe, choose
-from flaxlm.interop.config import SIZED
-from flaxlm.interop.pretrained import (
-    SCHEME,
-    Directory,
-    Pretrained,
-    from_pretrained,
-    save_pretrained,
-)
+from flaxlm.interop.pretrained import SCHEME, Directory, from_pretrained, save_pretrained
+from flaxlm.models import parameter_count
 from flaxlm.models.config import DTYPES
 from flaxlm.progress import say
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.metrics import table
-from flaxlm.training.opened import load_for_reading, reader, require_step
+from flaxlm.training.opened import open_run
 from flaxlm.training.start import start
-from flaxlm.training.step import parameter_count
+from flaxlm.training.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,25 +99,21 @@ def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: st
     recipe["model"]["param_dtype"] = dtype
     config = run_config.from_dict(recipe | {"init": source})
     with Inputs.open(config, workdir) as inputs:
-        program = reader(config, jax.local_devices()[:1])
+        mesh = sharding.make_mesh(config.sharding, jax.local_devices()[:1])
+        program = make_train_step(config, mesh, 1)
         saved = Checkpointer(workdir, extra=inputs.identity(data=False), files=inputs.files())
         with program.mesh(), saved:
             if saved.latest() is not None:
                 raise Unsafe(f"{workdir} holds a run already; take another --to")
             state, step = start(program, saved, inputs, allow_missing, say)
             saved.save(step, state, wait=True)
-    return {"model": config.model_name, "parameters": parameter_count(config), "dtype": dtype}
+    count = parameter_count(config.model_name, config.model, program.abstract_params)
+    return {"model": config.model_name, "parameters": count, "dtype": dtype}
 
 
 def export_run(workdir: pathlib.Path, checkpoint: str):
-    """Return a run's model as a `Pretrained`."""
+    """Return a run's TrainedModel."""
     config = run_config.build(run_config.read_run(str(workdir)))
-    require_step(config, workdir, checkpoint)
-    with Inputs.open(config, workdir, write=False) as inputs:
-        program = reader(config, jax.local_devices()[:1])
-        with program.mesh():
-            params, _ = load_for_reading(program, workdir, checkpoint, say)
-        heads = config.objective.heads(config.model_name)
-        labels = getattr(config.objective, "labels", ()) if any(map(heads.get, SIZED)) else ()
-        model = (config.model_name, config.model, heads, params, inputs.tokenizer, labels)
-        return Pretrained(*model, problem=config.objective.problem)
+    devices = jax.local_devices()[:1]
+    with open_run(config, workdir, checkpoint, devices=devices, say=say) as run:
+        return run.model

@@ -14,9 +14,8 @@ from flaxlm.errors import DataError, StorageError
 from flaxlm.inference import embed as embedding
 from flaxlm.progress import say
 from flaxlm.tasks import records
-from flaxlm.training.inputs import Inputs
 from flaxlm.training.metrics import report
-from flaxlm.training.opened import INIT, load_backbone, reader, require_step
+from flaxlm.training.opened import open_run
 
 MOST_LINE_BYTES = 16 << 20
 
@@ -46,17 +45,14 @@ def embed(
     config, workdir: pathlib.Path, source: str, target: str, options, checkpoint: str
 ) -> dict:
     """Write a vector for each text of a JSONL file as a NumPy array [N, D]."""
-    require_step(config, workdir, checkpoint)
-    texts = read_texts(source)
-    with Inputs.open(config, workdir, write=checkpoint == INIT) as inputs:
+    texts, devices = read_texts(source), jax.local_devices()[:1]
+    with (
+        writer(target) as write,
         # The backbone alone: heads are neither built nor, from a foreign model, looked for.
-        program = reader(config, jax.local_devices()[:1])
-        with writer(target) as write, program.mesh():
-            params = load_backbone(program, workdir, checkpoint, say)
-            vectors = embedding.embed(
-                config.model_name, config.model, params, inputs.tokenizer, texts, options
-            )
-            write(vectors)
+        open_run(config, workdir, checkpoint, devices=devices, heads={}, say=say) as run,
+    ):
+        vectors = embedding.embed(run.model, texts, options)
+        write(vectors)
     return {"embed/texts": len(vectors), "embed/width": vectors.shape[1]}
 
 

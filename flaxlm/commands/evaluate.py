@@ -8,9 +8,8 @@ from flaxlm.data.sources import SPLITS
 from flaxlm.errors import choose
 from flaxlm.evaluation.report import examine
 from flaxlm.progress import say
-from flaxlm.training.inputs import Inputs
 from flaxlm.training.metrics import report
-from flaxlm.training.opened import INIT, load_for_reading, reader, require_step
+from flaxlm.training.opened import open_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,9 +32,6 @@ def run(options: Options, config) -> None:
 
 def evaluate(config, workdir: pathlib.Path, split: str, checkpoint: str) -> dict:
     """Return `{split/metric: value}` of a run's checkpoint over a whole split."""
-    require_step(config, workdir, checkpoint)
-    with Inputs.open(config, workdir, write=checkpoint == INIT) as inputs:
-        program = reader(config)
-        with program.mesh():
-            params, step = load_for_reading(program, workdir, checkpoint, say)
-            return examine(program, params, inputs, split, step) | {"step": step}
+    with open_run(config, workdir, checkpoint, say=say) as run:
+        scores = examine(run.program, run.model.params, run.inputs, split, run.step)
+        return scores | {"step": run.step}

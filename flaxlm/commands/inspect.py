@@ -8,15 +8,14 @@ from typing import ClassVar
 import jax
 import numpy as np
 
-from flaxlm import sharding, tree
+from flaxlm import tree
 from flaxlm.commands.options import ReadOptions
 from flaxlm.interop.pretrained import from_pretrained
-from flaxlm.models import parameter_count as count
+from flaxlm.models import parameter_count
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.metrics import report, table
-from flaxlm.training.opened import require_step
+from flaxlm.training.program import abstract_params
 from flaxlm.training.reading import find
-from flaxlm.training.step import make_train_step, parameter_count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,36 +41,35 @@ def run(options: Options, config) -> None:
 
 def inspect(config, workdir: pathlib.Path, checkpoint: str) -> dict:
     """Return step, parameter count, hashes and digests, computed on one CPU device."""
-    device = jax.devices("cpu")[:1]
-    require_step(config, workdir, checkpoint)
-    with Inputs.open(config, workdir, write=False) as inputs:
-        mesh = sharding.make_mesh(type(config.sharding)(), device)
-        program = make_train_step(config, mesh, max(1, config.train.steps))
-        with program.mesh():
-            source = find(workdir, checkpoint, config.eval)
-            state, found = source.saved.restore(program.abstract_state, step=source.step)
-            return {
-                "step": found.step,
-                "model": config.model_name,
-                "objective": config.objective_name,
-                "parameters": parameter_count(config),
-                "tokenizer/hash": inputs.tokenizer.hash[:16],
-                "digest/params": tree.digest_of(state.params),
-                "digest/opt_state": tree.digest_of(state.opt_state),
-                "digest/next_batch": batch_digest(inputs, found.step),
-            }
+    source = find(workdir, checkpoint, config.eval)
+    params = abstract_params(config, config.objective.heads(config.model_name), adapters=True)
+    with (
+        Inputs.open(config, workdir, write=False) as inputs,
+        jax.default_device(jax.devices("cpu")[0]),
+    ):
+        record = source.verified(params)
+        return {
+            "step": record.step,
+            "model": config.model_name,
+            "objective": config.objective_name,
+            "parameters": parameter_count(config.model_name, config.model, params),
+            "tokenizer/hash": inputs.tokenizer.hash[:16],
+            "digest/params": tree.combined(record.digests("params/")),
+            "digest/opt_state": tree.combined(record.digests("opt_state/")),
+            "digest/next_batch": batch_digest(inputs, record.step),
+        }
 
 
 def inspect_pretrained(source: str) -> dict:
     """Return what a Hugging Face directory holds, with the digest of its parameters."""
-    found = from_pretrained(source)
+    model = from_pretrained(source)
     return {
-        "architecture": found.architecture or "backbone",
-        "model": found.model,
-        "heads": ", ".join(found.heads) or "none",
-        "parameters": count(found.model, found.config, found.heads),
-        "tokenizer/hash": found.tokenizer.hash[:16] if found.tokenizer else "none",
-        "digest/params": tree.digest_of(found.params),
+        "architecture": model.architecture or "backbone",
+        "model": model.family,
+        "heads": ", ".join(model.heads) or "none",
+        "parameters": parameter_count(model.family, model.config, model.params),
+        "tokenizer/hash": model.tokenizer.hash[:16] if model.tokenizer else "none",
+        "digest/params": tree.digest_of(model.params),
     }
 
 

@@ -15,7 +15,7 @@ from flaxlm.progress import say
 from flaxlm.train import train
 from flaxlm.training.config import RunConfig
 from flaxlm.training.metrics import table, write_result
-from flaxlm.training.step import Program, make_train_step
+from flaxlm.training.step import TrainProgram, make_train_step
 
 
 def train_seeds(
@@ -59,9 +59,9 @@ def train_seeds(
 
 def _shared() -> Callable:
     """Return `make_train_step` that compiles for the first run, and lends that to the others."""
-    made: list[Program] = []
+    made: list[TrainProgram] = []
 
-    def make(config, mesh, total_steps: int) -> Program:
+    def make(config, mesh, total_steps: int) -> TrainProgram:
         if not made:
             made.append(make_train_step(config, mesh, total_steps))
         return dataclasses.replace(made[0], config=config)

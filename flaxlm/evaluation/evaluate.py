@@ -17,7 +17,7 @@ from flaxlm.inference import generate, likelihood
 from flaxlm.inference.requests import Reader
 from flaxlm.metrics import ratio_interval
 from flaxlm.progress import Progress
-from flaxlm.training.step import Program
+from flaxlm.training.program import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Evaluation:
 def batch_size_of(program: Program) -> int:
     """Return the evaluation batch size, rounded up to what the mesh's batch axes divide."""
     config = program.config
-    width = math.prod(program.device_mesh.shape[axis] for axis in config.sharding.table()["batch"])
+    width = sharding.batch_width(program.device_mesh, config.sharding)
     wanted = config.eval.batch_size or config.train.batch_size
     return -(-wanted // width) * width
 
@@ -164,7 +164,7 @@ def metric_names(program: Program, inputs, split: str) -> list[str]:
     """Return the names that `evaluate_split` gives in the loop, without computing anything."""
     spec = program.objective.batch_spec(batch_size_of(program), program.config.train.length)
     batch = {name: jax.ShapeDtypeStruct(*entry) for name, entry in spec.items()}
-    sums = jax.eval_shape(program.sums, program.abstract_state.params, batch)
+    sums = jax.eval_shape(program.sums, program.abstract_params, batch)
     fake = {name: (0.0, 1.0) for name in sums}
     names = []
     if program.objective.decomposes:
@@ -265,16 +265,14 @@ def rank(program: Program, params, inputs, split: str, label: str, full: bool) -
     The scores say how many examples there are, and of how many a context was cut to fit.
     """
     task, family = program.config.task, program.config.model_name
-    limit = likelihood.reading_limit(program.model, task.max_length)
+    model = program.trained(params, inputs.tokenizer)
+    limit = likelihood.reading_limit(model, task.max_length)
     examples = inputs.examples(split)
     reader = Reader(inputs.tokenizer, family, limit)
     asked = task.requests(examples, reader)
     found = likelihood.score(
-        program.model,
-        params,
-        inputs.tokenizer,
+        model,
         [request for requests in asked for request in requests],
-        family,
         task.max_length,
         label,
     )
@@ -312,8 +310,8 @@ def answers(
             pause()
             bar.update(done)
 
-        name = program.config.model_name
-        made = generate.generate(program.model, params, tokenizer, prompts, options, name, progress)
+        model = program.trained(params, tokenizer)
+        made = generate.generate(model, prompts, options, progress)
     return {"text": [g.text for g in made], "log_likelihood": [g.logprob for g in made]}
 
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxlm.data.tokenizer import Tokenizer
 from flaxlm.errors import ConfigError
 from flaxlm.inference import beam, sampling
 from flaxlm.inference.prompts import batches, pad, shapes
+from flaxlm.trained import TrainedModel
 
 # Stop strings are looked for on the host, between runs of this many steps of the device's loop.
 STEPS_BETWEEN_STOP_CHECKS = 16
@@ -93,24 +93,17 @@ class GenerateConfig:
 
 
 def decode(
-    model,
-    params,
-    tokenizer: Tokenizer,
+    model: TrainedModel,
     requests: Sequence[Sequence[int]],
     options: GenerateConfig,
-    *,
-    encoder: bool,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Continuation]:
     """Return the continuations of each request, request by request, `num_samples` of each.
 
     Args:
-      model: a Linen module with `prefill` and `decode_step`.
-      params: its parameters.
-      tokenizer: for EOS and the decoder's first token, and to look for stop strings.
+      model: whose module has `prefill` and `decode_step`.
       requests: token ids of each prompt, special ones included.
       options: how to choose tokens and when to stop.
-      encoder: whether the requests go to an encoder, with the decoder starting from nothing.
       progress: called with the number of texts that are there, before each batch and at the end;
         it may raise to give the rest up.
     """
@@ -124,23 +117,23 @@ def decode(
     for members, length in batches([len(requests[i]) for i, _ in jobs], size):
         progress(done * together)
         rows = [requests[jobs[m][0]] for m in members]
-        if encoder:
+        if model.traits.encodes:
             read = pad(rows, size, length, left=False)
             batch = {f"encoder_{name}": array for name, array in read.items()}
-            rows, length = [[tokenizer.start_id]] * size, 1
+            rows, length = [[model.tokenizer.start_id]] * size, 1
         else:
             batch = {}
-        length, room, cache_length = shapes(model, length, options.max_new_tokens)
+        length, room, cache_length = shapes(model.config, length, options.max_new_tokens)
         batch |= pad(rows, size, length, left=True)
         sizes = {"room": room, "cache_length": cache_length}
         live = np.arange(size) < len(members)
         if options.num_beams > 1:
-            found = _search_batch(model, params, tokenizer, batch, live, sizes, options)
+            found = _search_batch(model, batch, live, sizes, options)
         else:
             numbers = np.zeros((2, size), np.int32)
             numbers[:, : len(members)] = np.array([jobs[m] for m in members]).T
             keys = sampling.row_keys(options.seed, jnp.asarray(numbers[0]), jnp.asarray(numbers[1]))
-            found = _decode_batch(model, params, tokenizer, batch, keys, live, sizes, options)
+            found = _decode_batch(model, batch, keys, live, sizes, options)
         for row, member in enumerate(members):
             results[member] = found[row]
         done += len(members)
@@ -156,13 +149,12 @@ def batch_rows(count: int, options: GenerateConfig) -> int:
     return min(options.batch_size, 1 << max(0, count - 1).bit_length())
 
 
-def _search_batch(
-    model, params, tokenizer, batch, live, sizes, options
-) -> list[list[Continuation]]:
+def _search_batch(model: TrainedModel, batch, live, sizes, options) -> list[list[Continuation]]:
     """Return the best texts of each live row, best first."""
+    tokenizer = model.tokenizer
     found = beam.search(
-        model,
-        params,
+        model.module,
+        model.params,
         batch,
         jnp.asarray(live),
         jnp.int32(options.max_new_tokens),
@@ -186,9 +178,10 @@ def _search_batch(
 
 
 def _decode_batch(
-    model, params, tokenizer, batch, keys, live, sizes, options
+    model: TrainedModel, batch, keys, live, sizes, options
 ) -> list[list[Continuation]]:
     """Return one sample of each live row."""
+    module, params, tokenizer = model.module, model.params, model.tokenizer
     greedy = options.temperature == 0
     modes = {
         "vocab_size": tokenizer.vocab_size,
@@ -202,7 +195,7 @@ def _decode_batch(
         jnp.float32(options.top_p),
     )
     decoding = sampling.start(
-        model, params, batch, keys, jnp.asarray(live), settings, **sizes, **modes
+        module, params, batch, keys, jnp.asarray(live), settings, **sizes, **modes
     )
     stride = STEPS_BETWEEN_STOP_CHECKS if options.stop else options.max_new_tokens
     until = 1
@@ -210,7 +203,7 @@ def _decode_batch(
         until = min(until + stride, options.max_new_tokens)
         if until > 1:
             decoding = sampling.advance(
-                model, params, decoding, jnp.int32(until), settings, **modes
+                module, params, decoding, jnp.int32(until), settings, **modes
             )
         tokens, logprobs, step, done = jax.device_get(
             (decoding.tokens_BT, decoding.logprobs_BT, decoding.step, decoding.done_B)

@@ -11,9 +11,9 @@ import numpy as np
 from flaxlm.data.vocabulary import Tokenizer
 from flaxlm.errors import ConfigError, choose
 from flaxlm.inference.prompts import batches, pad, position_limit
-from flaxlm.models import build
 from flaxlm.models.heads import POOLINGS, pool
 from flaxlm.progress import Progress
+from flaxlm.trained import TrainedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,39 +54,33 @@ def _vectors(module, params, batch, *, pooling, normalize):
     return x_BD
 
 
-def embed(
-    model: str, config, params, tokenizer: Tokenizer, texts: Sequence[str], options: EmbedConfig
-) -> np.ndarray:
+def embed(model: TrainedModel, texts: Sequence[str], options: EmbedConfig) -> np.ndarray:
     """Return a vector for each text, float32 [N, D], row i for text i.
 
     Texts of like length are computed together: padded to 16, 32, 64, … tokens, so that few shapes
     are compiled and little is padded.
 
     Args:
-      model: key of MODELS.
-      config: of the model.
-      params: of its backbone; heads are ignored.
-      tokenizer: the model's.
+      model: its backbone is what counts; heads cost time and are ignored.
       texts: any; an empty one is its special tokens alone.
       options: see the class.
     """
-    module = build(model, config)
-    limit = position_limit(module)
+    tokenizer, limit = model.tokenizer, position_limit(model.config)
     most = options.max_tokens or limit or 512
     if limit is not None and most > limit:
         raise ConfigError(f"--max_tokens={most} is above model.max_length={limit}")
     rows = [_row(tokenizer, ids, most) for ids in tokenizer.encode_batch(texts)]
-    found = np.zeros((len(rows), config.width), np.float32)
+    found = np.zeros((len(rows), model.config.width), np.float32)
     size = options.batch_size
-    with Progress("embed", len(rows), unit="texts") as bar:
+    with model.reading_text(), Progress("embed", len(rows), unit="texts") as bar:
         for members, padded in batches([len(ids) for ids, _ in rows], size):
             length = min(padded, limit or padded)
             batch = pad([rows[m][0] for m in members], size, length, left=False)
             types = pad([rows[m][1] for m in members], size, length, left=False)["tokens"]
             vectors = _vectors(
-                module,
-                params,
-                batch | ({"token_types": types} if getattr(config, "token_types", 0) else {}),
+                model.module,
+                model.params,
+                batch | ({"token_types": types} if getattr(model.config, "token_types", 0) else {}),
                 pooling=POOLINGS[options.pooling],
                 normalize=options.normalize,
             )

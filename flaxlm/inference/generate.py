@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxlm.data.tokenizer import Tokenizer
-from flaxlm.errors import ConfigError, DataError, choose
+from flaxlm.errors import ConfigError, DataError
 from flaxlm.inference.decoding import GenerateConfig, batch_rows, decode
 from flaxlm.inference.prompts import (
     batches,
@@ -21,6 +20,7 @@ from flaxlm.inference.prompts import (
     spans,
     split_blanks,
 )
+from flaxlm.trained import TrainedModel
 
 ALTERNATIVES = 5
 
@@ -48,24 +48,18 @@ class Generation:
 
 
 def generate(
-    model,
-    params,
-    tokenizer: Tokenizer,
+    model: TrainedModel,
     prompts: Sequence[str | Sequence[int]],
     options: GenerateConfig,
-    family: str,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Generation]:
     """Return the generations of each prompt, prompt by prompt, `num_samples` of each.
 
     Args:
-      model: the Linen module.
-      params: its parameters.
-      tokenizer: the tokenizer that the model was trained with.
+      model: the trained model.
       prompts: texts, or token ids as the model is to read them, special ones included; for an
         encoder each holds at least one `[MASK]`.
       options: how to choose tokens and when to stop.
-      family: the model's key in `MODELS`.
       progress: called with the number of texts that are there, before each batch and at the end;
         it may raise to give the rest up.
 
@@ -73,8 +67,11 @@ def generate(
       ConfigError: the prompt and its new tokens do not fit into the model's positions.
       DataError: a prompt is not one that this family can take.
     """
-    write = FAMILIES[choose("family", family, FAMILIES)]
-    return write(model, params, tokenizer, prompts, options, progress)
+    with model.reading_text():
+        if not model.traits.writes:
+            return _fill(model, prompts, options, progress)
+        write = _respond if model.traits.encodes else _continue
+        return write(model, prompts, options, progress)
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
@@ -87,15 +84,16 @@ def _shown(tokenizer, prompt: str | Sequence[int]) -> str:
     return prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
 
 
-def _continue(model, params, tokenizer, prompts, options, progress) -> list[Generation]:
+def _continue(model, prompts, options, progress) -> list[Generation]:
     """Return what a decoder writes after each prompt; a document begins with BOS."""
+    tokenizer = model.tokenizer
     requests = [
         [tokenizer.bos_id, *tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
         for prompt in prompts
     ]
     for number, ids in enumerate(requests):
-        check_positions(model, number, len(ids), options.max_new_tokens)
-    results = decode(model, params, tokenizer, requests, options, encoder=False, progress=progress)
+        check_positions(model.config, number, len(ids), options.max_new_tokens)
+    results = decode(model, requests, options, progress)
     owners = np.repeat(np.arange(len(prompts)), options.num_samples)
     return [
         Generation(
@@ -108,13 +106,13 @@ def _continue(model, params, tokenizer, prompts, options, progress) -> list[Gene
     ]
 
 
-def _respond(model, params, tokenizer, prompts, options, progress) -> list[Generation]:
+def _respond(model, prompts, options, progress) -> list[Generation]:
     """Return what a decoder writes for each prompt that the encoder has read.
 
     A prompt with blanks (`<extra_id_0>` …, or `[MASK]`, which become the sentinels in order) asks
     for what stood there; the answer names each sentinel before its text.
     """
-    blanks, requests = [], []
+    tokenizer, blanks, requests = model.tokenizer, [], []
     for number, prompt in enumerate(prompts):
         if isinstance(prompt, str):
             parts = split_blanks(tokenizer, prompt, number, masks=False)
@@ -124,9 +122,9 @@ def _respond(model, params, tokenizer, prompts, options, progress) -> list[Gener
             requests.append(list(prompt))
         blanks.append(parts)
     for number, ids in enumerate(requests):
-        check_positions(model, number, len(ids))
-        check_positions(model, number, 1, options.max_new_tokens)
-    results = decode(model, params, tokenizer, requests, options, encoder=True, progress=progress)
+        check_positions(model.config, number, len(ids))
+        check_positions(model.config, number, 1, options.max_new_tokens)
+    results = decode(model, requests, options, progress)
     owners = np.repeat(np.arange(len(prompts)), options.num_samples)
     generations = []
     for i, (ids, *rest) in zip(owners, results, strict=True):
@@ -140,10 +138,10 @@ def _respond(model, params, tokenizer, prompts, options, progress) -> list[Gener
     return generations
 
 
-@functools.partial(jax.jit, static_argnames=("model", "count"))
-def _most_likely(model, params, batch, silent_11V, *, count):
+@functools.partial(jax.jit, static_argnames=("module", "count"))
+def _most_likely(module, params, batch, silent_11V, *, count):
     """Return (log-probabilities, ids) [B, P, count] of the likeliest tokens that are text."""
-    outputs = model.apply({"params": params}, batch)
+    outputs = module.apply({"params": params}, batch)
     if "mlm" not in outputs:
         raise ConfigError(
             "the model has no mlm head to fill [MASK] with; generate from the pre-trained run"
@@ -153,12 +151,13 @@ def _most_likely(model, params, batch, silent_11V, *, count):
     return jax.lax.top_k(jnp.where(silent_11V, -jnp.inf, logprobs_BPV), count)
 
 
-def _fill(model, params, tokenizer, prompts, options, progress) -> list[Generation]:
+def _fill(model, prompts, options, progress) -> list[Generation]:
     """Return each prompt with every `[MASK]` replaced by its most likely token.
 
     All blanks of a prompt are filled at once, each given the others as blanks. Nothing is drawn:
     of the options only `top_k` (alternatives listed) and `batch_size` matter.
     """
+    tokenizer = model.tokenizer
     if tokenizer.mask_id < 0:
         raise ConfigError("an encoder fills masks, and this tokenizer has no mask")
     requests, around = [], []
@@ -171,7 +170,7 @@ def _fill(model, params, tokenizer, prompts, options, progress) -> list[Generati
             texts = _texts_around(tokenizer, ids)
         if len(texts) < 2:
             raise DataError(f"prompt {number} holds no [MASK], and an encoder has nothing to fill")
-        check_positions(model, number, len(ids))
+        check_positions(model.config, number, len(ids))
         requests.append(ids)
         around.append(texts)
     silent = np.zeros((1, 1, tokenizer.vocab_size), bool)
@@ -191,7 +190,7 @@ def _fill(model, params, tokenizer, prompts, options, progress) -> list[Generati
         for row, place in enumerate(places):
             batch["target_positions"][row, : len(place)] = place
         logprobs, tokens = jax.device_get(
-            _most_likely(model, params, batch, jnp.asarray(silent), count=count)
+            _most_likely(model.module, model.params, batch, jnp.asarray(silent), count=count)
         )
         for row, (member, place) in enumerate(zip(members, places, strict=True)):
             results[member] = logprobs[row, : len(place)], tokens[row, : len(place)]
@@ -221,11 +220,3 @@ def _filled(tokenizer, prompt: str, texts, logprobs, tokens) -> Generation:
     text = "".join(interleave(texts, [tokenizer.decode([token]) for token in best]))
     total = float(logprobs[:, 0].astype(np.float64).sum())
     return Generation(prompt, text, tuple(best), total, True, alternatives)
-
-
-FAMILIES = {
-    "decoder": _continue,
-    "recurrent": _continue,
-    "encoder_decoder": _respond,
-    "encoder": _fill,
-}

@@ -15,12 +15,12 @@ import jax
 import numpy as np
 
 from flaxlm import sharding
-from flaxlm.data.vocabulary import Tokenizer
 from flaxlm.errors import ConfigError, DataError, choose
 from flaxlm.inference.prompts import SMALLEST_BUCKET, bucket, pad, position_limit
-from flaxlm.inference.requests import Continuation, Ids, Masked, Request, Scores, masked, windows
-from flaxlm.models import losses
+from flaxlm.inference.requests import Continuation, Ids, Masked, Request, Scores, windows
+from flaxlm.models import MODELS, losses
 from flaxlm.progress import Progress
+from flaxlm.trained import TrainedModel
 
 # Tokens that a device reads at a time, in rows of one padded length: as many as keep an accelerator
 # busy, and few enough that a request by itself is not dear on a CPU.
@@ -48,11 +48,8 @@ class _Row(NamedTuple):
 
 
 def score(
-    model,
-    params,
-    tokenizer: Tokenizer,
+    model: TrainedModel,
     requests: Sequence[Request],
-    family: str,
     max_length: int = 0,
     title: str = "likelihoods",
 ) -> Scores:
@@ -61,11 +58,8 @@ def score(
     On a mesh, rows are spread over its batch axes.
 
     Args:
-      model: the Linen module.
-      params: its parameters.
-      tokenizer: the tokenizer that the model was trained with.
+      model: the trained model.
       requests: `Continuation`s; for an encoder `Masked`.
-      family: the model's key in MODELS.
       max_length: most tokens that the model is given to read; 0 for as many as it has positions.
       title: of the progress bar.
 
@@ -73,15 +67,16 @@ def score(
       DataError: what is to be judged does not fit into the model; only a context is ever cut.
       ConfigError: the model has no head to judge tokens with.
     """
-    layout, head = FAMILIES[choose("family", family, FAMILIES)]
+    layout, head = _layout(model)
     limit = reading_limit(model, max_length)
     index: dict[Request, int] = {}
     owners = np.array([index.setdefault(request, len(index)) for request in requests], np.int64)
     rows, cut = [], np.zeros(len(index), bool)
     for number, request in enumerate(index):
-        made, cut[number] = layout(tokenizer, number, request, limit)
+        made, cut[number] = layout(model.tokenizer, number, request, limit)
         rows += made
-    found = _compute(model, params, tokenizer, rows, limit, head, title)
+    with model.reading_text():
+        found = _compute(model, rows, limit, head, title)
     tokens: list[list] = [[] for _ in index]
     greedy = np.ones(len(index), bool)
     for row, (values, best) in zip(rows, found, strict=True):
@@ -92,9 +87,9 @@ def score(
     return Scores([joined[i] for i in owners], greedy[owners], cut[owners])
 
 
-def reading_limit(model, max_length: int = 0) -> int | None:
+def reading_limit(model: TrainedModel, max_length: int = 0) -> int | None:
     """Return how many tokens a model reads at once; `max_length` may ask for fewer (0: not)."""
-    return min((n for n in (position_limit(model), max_length) if n), default=None)
+    return min((n for n in (position_limit(model.config), max_length) if n), default=None)
 
 
 def _continued(tokenizer, number: int, request: Continuation, limit) -> tuple[list[_Row], bool]:
@@ -159,16 +154,14 @@ def _hidden(tokenizer, number: int, request: Masked, limit) -> tuple[list[_Row],
     return rows, cut
 
 
-# Family: how a request becomes rows, and the head that judges them.
-FAMILIES = {
-    "decoder": (_continued, "lm"),
-    "recurrent": (_continued, "lm"),
-    "encoder_decoder": (_answered, "lm"),
-    "encoder": (_hidden, "mlm"),
-}
+def _layout(model: TrainedModel):
+    """Return how a request becomes rows, and the head that judges them."""
+    if not model.traits.writes:
+        return _hidden, "mlm"
+    return _answered if model.traits.encodes else _continued, "lm"
 
 
-def _compute(model, params, tokenizer, rows, limit, head, title) -> list:
+def _compute(model: TrainedModel, rows, limit, head, title) -> list:
     """Return (log-probabilities float32 [tokens], whether all are the likeliest) of each row.
 
     The device is given batch i + 1 before the host waits for batch i.
@@ -184,8 +177,8 @@ def _compute(model, params, tokenizer, rows, limit, head, title) -> list:
 
     with Progress(title, len(rows), unit="rows", quiet=jax.process_index() != 0) as bar:
         for members, size, shape in _groups(rows, limit):
-            batch = _batch(model, tokenizer, [rows[m] for m in members], size, shape, head)
-            outputs = _judge(model, params, sharding.spread(batch), head=head)
+            batch = _batch(model, [rows[m] for m in members], size, shape, head)
+            outputs = _judge(model.module, model.params, sharding.spread(batch), head=head)
             if waiting is not None:
                 take(*waiting)
             waiting = members, outputs
@@ -230,7 +223,7 @@ def _padded(length: int) -> int:
     return most * 3 // 4 if most > 256 and length <= most * 3 // 4 else most
 
 
-def _batch(model, tokenizer, rows: list[_Row], size: int, shape, head) -> dict:
+def _batch(model: TrainedModel, rows: list[_Row], size: int, shape, head) -> dict:
     """Return the arrays of some rows, padded on the right; missing rows are empty."""
     length, encoder, judged = shape
     batch = pad([row.tokens for row in rows], size, length, left=False)
@@ -243,17 +236,17 @@ def _batch(model, tokenizer, rows: list[_Row], size: int, shape, head) -> dict:
         places[number, : len(row.places)] = row.places
         targets[number, : len(row.targets)] = row.targets
     if head == "mlm":
-        batch["tokens"][np.arange(len(rows)), places[: len(rows), 0]] = tokenizer.mask_id
+        batch["tokens"][np.arange(len(rows)), places[: len(rows), 0]] = model.tokenizer.mask_id
         if getattr(model.config, "token_types", 0):
             types = pad([row.types for row in rows], size, length, left=False)
             batch["token_types"] = types["tokens"]
     return batch | {"target_positions": places, "targets": targets}
 
 
-@functools.partial(jax.jit, static_argnames=("model", "head"))
-def _judge(model, params, batch, *, head):
+@functools.partial(jax.jit, static_argnames=("module", "head"))
+def _judge(module, params, batch, *, head):
     """Return (log-probability, whether it is the likeliest) [B, P] of each target."""
-    outputs = model.apply({"params": params}, batch)
+    outputs = module.apply({"params": params}, batch)
     if head not in outputs:
         raise ConfigError(
             f"the model has no {head} head to judge tokens with; score the pre-trained run"
@@ -261,73 +254,31 @@ def _judge(model, params, batch, *, head):
     return sharding.replicate(losses.token_log_likelihoods(outputs[head], batch["targets"]))
 
 
-def pseudo_log_likelihood(
-    model,
-    params,
-    tokenizer: Tokenizer,
-    texts: Sequence[str | Sequence[int]],
-    places: Sequence[Sequence[int]] | None = None,
-) -> Scores:
-    """Return the pseudo-log-likelihood of texts under a masked LM (Salazar et al., 2020, eq. 1).
-
-    Each token is masked in turn and judged from all the others; special tokens are given and not
-    judged.
-
-    Args:
-      model: the Linen module of an encoder with head `mlm`.
-      params: its parameters.
-      tokenizer: the tokenizer that the model was trained with.
-      texts: any, or ids without special tokens.
-      places: which tokens of each text are judged, counted from 0 without the special ones; all
-        where it is None.
-    """
-    before = len(tokenizer.template.single.specials[0])
-    requests = []
-    for number, text in enumerate(texts):
-        ids = tokenizer.encode(text) if isinstance(text, str) else list(text)
-        chosen = range(len(ids)) if places is None else places[number]
-        if any(not 0 <= place < len(ids) for place in chosen):
-            raise DataError(f"text {number} has {len(ids)} tokens, places {list(chosen)} do not")
-        row = tokenizer.with_specials(ids)
-        requests.append(masked(tokenizer, *row, [before + place for place in chosen]))
-    return score(model, params, tokenizer, requests, "encoder")
-
-
-def rolling(
-    model,
-    params,
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    family: str,
-    window: int,
-    stride: int = 0,
-) -> Rolling:
+def rolling(model: TrainedModel, texts: Sequence[str], window: int, stride: int = 0) -> Rolling:
     """Return the nats of long texts, each token judged exactly once.
 
     A text is read as BOS and its tokens, in windows that overlap: see `requests.windows`.
 
     Args:
-      model: the Linen module.
-      params: its parameters.
-      tokenizer: the tokenizer that the model was trained with.
+      model: of a family that goes on from what it has read.
       texts: any.
-      family: `decoder` or `recurrent`.
       window: tokens that the model reads at once.
       stride: tokens judged in each window; 0 for all of them, without overlap.
     """
-    choose("family", family, [name for name, (rows, _) in FAMILIES.items() if rows is _continued])
-    stride, limit = stride or window, position_limit(model)
+    going_on = [name for name, row in MODELS.items() if row.writes and not row.encodes]
+    choose("family", model.family, going_on)
+    stride, limit = stride or window, position_limit(model.config)
     if not 1 <= stride <= window:
         raise ConfigError(f"stride={stride} must be between 1 and window={window}")
     if limit is not None and window > limit:
         raise ConfigError(f"window={window} is above model.max_length={limit}")
     requests, owners, tokens = [], [], []
-    for number, ids in enumerate(tokenizer.encode_batch(texts)):
+    for number, ids in enumerate(model.tokenizer.encode_batch(texts)):
         tokens.append(len(ids))
-        made = list(windows([tokenizer.bos_id, *ids], window, stride))
+        made = list(windows([model.tokenizer.bos_id, *ids], window, stride))
         requests += made
         owners += [number] * len(made)
-    scores = score(model, params, tokenizer, requests, family, title="windows")
+    scores = score(model, requests, title="windows")
     nats = np.bincount(owners, -scores.log_likelihood, minlength=len(texts)) if owners else []
     return Rolling(
         np.asarray(nats, np.float64) if owners else np.zeros(len(texts)),

@@ -46,18 +46,17 @@ def pad(
     return {"tokens": tokens, "segment_ids": segments, "positions": positions}
 
 
-def position_limit(model) -> int | None:
+def position_limit(config) -> int | None:
     """Return how many tokens a text can have, None where positions are not a learned table."""
-    config = model.config
     return config.max_length if getattr(config, "positions", "") == "learned" else None
 
 
-def check_positions(model, number: int, length: int, new: int = 1) -> None:
+def check_positions(config, number: int, length: int, new: int = 1) -> None:
     """Raise ConfigError where prompt `number` and its new tokens outgrow learned positions.
 
     The last new token is never read, so `new` of them take one position less.
     """
-    limit = position_limit(model)
+    limit = position_limit(config)
     if limit is None or length + new - 1 <= limit:
         return
     room = limit - length + 1
@@ -68,14 +67,14 @@ def check_positions(model, number: int, length: int, new: int = 1) -> None:
     )
 
 
-def shapes(model, padded: int, new: int) -> tuple[int, int, int]:
+def shapes(config, padded: int, new: int) -> tuple[int, int, int]:
     """Return (prompt length, room for new tokens, cache length) to compile a batch for.
 
     Buckets shrink where the padding alone would outgrow a table of learned positions; a prompt
     that `check_positions` accepts fits.
     """
     room = bucket(new)
-    limit = position_limit(model)
+    limit = position_limit(config)
     if limit is not None:
         padded = min(padded, limit - new + 1)
         room = min(room, limit - padded + 1)

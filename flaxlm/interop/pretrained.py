@@ -1,14 +1,12 @@
 """Whole models from and to Hugging Face directories."""
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
 import re
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +14,7 @@ import numpy as np
 from flaxlm import files, tree
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.vocabulary import Tokenizer
-from flaxlm.errors import ConfigError, MissingInput, StorageError, Unsafe
+from flaxlm.errors import ConfigError, DataError, MissingInput, StorageError, Unsafe
 from flaxlm.interop import config as hf_config
 from flaxlm.interop import tensor_writer
 from flaxlm.interop.config import Description
@@ -24,7 +22,8 @@ from flaxlm.interop.tokenizer import export_tokenizer
 from flaxlm.interop.weights import Weights, tensors_of
 from flaxlm.models import MODELS, abstract_params, build, init_params, real_shapes
 from flaxlm.progress import Progress
-from flaxlm.sharding import ShardingConfig, make_mesh, param_shardings, use
+from flaxlm.sharding import ShardingConfig, make_mesh, param_shardings
+from flaxlm.trained import TrainedModel
 
 SCHEME = "hf:"
 # What is fetched of a name: weights as safetensors, and texts. Never code, never pickles.
@@ -84,6 +83,16 @@ class Directory:
     def tokenizer(self) -> Tokenizer:
         """Return its tokenizer; MissingInput where it has none."""
         return load_hugging_face(self.path, self.description.raw)
+
+    def generation(self) -> dict:
+        """Return what `generation_config.json` says; {} where there is none."""
+        path = self.path / "generation_config.json"
+        if not path.is_file():
+            return {}
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path} is damaged: {_line(error)}") from None
 
     def heads(self) -> dict[str, int]:
         """Return the heads that the files hold: a backbone may come without its pooler."""
@@ -171,57 +180,6 @@ class Plan:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """A model with its parameters.
-
-    Attributes:
-      model: key of MODELS.
-      config: of the model.
-      heads: {head: output size}.
-      params: nested dict of arrays.
-      tokenizer: None where the directory has none.
-      labels: names of a classifier's classes.
-      architecture: class of `transformers` that it came from; empty for any that fits.
-      special_ids: special tokens as `config.json` named them, where the tokenizer does not decide.
-      mesh, sharding: over which the parameters are split; None where they are not.
-      problem: what a classifier's outputs are, in the words of `problem_type`; empty for labels of
-        which each text has one.
-    """
-
-    model: str
-    config: Any
-    heads: dict[str, int]
-    params: dict
-    tokenizer: Tokenizer | None = None
-    labels: tuple[str, ...] = ()
-    architecture: str = ""
-    special_ids: dict = dataclasses.field(default_factory=dict)
-    mesh: Any = None
-    sharding: ShardingConfig | None = None
-    problem: str = ""
-
-    @property
-    def module(self):
-        """The Linen module: `module.apply({'params': params}, batch)`."""
-        return build(self.model, self.config, self.heads)
-
-    def __call__(self, batch: dict) -> dict:
-        """Return {head: output}, and `hidden`, of a batch; see `models.encoder`.
-
-        On a mesh its rows are split over the devices, and so must divide over them.
-        """
-        if self.mesh is None:
-            return _apply(self.module, self.params, batch)
-        with use(self.mesh, self.sharding):
-            return _apply(self.module, self.params, batch)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(module, params, batch):
-    return module.apply({"params": params}, batch)
-
-
 def from_pretrained(
     name: str | os.PathLike,
     *,
@@ -230,7 +188,7 @@ def from_pretrained(
     allow_missing: str = "",
     sharding: ShardingConfig | None = None,
     **changes,
-) -> Pretrained:
+) -> TrainedModel:
     """Return the model of a Hugging Face directory, or of a name on its hub.
 
     Args:
@@ -267,24 +225,26 @@ def from_pretrained(
         tokenizer = directory.tokenizer()
     except MissingInput:
         tokenizer = None
-    return Pretrained(
+    return TrainedModel(
         described.model,
-        config,
-        heads,
+        build(described.model, config, heads),
         tree.unflatten({path: params[path] for path in flat}),
         tokenizer,
-        described.labels if set(heads) & set(hf_config.SIZED) else (),
-        described.architecture if heads == described.heads else "",
-        {k: v for k, v in described.raw.items() if k.endswith("_token_id") and v is not None},
-        mesh,
-        sharding,
-        described.raw.get("problem_type") or "",
+        labels=described.labels if set(heads) & set(hf_config.SIZED) else (),
+        generation=directory.generation(),
+        architecture=described.architecture if heads == described.heads else "",
+        special_ids={
+            k: v for k, v in described.raw.items() if k.endswith("_token_id") and v is not None
+        },
+        problem=described.raw.get("problem_type") or "",
+        mesh=mesh,
+        sharding=sharding,
     )
 
 
 def save_pretrained(
     directory: str | os.PathLike,
-    pretrained: Pretrained,
+    model: TrainedModel,
     *,
     architecture: str = "",
     dtype: str = "",
@@ -295,7 +255,7 @@ def save_pretrained(
 
     Args:
       directory: made if it is not there.
-      pretrained: the model.
+      model: with its parameters.
       architecture: class to write it as; empty for the one it came from, or the first that fits.
       dtype: of the tensors; empty for that of the parameters.
       limit: most bytes of a file of tensors.
@@ -310,13 +270,13 @@ def save_pretrained(
     old = {*path.glob("*.safetensors*"), *path.glob("config.json")}
     if old and not overwrite:
         raise Unsafe(f"{path} holds a model already ({min(old).name}); take another directory")
-    p = pretrained
+    p = model
     described = hf_config.write(
-        p.config, p.model, p.heads, p.labels, architecture or p.architecture
+        p.config, p.family, p.heads, p.labels, architecture or p.architecture
     )
     described = dataclasses.replace(described, fields=described.fields | {"tied": p.config.tied})
     stored = np.dtype(dtype or p.config.param_dtype)
-    shapes = real_shapes(p.model, p.config, p.heads)
+    shapes = real_shapes(p.family, p.config, p.heads)
     made = tensors_of(described, tree.flatten(p.params), shapes, stored)
     raw = described.raw | {"dtype": stored.name, "torch_dtype": stored.name}
     special = _special_ids(p, described)
@@ -337,7 +297,7 @@ def save_pretrained(
     return saved
 
 
-def _special_ids(p: Pretrained, described: Description) -> dict[str, int]:
+def _special_ids(p: TrainedModel, described: Description) -> dict[str, int]:
     """Return the keys of config.json that name special tokens."""
     ids = {}
     if p.tokenizer is not None:

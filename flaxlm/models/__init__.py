@@ -32,20 +32,44 @@ __all__ = [
 
 
 class Model(NamedTuple):
-    """One row of `MODELS`: the config's class, the module's, and the logical axes of its paths."""
+    """One row of `MODELS`. Nothing outside `models` asks for a family's name, but for these traits.
+
+    Attributes:
+      config_class, module_class: of the family.
+      axes: the logical axes of its parameters' paths.
+      heads: the names of the heads that it offers.
+      writes: it writes text token by token: its module has `prefill` and `decode_step`. One that
+        does not sees a whole text at once, within the tokenizer's template, and fills masks.
+      encodes: it reads with an encoder of its own, the batch's `encoder_` arrays, and what it
+        writes begins anew; others go on from what they have read.
+      prefix: tokens of a `prefix_mask` see each other in both directions.
+    """
 
     config_class: type
     module_class: type[nn.Module]
     axes: tuple
+    heads: tuple[str, ...]
+    writes: bool = False
+    encodes: bool = False
+    prefix: bool = False
 
 
 MODELS = {
-    "encoder": Model(TransformerConfig, encoder.Encoder, encoder.AXES),
-    "decoder": Model(TransformerConfig, decoder.Decoder, decoder.AXES),
-    "encoder_decoder": Model(
-        TransformerConfig, encoder_decoder.EncoderDecoder, encoder_decoder.AXES
+    "encoder": Model(TransformerConfig, encoder.Encoder, encoder.AXES, encoder.HEADS),
+    "decoder": Model(
+        TransformerConfig, decoder.Decoder, decoder.AXES, decoder.HEADS, writes=True, prefix=True
     ),
-    "recurrent": Model(RecurrentConfig, recurrent.Recurrent, recurrent.AXES),
+    "encoder_decoder": Model(
+        TransformerConfig,
+        encoder_decoder.EncoderDecoder,
+        encoder_decoder.AXES,
+        encoder_decoder.HEADS,
+        writes=True,
+        encodes=True,
+    ),
+    "recurrent": Model(
+        RecurrentConfig, recurrent.Recurrent, recurrent.AXES, recurrent.HEADS, writes=True
+    ),
 }
 
 
@@ -65,12 +89,12 @@ def preset(name: str, **changes) -> tuple[str, Any]:
 def example_batch(name: str, batch_size: int = 1, length: int = 2) -> dict[str, jax.Array]:
     """Return the smallest batch that a family accepts, all zeros: parameters need no data."""
     zeros = jnp.zeros((batch_size, length), jnp.int32)
-    return {"tokens": zeros} | ({"encoder_tokens": zeros} if name == "encoder_decoder" else {})
+    return {"tokens": zeros} | ({"encoder_tokens": zeros} if MODELS[name].encodes else {})
 
 
-def init_params(name: str, config, heads, rng: jax.Array) -> dict:
-    """Return freshly initialised parameters, a nested dict of arrays."""
-    return build(name, config, heads).init(rng, example_batch(name))["params"]
+def init_params(name: str, config, heads, rng: jax.Array, rows: int = 1) -> dict:
+    """Return freshly initialised parameters, a nested dict; `rows` divide over the mesh in use."""
+    return build(name, config, heads).init(rng, example_batch(name, rows))["params"]
 
 
 def abstract_params(name: str, config, heads) -> dict:
@@ -86,18 +110,20 @@ def _abstract_params(name: str, config, heads: tuple[tuple[str, int], ...]) -> d
 
 
 def real_shapes(name: str, config, heads: dict[str, int] | tuple = ()) -> dict[str, tuple]:
-    """Return {path: shape} of the parameters, without the padding rows of the vocabulary."""
+    """Return {path: shape} of a model's parameters, without the vocabulary's padding rows."""
+    return _without_padding(name, config, abstract_params(name, config, heads))
 
+
+def _without_padding(name: str, config, params) -> dict[str, tuple]:
     def shape(path: str, stored: tuple[int, ...]) -> tuple[int, ...]:
         axes = tree.first_match(MODELS[name].axes, path)
         axes = (None,) * (len(stored) - len(axes)) + tuple(axes)
         real = zip(stored, axes, strict=True)
         return tuple(config.vocab_size if axis == "vocab" else size for size, axis in real)
 
-    leaves = tree.flatten(abstract_params(name, config, heads))
-    return {path: shape(path, leaf.shape) for path, leaf in leaves.items()}
+    return {path: shape(path, leaf.shape) for path, leaf in tree.flatten(params).items()}
 
 
-def parameter_count(name: str, config, heads: dict[str, int] | tuple = ()) -> int:
-    """Return the number of parameters; the padding rows of the vocabulary do not count."""
-    return sum(map(math.prod, real_shapes(name, config, heads).values()))
+def parameter_count(name: str, config, params) -> int:
+    """Return the number of (abstract) parameters; the vocabulary's padding rows do not count."""
+    return sum(map(math.prod, _without_padding(name, config, params).values()))

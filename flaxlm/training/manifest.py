@@ -63,6 +63,18 @@ class Manifest:
     files: dict[str, str] = dataclasses.field(default_factory=dict)
     saved: str = ""
 
+    def branch(self, prefix: str) -> dict[str, Leaf]:
+        """Return {path without its prefix: leaf} of one branch, such as `params/`."""
+        return {
+            path.removeprefix(prefix): leaf
+            for path, leaf in self.leaves.items()
+            if path.startswith(prefix)
+        }
+
+    def digests(self, prefix: str) -> dict[str, str]:
+        """Return {path without its prefix: digest} of one branch."""
+        return {path: leaf.digest for path, leaf in self.branch(prefix).items()}
+
     def to_bytes(self) -> bytes:
         """Return the JSON text, its checksum included."""
         body = dataclasses.asdict(self)

@@ -1,6 +1,9 @@
 """A run directory or a Hugging Face model, opened to be read."""
 
+import contextlib
 import dataclasses
+import json
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -8,50 +11,120 @@ import jax
 
 from flaxlm import sharding, tree
 from flaxlm.errors import ConfigError
-from flaxlm.interop.pretrained import SCHEME, Directory, Plan
+from flaxlm.interop.pretrained import SCHEME, Directory, Plan, from_pretrained
+from flaxlm.sharding import ShardingConfig
+from flaxlm.trained import TrainedModel
 from flaxlm.training import config as run_config
 from flaxlm.training import reading
 from flaxlm.training.head_labels import in_order, labels_of_run, order_of_head
 from flaxlm.training.inputs import Inputs
-from flaxlm.training.lora import LoraConfig
-from flaxlm.training.step import Program, make_train_step
+from flaxlm.training.program import Program, make_program
 
 INIT = "init"  # the checkpoint that stands for the Hugging Face model of a run's `init`
 
 
-def reader(config, devices=None) -> Program:
-    """Return the Program of a config for evaluation and generation, on the devices at hand.
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A run that is read.
 
-    It has no low-rank factors: those of the run are merged into their kernels when it is read.
+    Attributes:
+      model: the trained model.
+      program: judges batches with it.
+      inputs: of the run.
+      step: that the parameters are of.
     """
-    optimizer = dataclasses.replace(config.optimizer, freeze=())  # may name factors
-    config = dataclasses.replace(config, lora=LoraConfig(), optimizer=optimizer)
-    mesh = sharding.make_mesh(config.sharding, devices)
-    return make_train_step(config, mesh, max(1, config.train.steps))
+
+    model: TrainedModel
+    program: Program
+    inputs: Inputs
+    step: int
 
 
-def load_model(source: str, checkpoint: str, mesh: dict):
-    """Return (Program, parameters, tokenizer) of a run directory or hf:NAME_OR_DIR, to be asked.
+@contextlib.contextmanager
+def open_run(
+    config: run_config.RunConfig,
+    workdir: pathlib.Path,
+    checkpoint: str = "",
+    *,
+    devices=None,
+    heads: dict[str, int] | None = None,
+    say: Callable = lambda line: None,
+):
+    """Yield the Opened run of a config, its mesh entered.
 
     Args:
-      source: where the model lies; nothing is written there.
-      checkpoint: of a run: latest, best, a step, or empty, see `reading.find`.
-      mesh: the `sharding` section of the config, in place of the run's own.
+      config: the run.
+      workdir: the run directory.
+      checkpoint: `latest`, `best`, a step, INIT, or nothing, see `reading.find`.
+      devices: of the mesh; None: all.
+      heads: {head: output size} to read; {} for the backbone, None for those of the objective.
+      say: prints one line, which step it is.
+
+    Raises:
+      ConfigError, MissingInput, Unsafe: there is nothing to read, before anything else is.
     """
-    recipe = run_config.read_run(source) | {"sharding": mesh}
-    # Nothing is trained, so no batch has to divide over these devices.
-    train = {"batch_size": jax.device_count(), "microbatches": 1}
-    recipe["train"] = recipe.get("train", {}) | train
-    if source.startswith(SCHEME):
-        program = reader(run_config.from_dict(recipe | {"init": source}))
+    if checkpoint != INIT:
+        reading.find(workdir, checkpoint, config.eval)
+    elif not config.init.startswith(SCHEME):
+        raise ConfigError(f"--checkpoint={INIT} reads a Hugging Face model; init={config.init!r}")
+    with Inputs.open(config, workdir, write=checkpoint == INIT) as inputs:
+        mesh = sharding.make_mesh(config.sharding, devices)
+        program = make_program(config, mesh, heads)
         with program.mesh():
-            params, _ = load_for_reading(program, pathlib.Path(), INIT)
-        return program, params, Directory(source).tokenizer()
-    program, workdir = reader(run_config.build(run_config.expand(recipe))), pathlib.Path(source)
-    require_step(program.config, workdir, checkpoint)
-    with Inputs.open(program.config, workdir, write=False) as inputs, program.mesh():
-        params, _ = load_for_reading(program, workdir, checkpoint)
-    return program, params, inputs.tokenizer
+            params, step = load_params(program, workdir, checkpoint, say)
+            facts = {"problem": config.objective.problem}
+            if set(program.heads) & {"classification", "token_classification"}:
+                facts["labels"] = getattr(config.objective, "labels", ())
+            if checkpoint == INIT:
+                facts["generation"] = Directory(config.init).generation()
+            yield Opened(program.trained(params, inputs.tokenizer, **facts), program, inputs, step)
+
+
+def load(
+    source: str | os.PathLike,
+    *,
+    checkpoint: str = "",
+    heads: dict[str, int] | None = None,
+    sharding: ShardingConfig | None = None,
+    **options,
+) -> TrainedModel:
+    """Return the trained model of a run directory, of a Hugging Face directory or of a hub name.
+
+    Args:
+      source: where it lies, `hf:` before it or not; nothing is written there.
+      checkpoint: of a run: latest, best, a step, or empty, see `reading.find`.
+      heads: {head: output size} to read in place of the model's own; {} for the backbone.
+      sharding: how the parameters are split over all devices; None: all on the first one.
+      options: of a Hugging Face model: `revision`, `allow_missing`, and fields of its config, see
+        `interop.pretrained.from_pretrained`.
+
+    Raises:
+      MissingInput, DataError, ConfigError, Unsafe: what is wrong with it, in one line.
+    """
+    source = os.fspath(source)
+    if not _is_run(source):
+        if checkpoint:
+            raise ConfigError(f"checkpoint={checkpoint!r}: {source} is not a run directory")
+        return from_pretrained(source, heads=heads, sharding=sharding, **options)
+    if options:
+        raise ConfigError(
+            f"{', '.join(options)}: {source} is a run directory, of which checkpoint, heads and "
+            "sharding can be chosen"
+        )
+    config = run_config.build(run_config.expand(run_config.read_run(source)))
+    config = dataclasses.replace(config, sharding=sharding or ShardingConfig())
+    devices = None if sharding else jax.local_devices()[:1]
+    with open_run(config, pathlib.Path(source), checkpoint, devices=devices, heads=heads) as opened:
+        return opened.model
+
+
+def _is_run(source: str) -> bool:
+    path = pathlib.Path(source) / "config.json"
+    if source.startswith(SCHEME) or not path.is_file():
+        return False
+    with contextlib.suppress(ValueError, AttributeError):
+        return isinstance(json.loads(path.read_bytes()).get("objective"), dict)
+    return False
 
 
 def is_head(path: str) -> bool:
@@ -76,7 +149,7 @@ def hub_plan(
 ) -> HubPlan:
     """Return the plan of loading a run's Hugging Face `init`; see `Directory.plan`."""
     config = program.config
-    heads = config.objective.heads(config.model_name)
+    heads = program.heads
     directory = Directory(config.init)
     both = heads.keys() & directory.heads().keys()
     paths = [f"heads/{name}/{leaf}" for name in both for leaf in ("kernel", "bias")]
@@ -90,7 +163,7 @@ def hub_plan(
     return HubPlan(plan, order)
 
 
-def load_for_reading(
+def load_params(
     program: Program, workdir: pathlib.Path, checkpoint: str, say: Callable = lambda line: None
 ):
     """Return (averaged parameters, step) of a run, laid out on the program's mesh.
@@ -101,33 +174,11 @@ def load_for_reading(
       checkpoint: `latest`, `best`, a step, INIT, or nothing, see `reading.find`.
       say: prints one line, which step it is.
     """
-    asked = tree.flatten(program.abstract_state.params)
+    asked = tree.flatten(program.abstract_params)
     if checkpoint == INIT:
         return tree.unflatten(hub_plan(program).load(asked)), 0
     source = reading.find(workdir, checkpoint, program.config.eval)
-    labels = labels_of_run(workdir)
-    order, _ = order_of_head(program.config, labels, asked, str(workdir))
-    params, found = source.read(asked, program)
-    params = in_order(params, order)
-    say(f"checkpoint: {workdir} step {found.step} ({source.why})")
-    return tree.unflatten(params), found.step
-
-
-def load_backbone(
-    program: Program, workdir: pathlib.Path, checkpoint: str, say: Callable = lambda line: None
-):
-    """Return the parameters of a run without those of its heads; see `load_for_reading`."""
-    if checkpoint == INIT:
-        asked = tree.flatten(program.abstract_state.params)
-        loaded = hub_plan(program, fresh=is_head).load(asked)
-    else:
-        loaded = tree.flatten(load_for_reading(program, workdir, checkpoint, say)[0])
-    return tree.unflatten({path: leaf for path, leaf in loaded.items() if not is_head(path)})
-
-
-def require_step(config, workdir: pathlib.Path, checkpoint: str) -> None:
-    """Raise unless `checkpoint` can be read, before anything else is."""
-    if checkpoint != INIT:
-        reading.find(workdir, checkpoint, config.eval)
-    elif not config.init.startswith(SCHEME):
-        raise ConfigError(f"--checkpoint={INIT} reads a Hugging Face model; init={config.init!r}")
+    order, _ = order_of_head(program.config, labels_of_run(workdir), asked, str(workdir))
+    params, record = source.read(asked, program)
+    say(f"checkpoint: {workdir} step {record.step} ({source.why})")
+    return tree.unflatten(in_order(params, order)), record.step

@@ -16,7 +16,7 @@ from flaxlm.training import arrays, lora
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import EvalConfig, read_run
 from flaxlm.training.manifest import Manifest
-from flaxlm.training.step import Program
+from flaxlm.training.program import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,18 @@ class Source:
         record = self.saved.manifest(self.step)
         _, asked = _asked(record, wanted, program)
         arrays.check(record, asked, whole=False)
+
+    def verified(self, params) -> Manifest:
+        """Return the manifest of this checkpoint, every leaf of which is read and verified.
+
+        Raises:
+          Unsafe: its parameters are not of the paths, shapes and dtypes of `params`.
+          StorageError: it is damaged.
+        """
+        record = self.saved.manifest(self.step)
+        held = dataclasses.replace(record, leaves=record.branch("params/"))
+        arrays.check(held, tree.flatten(params), whole=True)
+        return self.saved.restore_params(self.step, "")[1]
 
     def read(self, wanted: dict, program: Program) -> tuple[dict, Manifest]:
         """Return {path: array} of the parameters `wanted`, and the manifest that they came with.

@@ -14,10 +14,13 @@ from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.head_labels import in_order, labels_of_run, order_of_head
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.opened import HubPlan, hub_plan, is_head
-from flaxlm.training.step import Program
+from flaxlm.training.program import Program
+from flaxlm.training.step import TrainProgram
 
 
-def start(program: Program, saved: Checkpointer, inputs: Inputs, allow_missing: str, say: Callable):
+def start(
+    program: TrainProgram, saved: Checkpointer, inputs: Inputs, allow_missing: str, say: Callable
+):
     """Return (TrainState, step) to go on from; what was loaded is said.
 
     Args:
@@ -64,7 +67,7 @@ def _axes(program: Program):
     from flaxlm.models import MODELS
 
     axes = MODELS[program.config.model_name].axes
-    return axes, program.abstract_state.params, program.device_mesh, program.config.sharding
+    return axes, program.abstract_params, program.device_mesh, program.config.sharding
 
 
 def wanted_of(program: Program, allow_missing: str):
@@ -83,7 +86,7 @@ class Hub:
 
     def load(self, params, say: Callable):
         """Return `params` with what the directory has; print loaded, fresh and ignored."""
-        asked = tree.flatten(self.program.abstract_state.params)
+        asked = tree.flatten(self.program.abstract_params)
         loaded = self.plan.load(asked, quiet=jax.process_index() != 0)
         say(f"init from {self.plan.plan}")
         return tree.unflatten(tree.flatten(params) | loaded)
@@ -117,7 +120,7 @@ class Wanted:
         init = program.config.init
         source = reading.find(init, "")
         there = reading.held(source.saved.manifest(source.step))
-        wanted = tree.flatten(program.abstract_state.params)
+        wanted = tree.flatten(program.abstract_params)
         asked = {p: x for p, x in wanted.items() if p in there and not lora.is_adapter(p)}
         labels = labels_of_run(init)
         order, other = order_of_head(program.config, labels, asked, init, allow_missing)

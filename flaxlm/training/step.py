@@ -1,13 +1,12 @@
 """The train step: one jitted, state-donating function, made by one constructor.
 
-Training, evaluation, planning and the tests all take the model, the optimizer, the shardings and
-the compiled functions from `make_train_step`, so what was planned or tested is what runs.
+Training, planning and the tests all take model, optimizer, shardings and compiled functions from
+`make_train_step`, so what was planned or tested is what runs.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,82 +16,42 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxlm import sharding, tree
 from flaxlm.errors import ConfigError
-from flaxlm.models import MODELS
+from flaxlm.models import MODELS, init_params
 from flaxlm.models.depth import distances
 from flaxlm.training import lora
 from flaxlm.training.config import RunConfig
 from flaxlm.training.optimizer import make_optimizer, trained
+from flaxlm.training.program import Program, abstract_params, make_program
 from flaxlm.training.state import TrainState, initial_state
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
-    """A run's model and compiled functions on one mesh; enter `mesh()` around their use.
+class TrainProgram(Program):
+    """A program that also trains; enter `mesh()` around the use of its functions.
 
     Attributes:
       init: seed -> TrainState, already laid out on the mesh.
       begin: params -> TrainState at step 0 with these, which are donated.
       update: (TrainState, batch, seed) -> (TrainState, metrics); the state given in is donated.
-      sums: (params, batch) -> {name: (sum, weight)} of the evaluation loss and its metrics.
-      predict: (params, batch) -> {name: [B, …]}.
-      judge: (params, batch) -> (what `sums` gives, what `predict` gives), in one pass.
       abstract_state: ShapeDtypeStructs with shardings, what a checkpoint is restored into.
     """
 
-    config: RunConfig
-    device_mesh: Mesh
-    model: Any
-    optimizer: Any
+    optimizer: optax.GradientTransformation
     schedule: Callable
     abstract_state: TrainState
-    batch_sharding: NamedSharding
     init: Callable
     begin: Callable
     update: Callable
-    sums: Callable
-    predict: Callable
-    judge: Callable
-
-    @property
-    def objective(self):
-        """Return the run's objective."""
-        return self.config.objective
 
     def step(self, state: TrainState, batch):
         """Return (TrainState, metrics) after one batch; the state given in is donated."""
         return self.update(state, batch, np.uint32(self.config.seed))
 
-    def mesh(self):
-        """Return the context in which the functions are traced and called."""
-        return sharding.use(self.device_mesh, self.config.sharding)
-
-
-def build_model(config: RunConfig):
-    """Return the Linen module of a config, with the heads that its objective asks for."""
-    heads = config.objective.heads(config.model_name)
-    return MODELS[config.model_name].module_class(config.model, head_sizes=tuple(heads.items()))
-
-
-def zeros_batch(spec: dict) -> dict:
-    """Return a batch of zeros with the shapes of a batch spec, [B, …]."""
-    return {name: jnp.zeros(shape, dtype) for name, (shape, dtype) in spec.items()}
-
-
-def init_params(config: RunConfig, model, seed: int):
-    """Return freshly initialised parameters, a function of (config, seed) alone."""
-    # Only shapes matter here: under jit the forward pass itself is dead code.
-    rows = config.train.batch_size // config.train.microbatches
-    spec = config.objective.batch_spec(rows, config.train.length)
-    inputs = config.objective.model_inputs(zeros_batch(spec))
-    variables = model.init({"params": jax.random.key(seed)}, inputs, train=False)
-    return lora.add(variables["params"], config.lora, MODELS[config.model_name].axes, seed)
-
 
 def check_trained(config: RunConfig) -> None:
     """Raise ConfigError where a pattern of what is frozen, adapted or trained matches nothing."""
     if config.optimizer.freeze or config.lora.rank:
-        model = build_model(config)
-        params = jax.eval_shape(lambda: init_params(config, model, 0))
+        params = abstract_params(config, config.objective.heads(config.model_name), adapters=True)
         trained(config.optimizer, config.lora, tree.flatten(params))
 
 
@@ -213,9 +172,7 @@ def _step(state: TrainState, batch, seed, *, config, grads, optimizer, schedule,
 
 def check_batch(config: RunConfig, mesh: Mesh) -> None:
     """Raise ConfigError unless every micro-batch divides over the mesh's batch axes."""
-    width = 1
-    for axis in config.sharding.table()["batch"]:
-        width *= mesh.shape[axis]
+    width = sharding.batch_width(mesh, config.sharding)
     rows = config.train.batch_size // config.train.microbatches
     if rows % width:
         raise ConfigError(
@@ -226,8 +183,8 @@ def check_batch(config: RunConfig, mesh: Mesh) -> None:
         )
 
 
-def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> Program:
-    """Return the Program of a config on a mesh.
+def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> TrainProgram:
+    """Return the TrainProgram of a config on a mesh.
 
     Args:
       config: the run.
@@ -238,10 +195,13 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> Program:
       ConfigError: the batch does not divide over the mesh, or objective and model do not fit.
     """
     check_batch(config, mesh)
-    model, objective = build_model(config), config.objective
-    axes = MODELS[config.model_name].axes
-    batch_sharding = sharding.batch_sharding(mesh, config.sharding)
+    program = make_program(config, mesh, adapters=True)
+    axes, batch_sharding = MODELS[config.model_name].axes, program.batch_sharding
     replicated = NamedSharding(mesh, PartitionSpec())
+    paths = tree.flatten(program.abstract_params)
+    trains = trained(config.optimizer, config.lora, paths).__contains__
+    depths = distances(config.model, program.abstract_params)
+    optimizer, schedule = make_optimizer(config.optimizer, total_steps, depths)
 
     def pin(x):
         return jax.lax.with_sharding_constraint(
@@ -252,47 +212,33 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> Program:
         return initial_state(params, optimizer, bool(config.train.ema_decay), trains)
 
     def init(seed):
-        return begin(init_params(config, model, seed))
+        # The forward pass over these rows is dead code, but its pins want rows that divide.
+        rows, heads = sharding.batch_width(mesh, config.sharding), program.model.head_sizes
+        key = jax.random.key(seed)
+        params = init_params(config.model_name, config.model, heads, key, rows)
+        return begin(lora.add(params, config.lora, axes, seed))
 
-    with sharding.use(mesh, config.sharding):
-        abstract = jax.eval_shape(lambda: init_params(config, model, config.seed))
-        trains = trained(config.optimizer, config.lora, tree.flatten(abstract)).__contains__
-        depths = distances(config.model, abstract)
-        optimizer, schedule = make_optimizer(config.optimizer, total_steps, depths)
-        abstract = jax.eval_shape(begin, abstract)
-        params = sharding.param_shardings(axes, abstract.params, mesh, config.sharding)
-        state = sharding.like_params(abstract, abstract.params, params, mesh)
-    abstract = jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, state
-    )
+    with program.mesh():
+        abstract = jax.eval_shape(begin, program.abstract_params)
+    places = jax.tree.map(lambda leaf: leaf.sharding, program.abstract_params)
+    state = sharding.like_params(abstract, abstract.params, places, mesh)
     step = functools.partial(
         _step,
         config=config,
-        grads=mean_gradients(objective, model, config.train.microbatches, pin, trains),
+        grads=mean_gradients(
+            config.objective, program.model, config.train.microbatches, pin, trains
+        ),
         optimizer=optimizer,
         schedule=schedule,
         trains=trains,
     )
-
-    def sums(params, batch):
-        terms, metrics = objective.loss(model, params, batch, None, False)
-        return {**terms, **metrics}
-
-    predict = functools.partial(objective.predict, model)
-
-    def judge(params, batch):
-        # The model stands in both; XLA finds that and runs it once.
-        return sums(params, batch), predict(params, batch)
-
-    reads = {"in_shardings": (state.params, batch_sharding), "out_shardings": replicated}
-    return Program(
-        config=config,
-        device_mesh=mesh,
-        model=model,
+    return TrainProgram(
+        **vars(program),
         optimizer=optimizer,
         schedule=schedule,
-        abstract_state=abstract,
-        batch_sharding=batch_sharding,
+        abstract_state=jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, state
+        ),
         init=jax.jit(init, out_shardings=state),
         begin=jax.jit(begin, out_shardings=state, donate_argnums=0),
         update=jax.jit(
@@ -301,19 +247,4 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> Program:
             out_shardings=(state, replicated),
             donate_argnums=0,
         ),
-        sums=jax.jit(sums, **reads),
-        predict=jax.jit(predict, **reads),
-        judge=jax.jit(judge, **reads),
     )
-
-
-def parameter_count(config: RunConfig) -> int:
-    """Return the number of parameters, without rows that only pad the vocabulary."""
-    model = build_model(config)
-    params = jax.eval_shape(lambda: init_params(config, model, 0))
-    padding = sum(
-        (leaf.shape[-2] - config.model.vocab_size) * leaf.shape[-1]
-        for path, leaf in tree.flatten(params).items()
-        if path.endswith("embed/token")
-    )
-    return tree.count(params) - padding

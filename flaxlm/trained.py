@@ -1,0 +1,96 @@
+"""A trained model as one object: `training` opens it, `inference` asks it, `interop` stores it."""
+
+import contextlib
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+
+from flaxlm import sharding
+from flaxlm.data.vocabulary import Tokenizer
+from flaxlm.errors import MissingInput, choose
+from flaxlm.models import MODELS, Model
+from flaxlm.sharding import ShardingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A model with its parameters, its tokenizer, and what else its files say of it.
+
+    Attributes:
+      family: its key in `MODELS`.
+      module: the Linen module: `module.apply({'params': params}, batch)`; it holds `config` and
+        heads.
+      params: nested dict of arrays.
+      tokenizer: that it was trained with; None where its directory has none.
+      labels: names of a classifier's classes.
+      generation: what `generation_config.json` says of generating; empty where there is none.
+      architecture: class of `transformers` that it came from; empty for any that fits.
+      special_ids: special tokens as `config.json` named them, where the tokenizer does not decide.
+      problem: what a classifier's outputs are, in the words of `problem_type`; empty for labels of
+        which each text has one.
+      mesh, sharding: over which the parameters are split; None where they are not.
+    """
+
+    family: str
+    module: nn.Module
+    params: dict
+    tokenizer: Tokenizer | None = None
+    labels: tuple[str, ...] = ()
+    generation: dict = dataclasses.field(default_factory=dict)
+    architecture: str = ""
+    special_ids: dict = dataclasses.field(default_factory=dict)
+    problem: str = ""
+    mesh: Mesh | None = None
+    sharding: ShardingConfig | None = None
+
+    def __post_init__(self):
+        choose("family", self.family, MODELS)
+
+    @property
+    def traits(self) -> Model:
+        """What the family reads and writes."""
+        return MODELS[self.family]
+
+    @property
+    def config(self) -> Any:
+        """The config of the module."""
+        return self.module.config
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """{head: output size}, 0 for the vocabulary."""
+        return dict(self.module.head_sizes)
+
+    def on_mesh(self):
+        """Return the context in which the module is called: that of the mesh, if there is one."""
+        if self.mesh is None:
+            return contextlib.nullcontext()
+        return sharding.use(self.mesh, self.sharding)
+
+    @contextlib.contextmanager
+    def reading_text(self):
+        """Enter `on_mesh` to be given texts; MissingInput where there is no tokenizer for them."""
+        if self.tokenizer is None:
+            raise MissingInput(
+                "the model has no tokenizer, so it cannot be given texts; put the files of its "
+                "tokenizer beside its weights"
+            )
+        with self.on_mesh():
+            yield
+
+    def __call__(self, batch: dict) -> dict:
+        """Return {head: output}, and `hidden`, of a batch; see `models.encoder`.
+
+        On a mesh its rows are split over the devices, and so must divide over them.
+        """
+        with self.on_mesh():
+            return _apply(self.module, self.params, batch)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(module, params, batch):
+    return module.apply({"params": params}, batch)

@@ -1,0 +1,123 @@
+"""A run's model on a mesh and the compiled functions that read it; `step.py` adds the training."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from flaxlm import models, sharding
+from flaxlm.models import MODELS, build
+from flaxlm.trained import TrainedModel
+from flaxlm.training import lora
+from flaxlm.training.config import RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A run's model and the functions that read it, on one mesh; enter `mesh()` around their use.
+
+    Attributes:
+      abstract_params: ShapeDtypeStructs with shardings, what parameters are loaded into.
+      sums: (params, batch) -> {name: (sum, weight)} of the evaluation loss and its metrics.
+      predict: (params, batch) -> {name: [B, …]}.
+      judge: (params, batch) -> (what `sums` gives, what `predict` gives), in one pass.
+    """
+
+    config: RunConfig
+    device_mesh: Mesh
+    model: Any
+    abstract_params: dict
+    batch_sharding: NamedSharding
+    sums: Callable
+    predict: Callable
+    judge: Callable
+
+    @property
+    def objective(self):
+        """Return the run's objective."""
+        return self.config.objective
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """{head: output size} that the model is built with, 0 for the vocabulary."""
+        return dict(self.model.head_sizes)
+
+    def mesh(self):
+        """Return the context in which the functions are traced and called."""
+        return sharding.use(self.device_mesh, self.config.sharding)
+
+    def trained(self, params: dict, tokenizer, **facts) -> TrainedModel:
+        """Return the model with parameters as `inference` asks it; `facts`: its other fields."""
+        return TrainedModel(
+            self.config.model_name,
+            self.model,
+            params,
+            tokenizer,
+            mesh=self.device_mesh,
+            sharding=self.config.sharding,
+            **facts,
+        )
+
+
+def abstract_params(config: RunConfig, heads, adapters: bool = False) -> dict:
+    """Return the shapes and dtypes of a run's parameters, `adapters` with its low-rank factors."""
+    params = models.abstract_params(config.model_name, config.model, heads)
+    if not adapters:
+        return params
+    axes = MODELS[config.model_name].axes
+    return jax.eval_shape(lambda p: lora.add(p, config.lora, axes, config.seed), params)
+
+
+def make_program(
+    config: RunConfig, mesh: Mesh, heads: dict[str, int] | None = None, adapters: bool = False
+) -> Program:
+    """Return the Program of a config on a mesh.
+
+    Args:
+      config: the run.
+      mesh: from `sharding.make_mesh`.
+      heads: {head: output size} to build the model with; None: those of the objective.
+      adapters: whether the run's low-rank factors are parameters of their own. A reader has no
+        place for them: they are merged into their kernels when the run is read.
+
+    Raises:
+      ConfigError: objective and model do not fit.
+    """
+    objective, name = config.objective, config.model_name
+    heads = objective.heads(name) if heads is None else heads
+    model, params = build(name, config.model, heads), abstract_params(config, heads, adapters)
+    places = sharding.param_shardings(MODELS[name].axes, params, mesh, config.sharding)
+    batch_sharding = sharding.batch_sharding(mesh, config.sharding)
+
+    def sums(params, batch):
+        terms, metrics = objective.loss(model, params, batch, None, False)
+        return {**terms, **metrics}
+
+    predict = functools.partial(objective.predict, model)
+
+    def judge(params, batch):
+        # The model stands in both; XLA finds that and runs it once.
+        return sums(params, batch), predict(params, batch)
+
+    jit = functools.partial(
+        jax.jit,
+        in_shardings=(places, batch_sharding),
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+    )
+    return Program(
+        config=config,
+        device_mesh=mesh,
+        model=model,
+        abstract_params=jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            params,
+            places,
+        ),
+        batch_sharding=batch_sharding,
+        sums=jit(sums),
+        predict=jit(predict),
+        judge=jit(judge),
+    )
