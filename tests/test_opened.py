@@ -71,9 +71,9 @@ def test_parameters_are_counted_once_and_without_padding(run, exported):
 
 
 def test_what_cannot_be_asked_of_a_source_is_refused(run, exported, tmp_path):
-    with pytest.raises(ConfigError, match="revision: .* is a run directory"):
+    with pytest.raises(ConfigError, match=r"revision: .* is a run directory"):
         flaxlm.load(run, revision="main")
-    with pytest.raises(ConfigError, match="checkpoint='5'.*is not a run directory"):
+    with pytest.raises(ConfigError, match=r"checkpoint='5'.*is not a run directory"):
         flaxlm.load(exported, checkpoint="5")
     with pytest.raises(ConfigError, match="choose latest, best or 0"):
         flaxlm.load(run, checkpoint="5")
