@@ -334,7 +334,7 @@ def test_a_request_is_laid_out_as_its_family_reads():
     assert following(reader["decoder"], "ab", "c") == request(reader["decoder"], "ab", " c")
     both = Reader(tokens, "encoder_decoder")
     assert request(both, "ab ", "c") == ((*a, tokens.eos_id), tuple(bc))
-    encoder = Reader(tokens)
+    encoder = Reader(tokens, "encoder")
     rows = request(encoder, "ab", " c").rows
     assert [place for *_, place in rows] == [3, 4]
     assert {ids for ids, *_ in rows} == {(tokens.cls_id, *a, *bc, tokens.sep_id)}

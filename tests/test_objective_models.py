@@ -15,7 +15,7 @@ from flaxlm.objectives import OBJECTIVES
 PAIRS = [
     (case, model)
     for case in CASES
-    for model in OBJECTIVES[case.split()[0]].models
+    for model in OBJECTIVES[case.split()[0]].models()
     if not (case == "causal_lm prefix" and model == "recurrent")
     and CASES[case].get("model", model) == model
 ]
@@ -130,7 +130,7 @@ def test_filling_rows_change_nothing(case, name):
 
 
 def test_every_model_has_an_objective_and_the_other_way():
-    known = {name for objective in OBJECTIVES.values() for name in objective.models}
+    known = {name for objective in OBJECTIVES.values() for name in objective.models()}
     assert known == set(MODELS)
     for name, objective in OBJECTIVES.items():
         assert objective.name == name

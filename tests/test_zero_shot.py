@@ -80,7 +80,7 @@ def test_every_task_asks_every_family_and_scores_what_it_hears(tmp_path, name, f
     assert len(asked) == len(examples)
     assert all(isinstance(r, kind) for requests in asked for r in requests)
     heard = [random_scores(requests, seed) for seed, requests in enumerate(asked)]
-    answers = task.postprocess({"scores": heard, "family": family}, examples)
+    answers = task.postprocess({"scores": heard, "masked": family == "encoder"}, examples)
     golds = task.golds(examples)
     scores, intervals = task.metrics(answers, golds), task.intervals(answers, golds)
     assert scores and set(intervals) >= set(scores) - {"tokens"}
@@ -107,7 +107,7 @@ def test_each_norm_picks_the_choice_that_its_definition_picks():
         examples.append({"choices": choices, "gold": int(rng.integers(4)), "groups": ()})
         rows = [-rng.exponential(1.0, rng.integers(1, 6)) for _ in choices]
         heard.append(given_scores(*rows, *[-rng.exponential(1.0, len(row)) for row in rows]))
-    answers = task.postprocess({"scores": heard, "family": "decoder"}, examples)
+    answers = task.postprocess({"scores": heard, "masked": False}, examples)
     hits = dict.fromkeys(task.norms, 0)
     for example, scores in zip(examples, heard, strict=True):
         best = dict.fromkeys(task.norms, (-math.inf, -1))
@@ -230,7 +230,7 @@ def test_last_words_are_found_greedily_and_cost_nats(tmp_path):
     assert [(e["text"], e["gold"]) for e in examples] == [("a b", "cd"), ("x", "y"), ("p", "q")]
     heard = [Scores([np.array(t, np.float32)], np.array([g]), np.zeros(1)) for t, g in
              (([-1.0, -2.0], True), ([-0.5], False), ([-4.0], True))]  # fmt: skip
-    answers = task.postprocess({"scores": heard, "family": "decoder"}, examples)
+    answers = task.postprocess({"scores": heard, "masked": False}, examples)
     scores = task.metrics(answers, task.golds(examples))
     assert scores["acc"] == pytest.approx(2 / 3)
     assert scores["perplexity"] == pytest.approx(math.exp(7.5 / 3))
@@ -247,7 +247,7 @@ def test_pairs_are_scored_by_group_and_a_tie_is_not_right():
         examples.append({"gold": "good", "groups": groups})
     heard = [given_scores([-1.0, -1.0], [-2.0])]  # a tie
     heard += [given_scores(*(-rng.exponential(1.0, (2, 4)))) for _ in examples[1:]]
-    answers = task.postprocess({"scores": heard, "family": "decoder"}, examples)
+    answers = task.postprocess({"scores": heard, "masked": False}, examples)
     right = [
         float(s.tokens[0].sum(dtype=float)) > float(s.tokens[1].sum(dtype=float)) for s in heard
     ]
@@ -304,7 +304,7 @@ def test_stereoset_scores_are_means_over_targets():
         tokens = [-rng.exponential(1.0, rng.integers(1, 5)) for _ in range(3)]
         heard.append(given_scores(*tokens))
         rows.append((examples[-1]["target"], *(float(t.mean()) for t in tokens)))
-    answers = task.postprocess({"scores": heard, "family": "decoder"}, examples)
+    answers = task.postprocess({"scores": heard, "masked": False}, examples)
     golds = task.golds(examples)
     found, intervals = task.metrics(answers, golds), task.intervals(answers, golds)
 
@@ -322,10 +322,8 @@ def test_stereoset_scores_are_means_over_targets():
     # A masked model's word is as likely as its tokens on average, by probability.
     uneven = given_scores([-0.1, -6.0], [-1.0, -1.0], [-9.0])
     triple = [{"kind": "intrasentence"}]
-    assert task.postprocess({"scores": [uneven], "family": "encoder"}, triple)[0].value[
-        "stereotype"
-    ]
-    other = task.postprocess({"scores": [uneven], "family": "decoder"}, triple)[0]
+    assert task.postprocess({"scores": [uneven], "masked": True}, triple)[0].value["stereotype"]
+    other = task.postprocess({"scores": [uneven], "masked": False}, triple)[0]
     assert not other.value["stereotype"]
 
 
@@ -365,7 +363,7 @@ def test_perplexity_counts_every_token_byte_and_word_once(lengths, window, data)
     reads = [len(c) + len(j) - 1 for requests in asked for c, j in requests]
     assert max(reads) <= min(window, limit or window)
     heard = [random_scores(requests, i) for i, requests in enumerate(asked)]
-    answers = task.postprocess({"scores": heard, "family": "decoder"}, examples)
+    answers = task.postprocess({"scores": heard, "masked": False}, examples)
     found = task.metrics(answers, task.golds(examples))
     nats = -sum(float(values.sum(dtype=float)) for scores in heard for values in scores.tokens)
     sizes = sum(len(text.encode()) for text in texts)

@@ -56,7 +56,7 @@ def compare(name, family, ours, examples, theirs):
     assert found.greedy.tolist() == other.greedy.tolist()
     sizes, golds = [len(requests) for requests in asked], task.golds(examples)
     answers = [
-        task.postprocess({"scores": scores.groups(sizes), "family": family}, examples)
+        task.postprocess({"scores": scores.groups(sizes), "masked": family == "encoder"}, examples)
         for scores in (found, other)
     ]
     if name != "lambada":  # whose answer holds the likelihood itself

@@ -264,11 +264,11 @@ def rank(program: Program, params, inputs, split: str, label: str, full: bool) -
 
     The scores say how many examples there are, and of how many a context was cut to fit.
     """
-    task, family = program.config.task, program.config.model_name
+    task = program.config.task
     model = program.trained(params, inputs.tokenizer)
     limit = likelihood.reading_limit(model, task.max_length)
     examples = inputs.examples(split)
-    reader = Reader(inputs.tokenizer, family, limit)
+    reader = Reader(inputs.tokenizer, model.family, limit)
     asked = task.requests(examples, reader)
     found = likelihood.score(
         model,
@@ -277,7 +277,8 @@ def rank(program: Program, params, inputs, split: str, label: str, full: bool) -
         label,
     )
     groups = found.groups([len(requests) for requests in asked])
-    given = task.postprocess({"scores": groups, "family": family}, examples)
+    outputs = {"scores": groups, "masked": model.traits.bidirectional}
+    given = task.postprocess(outputs, examples)
     golds = task.golds(examples)
     cut = sum(bool(group.cut.any()) for group in groups)
     scores = {"examples": len(examples), "cut": cut}

@@ -68,7 +68,7 @@ def generate(
       DataError: a prompt is not one that this family can take.
     """
     with model.reading_text():
-        if not model.traits.writes:
+        if model.traits.bidirectional:
             return _fill(model, prompts, options, progress)
         write = _respond if model.traits.encodes else _continue
         return write(model, prompts, options, progress)

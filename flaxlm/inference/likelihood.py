@@ -156,7 +156,7 @@ def _hidden(tokenizer, number: int, request: Masked, limit) -> tuple[list[_Row],
 
 def _layout(model: TrainedModel):
     """Return how a request becomes rows, and the head that judges them."""
-    if not model.traits.writes:
+    if model.traits.bidirectional:
         return _hidden, "mlm"
     return _answered if model.traits.encodes else _continued, "lm"
 

@@ -29,6 +29,13 @@ class Reader(NamedTuple):
     family: str
     limit: int | None = None
 
+    @property
+    def traits(self):
+        """What the family reads and writes; see `models.Model`."""
+        from flaxlm.models import MODELS  # brings jax in: requests are made without it
+
+        return MODELS[self.family]
+
 
 class Continuation(NamedTuple):
     """Token ids as the model reads them, special ones included, and those that may follow."""
@@ -111,14 +118,14 @@ def request(reader: Reader, context: str, text: str) -> Request:
       DataError: the text has no tokens.
     """
     tokenizer = reader.tokenizer
-    if reader.family == "encoder_decoder":
+    if reader.traits.encodes:
         before, behind = tokenizer.encode_batch(_spaced(context, text))
     else:
         before, behind = border(tokenizer, context, text)
     _check_text(text, behind)
-    if reader.family == "encoder_decoder":
+    if reader.traits.encodes:
         return Continuation((*before, tokenizer.eos_id), tuple(behind))
-    if reader.family == "encoder":
+    if reader.traits.bidirectional:
         ids, types = tokenizer.with_specials([*before, *behind])
         first = len(tokenizer.template.single.specials[0]) + len(before)
         return masked(tokenizer, ids, types, range(first, first + len(behind)))
@@ -130,7 +137,7 @@ def following(reader: Reader, first: str, second: str) -> Request:
 
     As `request`, with a space between the two; but an encoder reads them as a pair.
     """
-    if reader.family != "encoder":
+    if not reader.traits.bidirectional:
         return request(reader, first, f" {second}")
     tokenizer = reader.tokenizer
     before, behind = tokenizer.encode_batch([first, second])

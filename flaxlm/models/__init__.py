@@ -38,8 +38,7 @@ class Model(NamedTuple):
       config_class, module_class: of the family.
       axes: the logical axes of its parameters' paths.
       heads: the names of the heads that it offers.
-      writes: it writes text token by token: its module has `prefill` and `decode_step`. One that
-        does not sees a whole text at once, within the tokenizer's template, and fills masks.
+      writes: it writes text token by token: its module has `prefill` and `decode_step`.
       encodes: it reads with an encoder of its own, the batch's `encoder_` arrays, and what it
         writes begins anew; others go on from what they have read.
       prefix: tokens of a `prefix_mask` see each other in both directions.
@@ -52,6 +51,11 @@ class Model(NamedTuple):
     writes: bool = False
     encodes: bool = False
     prefix: bool = False
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether a token sees what stands behind it: a text is read whole, masks are filled."""
+        return not self.writes
 
 
 MODELS = {

@@ -8,6 +8,7 @@ import numpy as np
 from flaxlm.data.order import ConcatPlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
 from flaxlm.errors import ConfigError
+from flaxlm.models import MODELS, Model
 from flaxlm.objectives.objective import Objective, Spec, floats, ints
 
 
@@ -22,7 +23,11 @@ class CausalLM(Objective):
     prefix: bool = False  # a prefix of each segment is read in both directions
 
     name: ClassVar[str] = "causal_lm"
-    models: ClassVar[dict] = {"decoder": {"lm": 0}, "recurrent": {"lm": 0}}
+
+    @classmethod
+    def fits(cls, row: Model) -> bool:
+        """Return whether a model goes on from what it has read."""
+        return row.writes and super().fits(row)
 
     @property
     def scores_every_token(self) -> bool:
@@ -30,13 +35,15 @@ class CausalLM(Objective):
         return not self.prefix
 
     def heads(self, model_name: str) -> dict[str, int]:
-        """Return the LM head; ConfigError for a model without one, or a recurrent prefix LM."""
-        if self.prefix and model_name == "recurrent":
+        """Return the LM head; ConfigError for a model that has none, or cannot see a prefix."""
+        heads = super().heads(model_name)
+        if self.prefix and not MODELS[model_name].prefix:
+            fit = ", ".join(name for name in self.models() if MODELS[name].prefix)
             raise ConfigError(
-                "objective.prefix=True needs attention in both directions, which model 'recurrent' "
-                "does not have; it works on: decoder"
+                "objective.prefix=True needs attention in both directions, which model "
+                f"{model_name!r} does not have; it works on: {fit}"
             )
-        return super().heads(model_name)
+        return heads
 
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return tokens, targets, weights, segment_ids, positions (prefix_mask) [B, L]."""

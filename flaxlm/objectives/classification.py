@@ -9,7 +9,7 @@ import numpy as np
 
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
-from flaxlm.models import losses
+from flaxlm.models import MODELS, Model, losses
 from flaxlm.objectives import supervised
 from flaxlm.objectives.objective import Spec, Sums, apply, floats, ints
 from flaxlm.objectives.sequence import SequenceObjective
@@ -30,14 +30,16 @@ class Classification(supervised.Classifier, SequenceObjective):
     target_length: int = 0
 
     name: ClassVar[str] = "classification"
-    models: ClassVar[dict] = {"encoder": {}, "decoder": {}, "recurrent": {}, "encoder_decoder": {}}
+
+    @classmethod
+    def fits(cls, row: Model) -> bool:
+        """Return whether a model has a head for classes, or writes them."""
+        return row.encodes or super().fits(row)
 
     def heads(self, model_name: str) -> dict[str, int]:
         """Return a head of C classes, or the LM head of an encoder-decoder."""
-        super().heads(model_name)
-        if model_name == "encoder_decoder":
-            return {"lm": 0}
-        return {"classification": len(self.labels)}
+        heads = super().heads(model_name)
+        return {"lm": 0} if MODELS[model_name].encodes else heads
 
     def decoder_length(self) -> int:
         """Return the decoder columns that labels as text take."""
@@ -46,7 +48,7 @@ class Classification(supervised.Classifier, SequenceObjective):
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return the row's arrays [B, L] and labels [B]; as text, label_tokens [B, C, T] too."""
         spec = self.row_spec(batch_size, length) | ints(labels=(batch_size,))
-        if self.model != "encoder_decoder":
+        if not self.traits.encodes:
             return spec
         few = (batch_size, self.decoder_length())
         spec |= ints(tokens=few, targets=few, segment_ids=few) | floats(weights=few)
@@ -63,7 +65,7 @@ class Classification(supervised.Classifier, SequenceObjective):
             supervised.warn_absent(counts, self.labels, shuffle)
         sequences, report = self.row_sequences(*supervised.texts_of(source), length, tokenizer)
         columns = {"labels": labels}
-        if self.model == "encoder_decoder":
+        if self.traits.encodes:
             candidates, sizes, report["truncated_labels"] = self._label_tokens(tokenizer)
             columns["label_tokens"] = np.broadcast_to(candidates, (len(labels), *candidates.shape))
             columns["label_lengths"] = np.broadcast_to(sizes, (len(labels), *sizes.shape))
@@ -87,7 +89,7 @@ class Classification(supervised.Classifier, SequenceObjective):
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the batch; nothing in it is random."""
         batch = super().preprocess(raw, rng, tokenizer, length)
-        if self.model != "encoder_decoder":
+        if not self.traits.encodes:
             return batch
         candidates = np.ascontiguousarray(raw["label_tokens"])
         chosen = np.arange(len(candidates)), raw["labels"]
@@ -104,18 +106,18 @@ class Classification(supervised.Classifier, SequenceObjective):
 
     def counted(self, batch) -> jax.Array:
         """Return 1 for each example [B], or for each token of its label [B, T]."""
-        text = self.model == "encoder_decoder"
+        text = self.traits.encodes
         return batch["weights"] if text else supervised.real_rows(batch)
 
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
         """Return the term `loss` and the accuracy, of examples or of label tokens."""
-        text = self.model == "encoder_decoder"
+        text = self.traits.encodes
         logits = apply(model, params, batch, rng, train)["lm" if text else "classification"]
         return self.label_loss(logits, batch["targets" if text else "labels"], batch, train)
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
         """Return `scores` float32 [B, C], log p(label) in nats (of its text, if it is written)."""
-        if self.model != "encoder_decoder":
+        if not self.traits.encodes:
             logits = apply(model, params, batch, None, False)["classification"]
             return {"scores": jax.nn.log_softmax(logits.astype(jnp.float32))}
 

@@ -40,13 +40,17 @@ class InBatch(SequenceObjective):
 
     name: ClassVar[str] = "in_batch"
     decomposes: ClassVar[bool] = False
-    models: ClassVar[dict] = {"encoder": {}, "decoder": {}, "recurrent": {}}
 
     def __post_init__(self):
         super().__post_init__()
         choose("objective.pooling", self.pooling, POOLINGS)
         if self.temperature <= 0:
             raise ConfigError(f"objective.temperature={self.temperature} must be above 0")
+
+    def heads(self, model_name: str) -> dict[str, int]:
+        """Return no head: a text's vector is made of its final states."""
+        super().heads(model_name)
+        return {}
 
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return the arrays of both texts [B, 2, L], and labels [B]: 1 for a pair that belongs."""

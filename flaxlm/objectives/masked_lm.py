@@ -36,7 +36,7 @@ class MaskedLM(Objective):
 
     name: ClassVar[str] = "masked_lm"
     perplexity_of: ClassVar[str] = "mlm"
-    models: ClassVar[dict] = {"encoder": {"mlm": 0}}
+    head: ClassVar[str] = "mlm"
 
     def __post_init__(self):
         super().__post_init__()

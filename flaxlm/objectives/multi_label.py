@@ -29,17 +29,11 @@ class MultiLabel(SequenceObjective):
 
     name: ClassVar[str] = "multi_label"
     problem: ClassVar[str] = "multi_label_classification"
-    models: ClassVar[dict] = {"encoder": {}, "decoder": {}, "recurrent": {}}
 
     def __post_init__(self):
         super().__post_init__()
         without(self, "z_loss")
         supervised.set_labels(self)
-
-    def heads(self, model_name: str) -> dict[str, int]:
-        """Return a head of C classes."""
-        super().heads(model_name)
-        return {"classification": len(self.labels)}
 
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return the row's arrays [B, L] and labels float32 [B, C], 0 or 1."""

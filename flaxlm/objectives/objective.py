@@ -14,7 +14,7 @@ import numpy as np
 from flaxlm.data.order import Plan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
 from flaxlm.errors import ConfigError, nearest
-from flaxlm.models import losses
+from flaxlm.models import MODELS, Model, losses
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 Spec = dict[str, tuple[tuple[int, ...], np.dtype]]
@@ -33,7 +33,7 @@ class Objective(abc.ABC):
       problem: `transformers`' name for what its classification head predicts; '' where that is one
         label for each text.
       perplexity_of: the term whose mean is nats a token; '' where perplexity has no meaning.
-      models: `{model name: {head name: output size, 0 = vocabulary}}` that it works on.
+      head: what its loss is read off.
     """
 
     label_smoothing: float = 0.0
@@ -44,7 +44,7 @@ class Objective(abc.ABC):
     generates: ClassVar[bool] = False
     problem: ClassVar[str] = ""
     perplexity_of: ClassVar[str] = "loss"
-    models: ClassVar[dict[str, dict[str, int]]]
+    head: ClassVar[str] = "lm"
 
     def __post_init__(self):
         between(self, label_smoothing=(0.0, 0.999), z_loss=(0.0, 1.0))
@@ -59,14 +59,28 @@ class Objective(abc.ABC):
         """Whether evaluation scores each token of the text once: then nats a byte have meaning."""
         return False
 
+    @classmethod
+    def fits(cls, row: Model) -> bool:
+        """Return whether it works on a row of MODELS; here: one that reads what it judges."""
+        return cls.head in row.heads and not row.encodes
+
+    @classmethod
+    def models(cls) -> list[str]:
+        """Return the names of the models that it works on."""
+        return [name for name, row in MODELS.items() if cls.fits(row)]
+
     def heads(self, model_name: str) -> dict[str, int]:
-        """Return `{head: output size}` to build the model with; ConfigError if it has none."""
-        if model_name not in self.models:
+        """Return `{head: output size}` to build the model with; ConfigError if it has none.
+
+        A head has an output for each label; 0, where there are none, is its own size.
+        """
+        valid = self.models()
+        if model_name not in valid:
             raise ConfigError(
                 f"objective {self.name} cannot train model {model_name!r}"
-                f"{nearest(model_name, self.models)}; it works on: {', '.join(self.models)}"
+                f"{nearest(model_name, valid)}; it works on: {', '.join(valid)}"
             )
-        return self.models[model_name]
+        return {self.head: len(getattr(self, "labels", ()))}
 
     def for_model(self, model_name: str) -> "Objective":
         """Return this objective with its rows laid out for a model of MODELS."""

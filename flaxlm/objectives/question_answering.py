@@ -51,10 +51,7 @@ class QuestionAnswering(supervised.Supervised):
     negatives: float = 1.0
 
     name: ClassVar[str] = "question_answering"
-    models: ClassVar[dict] = {
-        "encoder": {"question_answering": 0},
-        "decoder": {"question_answering": 0},
-    }
+    head: ClassVar[str] = "question_answering"
 
     def __post_init__(self):
         super().__post_init__()
@@ -75,7 +72,7 @@ class QuestionAnswering(supervised.Supervised):
 
     def frame(self, tokenizer) -> Frame:
         """Return the special tokens around question and context."""
-        if self.model == "encoder":
+        if self.traits.bidirectional:
             return tokenizer.template.pair
         return Template.of([tokenizer.bos_id], [tokenizer.eos_id], [tokenizer.eos_id]).pair
 
@@ -120,7 +117,7 @@ class QuestionAnswering(supervised.Supervised):
                 weights += [float(answer is not None)] * len(rows)
                 dropped += total - len(rows)
                 progress.update(number + 1)
-        names = ("text", "begins", "ends", *(("types",) if self.model == "encoder" else ()))
+        names = ("text", "begins", "ends", *(("types",) if self.traits.bidirectional else ()))
         sequences = {
             name: supervised.flat([getattr(row, name) for row in windows], length) for name in names
         }
@@ -162,7 +159,7 @@ class QuestionAnswering(supervised.Supervised):
         for number, (first, stop) in enumerate(spans):
             text, types = frame.around(question, ids[first:stop])
             # A decoder's first token has seen nothing, and says the same whatever the text.
-            none = 0 if self.model == "encoder" and frame.specials[0] else len(text) - 1
+            none = 0 if self.traits.bidirectional and frame.specials[0] else len(text) - 1
             begins, ends = np.zeros((2, len(text)), np.int32)
             here, columns = slice(first, stop), slice(at, at + stop - first)
             mine = real[here] & (chosen[here] == number)

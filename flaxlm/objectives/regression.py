@@ -24,15 +24,14 @@ class Regression(SequenceObjective):
 
     name: ClassVar[str] = "regression"
     problem: ClassVar[str] = "regression"
-    models: ClassVar[dict] = {
-        "encoder": {"classification": 1},
-        "decoder": {"classification": 1},
-        "recurrent": {"classification": 1},
-    }
 
     def __post_init__(self):
         super().__post_init__()
         without(self, "label_smoothing", "z_loss")
+
+    def heads(self, model_name: str) -> dict[str, int]:
+        """Return a head of one output."""
+        return dict.fromkeys(super().heads(model_name), 1)
 
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return the row's arrays [B, L] and labels float32 [B]."""

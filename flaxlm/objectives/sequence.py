@@ -1,6 +1,7 @@
 """What the objectives that judge a whole text share: its row, on every family."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ class SequenceObjective(supervised.Supervised):
     `a EOS b EOS`.
     """
 
+    head: ClassVar[str] = "classification"
+
     def row_sequences(
         self, first: list[str], second: list[str], length: int, tokenizer: Tokenizer
     ) -> tuple[dict, dict]:
@@ -30,17 +33,17 @@ class SequenceObjective(supervised.Supervised):
         Texts that are too long are cut, the longer of a pair first. An absent second one is ''.
         """
         one, two = (supervised.encode(tokenizer, texts) for texts in (first, second))
-        pair, encoder = any(map(len, two)), self.model == "encoder"
-        begin = [] if self.model == "encoder_decoder" else [tokenizer.bos_id]
+        pair, framed = any(map(len, two)), self.traits.bidirectional
+        begin = [] if self.traits.encodes else [tokenizer.bos_id]
         framing = len(begin) + 1 + pair
-        if encoder:
+        if framed:
             framing = (tokenizer.template.pair if pair else tokenizer.template.single).size
         room = length - framing
         if room < 1:
             raise ConfigError(f"train.length={length} leaves no room for text; increase it")
         one, two, cut = supervised.shorten(one, two, room)
         report = {"examples": len(one), "truncated": cut}
-        if not encoder:
+        if not framed:
             rows = supervised.ended(one, two, begin, tokenizer.eos_id)
             return {"text": supervised.flat(rows, length)}, report
         parts = zip(("text", "types"), supervised.framed(tokenizer.template, one, two), strict=True)

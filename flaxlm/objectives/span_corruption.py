@@ -10,6 +10,7 @@ from flaxlm.data.order import Raw, RowRandom, ragged
 from flaxlm.data.packing import PackedPlan
 from flaxlm.data.pipeline import Batch
 from flaxlm.errors import ConfigError
+from flaxlm.models import Model
 from flaxlm.objectives.objective import Objective, Spec, between, floats, ints, shift_right
 
 
@@ -32,7 +33,11 @@ class SpanCorruption(Objective):
     target_length: int = 0
 
     name: ClassVar[str] = "span_corruption"
-    models: ClassVar[dict] = {"encoder_decoder": {"lm": 0}}
+
+    @classmethod
+    def fits(cls, row: Model) -> bool:
+        """Return whether a model writes about what an encoder of its own has read."""
+        return row.encodes
 
     def __post_init__(self):
         super().__post_init__()

@@ -13,6 +13,7 @@ from flaxlm.data.order import Raw
 from flaxlm.data.pipeline import Batch
 from flaxlm.data.vocabulary import Template
 from flaxlm.errors import ConfigError, DataError
+from flaxlm.models import MODELS, Model
 from flaxlm.objectives.objective import Objective, Spec, ints
 
 Tokens = list[np.ndarray]
@@ -37,14 +38,19 @@ class Supervised(Objective):
         return dataclasses.replace(self, model=model_name)
 
     @property
+    def traits(self) -> Model:
+        """What the model reads and writes that rows are laid out for."""
+        return MODELS[self.model]
+
+    @property
     def prefix(self) -> str:
         """Prefix of the names of a row's arrays in the batch."""
-        return "encoder_" if self.model == "encoder_decoder" else ""
+        return "encoder_" if self.traits.encodes else ""
 
     def row_spec(self, batch_size: int, length: int) -> Spec:
         """Return the entries of a row's arrays [B, L], and example_ids [B]."""
         names = [f"{self.prefix}tokens", f"{self.prefix}segment_ids"]
-        names += ["token_types"] * (self.model == "encoder")
+        names += ["token_types"] * (self.traits.bidirectional)
         row = (batch_size, length)
         return ints(**dict.fromkeys(names, row), example_ids=(batch_size,))
 
@@ -55,7 +61,7 @@ class Supervised(Objective):
             f"{self.prefix}segment_ids": filled(raw["text_lengths"], length),
             "example_ids": raw["example_ids"],
         }
-        if self.model == "encoder":
+        if self.traits.bidirectional:
             batch["token_types"] = raw["types"]
         return batch
 

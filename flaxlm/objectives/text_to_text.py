@@ -9,6 +9,7 @@ from flaxlm.data.order import ExamplePlan, Plan, Raw, RowRandom
 from flaxlm.data.packing import PackedExamples
 from flaxlm.data.pipeline import Batch
 from flaxlm.errors import ConfigError, choose
+from flaxlm.models import Model
 from flaxlm.objectives import supervised
 from flaxlm.objectives.objective import Spec, between, floats, ints, shift_right
 
@@ -42,22 +43,22 @@ class TextToText(supervised.Supervised):
     name: ClassVar[str] = "text_to_text"
     perplexity_of: ClassVar[str] = "loss"
     generates: ClassVar[bool] = True
-    models: ClassVar[dict] = {
-        "encoder_decoder": {"lm": 0},
-        "decoder": {"lm": 0},
-        "recurrent": {"lm": 0},
-    }
 
     def __post_init__(self):
         super().__post_init__()
         choose("objective.keep", self.keep, KEEPS)
         between(self, target_length=(1, 2**20), num_beams=(1, 1024), length_penalty=(0.0, 100.0))
 
+    @classmethod
+    def fits(cls, row: Model) -> bool:
+        """Return whether a model writes text."""
+        return row.writes
+
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return the decoder's arrays [B, L] and an encoder-decoder's encoder arrays [B, M]."""
         row = (batch_size, length)
         spec = {}
-        if self.model == "encoder_decoder":
+        if self.traits.encodes:
             spec = ints(encoder_tokens=row, encoder_segment_ids=row)
             row = (batch_size, self.target_length)
         spec |= ints(tokens=row, targets=row, segment_ids=row) | floats(weights=row)
@@ -81,12 +82,12 @@ class TextToText(supervised.Supervised):
                 "room for the input text; increase the first or decrease the second"
             )
         inputs, second, cut = supervised.shorten(inputs, second, room, self.keep)
-        begin = [] if self.model == "encoder_decoder" else [tokenizer.bos_id]
+        begin = [] if self.traits.encodes else [tokenizer.bos_id]
         inputs = supervised.ended(inputs, second, begin, eos)
         targets = [np.append(target, np.int32(eos)) for target in targets]
         report = {"examples": len(inputs), "truncated": cut, "truncated_targets": long}
         lengths = np.array([len(ids) for ids in inputs], np.int32)
-        if self.model == "encoder_decoder":
+        if self.traits.encodes:
             sequences = {
                 "input": supervised.flat(inputs, length),
                 "target": supervised.flat(targets, self.target_length),
@@ -103,24 +104,24 @@ class TextToText(supervised.Supervised):
         """Return how many tokens of input text fit into a row beside what stands around them."""
         room = length - 1 - pair
         # A decoder's row holds BOS and the target too; the last EOS is a target, never an input.
-        return room if self.model == "encoder_decoder" else room - self.target_length
+        return room if self.traits.encodes else room - self.target_length
 
     def prompts(self, plan: ExamplePlan) -> list[list[int]]:
         """Return the ids that a model reads before it writes the target, of each row of a plan."""
-        name = "input" if self.model == "encoder_decoder" else "row"
+        name = "input" if self.traits.encodes else "row"
         values, offsets, _ = plan.sequences[name]
         spans = zip(offsets[:-1], plan.columns["given"], strict=True)
         return [values[start : start + given].tolist() for start, given in spans]
 
     def request(self, prompt: str, tokenizer) -> str | list[int]:
         """Return a prompt as it stood before an answer in training."""
-        if self.model == "encoder_decoder":
+        if self.traits.encodes:
             return prompt  # every prompt is given its EOS
         return [tokenizer.bos_id, *tokenizer.encode(prompt), tokenizer.eos_id]
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the batch; nothing in it is random."""
-        if self.model == "encoder_decoder":
+        if self.traits.encodes:
             segments, positions = _places(raw, "target", self.target_length)
             return {
                 "encoder_tokens": raw["input"],

@@ -40,16 +40,11 @@ class TokenClassification(supervised.Classifier):
     stride: int = 0
 
     name: ClassVar[str] = "token_classification"
-    models: ClassVar[dict] = {"encoder": {}, "decoder": {}}
+    head: ClassVar[str] = "token_classification"
 
     def __post_init__(self):
         super().__post_init__()
         between(self, stride=(0, 2**20))
-
-    def heads(self, model_name: str) -> dict[str, int]:
-        """Return a head of C classes for each token."""
-        super().heads(model_name)
-        return {"token_classification": len(self.labels)}
 
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return the row's arrays [B, L] and `owner` [B].
@@ -75,7 +70,7 @@ class TokenClassification(supervised.Classifier):
             supervised.warn_absent(counts, self.labels, shuffle)
         end = (tokenizer.eos_id,)
         frame = Template.of([tokenizer.bos_id], [], end).single
-        if self.model == "encoder":
+        if self.traits.bidirectional:
             frame = tokenizer.template.single
         room = length - frame.size
         if room < 1:
@@ -96,7 +91,7 @@ class TokenClassification(supervised.Classifier):
             ids = pieces[begin : begin + len(part)]
             begin += len(part)
             sizes = [len(word) for word in ids]
-            windows = word_windows(sizes, room, stride, self.model == "decoder")
+            windows = word_windows(sizes, room, stride, not self.traits.bidirectional)
             for window in windows:
                 row, types = frame.around(np.concatenate(ids[window.first : window.stop]))
                 before = np.cumsum([0, *sizes[window.first : window.stop - 1]])
@@ -110,7 +105,7 @@ class TokenClassification(supervised.Classifier):
                 owner.append(number)
             report["windows"] += len(windows)
             report["split"] += len(windows) > 1
-        if self.model != "encoder":
+        if not self.traits.bidirectional:
             del rows["types"]
         sequences = {name: supervised.flat(values, length) for name, values in rows.items()}
         columns = {"owner": np.array(owner, np.int32)}

@@ -46,7 +46,7 @@ class Ranked(Task, abc.ABC):
         """Return what a model is asked about each example."""
 
     @abc.abstractmethod
-    def answer(self, example: Example, scores: Scores, family: str) -> Answer:
+    def answer(self, example: Example, scores: Scores, masked: bool) -> Answer:
         """Return the answer that the scores of an example's requests amount to."""
 
     @abc.abstractmethod
@@ -65,11 +65,11 @@ class Ranked(Task, abc.ABC):
     def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
         """Return the answer of each example.
 
-        outputs['scores'] are the `Scores` of each, outputs['family'] the model's key in MODELS.
+        outputs['scores'] are the `Scores` of each, outputs['masked'] whether masks were filled.
         """
         check_count(outputs["scores"], examples)
         pairs = zip(examples, outputs["scores"], strict=True)
-        return [self.answer(example, scores, outputs["family"]) for example, scores in pairs]
+        return [self.answer(example, scores, outputs["masked"]) for example, scores in pairs]
 
     def metrics(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> dict[str, float]:
         """Return the mean of each of `values`, over all examples and over each group of them."""

@@ -103,7 +103,7 @@ class MultipleChoice(Prompted):
             for example in examples
         ]
 
-    def answer(self, example: Example, scores: Scores, family: str) -> Answer:
+    def answer(self, example: Example, scores: Scores, masked: bool) -> Answer:
         """Return the choice by each norm."""
         choices = example["choices"]
         likely, other = np.split(scores.log_likelihood, 2)
@@ -177,12 +177,12 @@ class LastWord(Prompted):
 
     def requests(self, examples: Sequence[Example], reader: Reader) -> list[list[Request]]:
         """Return the word behind its context."""
-        if reader.family == "encoder":
+        if reader.traits.bidirectional:
             tokenizer = reader.tokenizer
             return [[cloze(tokenizer, e["text"], self.joint + e["gold"], "")] for e in examples]
         return [[request(reader, e["text"], self.joint + e["gold"])] for e in examples]
 
-    def answer(self, example: Example, scores: Scores, family: str) -> Answer:
+    def answer(self, example: Example, scores: Scores, masked: bool) -> Answer:
         """Return whether the word is what greedy decoding writes, and its log-likelihood."""
         return Answer(bool(scores.greedy[0]), float(scores.log_likelihood[0]))
 

@@ -52,7 +52,7 @@ class MinimalPairs(Ranked):
         """Return both sentences of each pair."""
         return [[request(reader, "", e[key]) for key in ("text", "text_pair")] for e in examples]
 
-    def answer(self, example: Example, scores: Scores, family: str) -> Answer:
+    def answer(self, example: Example, scores: Scores, masked: bool) -> Answer:
         """Return which side is likelier, '' where neither is."""
         first, second = scores.log_likelihood
         best, shares = preferred([first, second])
@@ -103,7 +103,7 @@ class CrowsPairs(MinimalPairs):
 
     def requests(self, examples: Sequence[Example], reader: Reader) -> list[list[Request]]:
         """Return both sentences, of a masked LM their common tokens."""
-        if reader.family != "encoder":
+        if not reader.traits.bidirectional:
             return super().requests(examples, reader)
         tokenizer = reader.tokenizer
         return [common_tokens(tokenizer, e["text"], e["text_pair"]) for e in examples]

@@ -51,17 +51,17 @@ class Perplexity(Ranked):
 
     def requests(self, examples: Sequence[Example], reader: Reader) -> list[list[Request]]:
         """Return the windows of each document, which begins with BOS."""
-        if reader.family not in ("decoder", "recurrent"):
+        if reader.traits.encodes or reader.traits.bidirectional:
             raise ConfigError(
                 f"task perplexity judges text from left to right, and model {reader.family!r} does "
-                "not read so; it works on: decoder, recurrent"
+                "not read that way; it needs one that goes on from what it has read, as a decoder"
             )
         window = min(self.window, reader.limit or self.window)
         bos = reader.tokenizer.bos_id
         texts = reader.tokenizer.encode_batch([example["text"] for example in examples])
         return [list(windows([bos, *ids], window, min(self.stride, window))) for ids in texts]
 
-    def answer(self, example: Example, scores: Scores, family: str) -> Answer:
+    def answer(self, example: Example, scores: Scores, masked: bool) -> Answer:
         """Return the nats of a document, and its tokens, bytes and words."""
         nats = -float(scores.log_likelihood.sum())
         value = {

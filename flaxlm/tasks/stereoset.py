@@ -74,9 +74,9 @@ class StereoSet(Ranked):
         senses = range(len(SENSES))
         return [[_request(example, sense, reader) for sense in senses] for example in examples]
 
-    def answer(self, example: Example, scores: Scores, family: str) -> Answer:
+    def answer(self, example: Example, scores: Scores, masked: bool) -> Answer:
         """Return whether the stereotype is preferred, and how many texts to the unrelated one."""
-        if family == "encoder" and example["kind"] == "intrasentence":
+        if masked and example["kind"] == "intrasentence":
             means = [np.log(np.exp(values, dtype=np.float64).mean()) for values in scores.tokens]
         else:
             means = scores.log_likelihood / scores.num_tokens
@@ -156,7 +156,7 @@ def _request(example: Example, sense: int, reader: Reader) -> Request:
     text = example["sentences"][sense]
     if example["kind"] == "intersentence":
         return following(reader, example["text"], text)
-    if reader.family != "encoder":
+    if not reader.traits.bidirectional:
         return request(reader, "", text)
     word = example["words"][sense]
     parts = example["text"].split(BLANK)

@@ -365,16 +365,19 @@ def hub_recipe(init: str) -> dict:
         recipe["objective"] = {"name": described.objective} | labels
     elif (
         "token_classification" in heads
-        and described.model in OBJECTIVES["token_classification"].models
+        and described.model in OBJECTIVES["token_classification"].models()
     ):
         recipe["objective"] = {"name": "token_classification", "labels": described.labels}
         recipe["task"] = task_of_labels(described.labels)
-    elif "question_answering" in heads and described.model in ("encoder", "decoder"):
+    elif (
+        "question_answering" in heads
+        and described.model in OBJECTIVES["question_answering"].models()
+    ):
         recipe["task"] = {"name": "question_answering"}
         recipe["objective"] = {"name": "question_answering"}
-    elif described.model == "encoder":
+    elif described.model in OBJECTIVES["masked_lm"].models():
         recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
-    elif described.model == "encoder_decoder":
+    elif described.model in OBJECTIVES["span_corruption"].models():
         recipe["objective"] = {"name": "span_corruption"}
     return recipe
 
