@@ -9,7 +9,7 @@ from flaxlm import sharding, tree
 from flaxlm.errors import ConfigError
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
-from flaxlm.training.step import check_trained, make_train_step, mean_gradients
+from flaxlm.training.step import check_trained, make_train_step
 
 FREEZE = (r"^embed/", r"attention/(key|out)/")
 
@@ -83,8 +83,8 @@ def test_moments_of_what_is_trained_lie_where_it_lies():
 
 
 def test_what_is_trained_has_the_gradients_of_the_whole_model(program):
-    parts = program.objective, program.model, 1, lambda x: x
-    whole, some = mean_gradients(*parts), mean_gradients(*parts, lambda path: not frozen(path))
+    whole = tiny.gradients(program)
+    some = tiny.gradients(program, trains=lambda path: not frozen(path))
     with program.mesh():
         state, batch, rng = tiny.drawn_state(program), batch_of(program, 0), jax.random.key(0)
         call = jax.jit(lambda p: (whole(p, batch, rng)[0], some(p, batch, rng)[0]))
@@ -100,11 +100,11 @@ def test_what_is_trained_has_the_gradients_of_the_whole_model(program):
 
 def test_nothing_is_computed_for_what_is_frozen(program):
     """Two thirds of a step's products are gradients; below a head alone none of them is made."""
-    params = program.abstract_state.params
+    params = program.abstract_params
     batch = {k: jax.ShapeDtypeStruct(*v) for k, v in program.objective.batch_spec(16, 16).items()}
     flops = []
     for trains in (lambda path: True, lambda path: path.startswith("heads/nsp")):
-        grads = mean_gradients(program.objective, program.model, 1, lambda x: x, trains)
+        grads = tiny.gradients(program, trains=trains)
         call = jax.jit(lambda p, b, grads=grads: grads(p, b, jax.random.key(0)))
         with program.mesh():
             flops.append(call.lower(params, batch).cost_analysis()["flops"])

@@ -16,7 +16,7 @@ from flaxlm.objectives import InBatch
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.task import Answer
 from flaxlm.training import config as run_config
-from flaxlm.training.step import make_train_step, mean_gradients
+from flaxlm.training.step import make_train_step
 
 
 def torch_vectors(hidden, segments, pooling):
@@ -83,10 +83,9 @@ def loss_and_gradients(mesh):
     with program.mesh():
         rng = np.random.default_rng(1)
         draw = lambda a: jax.device_put(0.2 * rng.normal(size=a.shape).astype(a.dtype), a.sharding)  # noqa: E731
-        params = jax.tree.map(draw, program.abstract_state.params)
+        params = jax.tree.map(draw, program.abstract_params)
         batch = sharding.to_global(pairs(), 0, 16, program.batch_sharding)
-        grads = mean_gradients(program.objective, program.model, 1, lambda x: x)
-        gradients, loss, _ = jax.jit(grads)(params, batch, jax.random.key(0))
+        gradients, loss = jax.jit(tiny.gradients(program))(params, batch, jax.random.key(0))
         return float(loss), {p: np.asarray(g) for p, g in tree.flatten(gradients).items()}
 
 

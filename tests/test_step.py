@@ -11,7 +11,7 @@ import tiny_runs as tiny
 from flaxlm import sharding, tree
 from flaxlm.errors import ConfigError
 from flaxlm.training import config as run_config
-from flaxlm.training.step import make_train_step, mean_gradients
+from flaxlm.training.step import make_train_step
 
 MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)]
 
@@ -37,9 +37,8 @@ def loss_and_gradients(family, mesh, microbatches):
     with program.mesh():
         state = program.init(0)
         batch = sharding.to_global(host, 0, 16, program.batch_sharding)
-        pin = lambda x: x  # noqa: E731
-        grads = mean_gradients(program.objective, program.model, microbatches, pin)
-        gradients, loss, _ = jax.jit(grads)(state.params, batch, jax.random.key(0))
+        grads = jax.jit(tiny.gradients(program, microbatches))
+        gradients, loss = grads(state.params, batch, jax.random.key(0))
         return float(loss), {p: np.asarray(g) for p, g in tree.flatten(gradients).items()}
 
 

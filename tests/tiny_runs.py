@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flaxlm import sharding, tree
+from flaxlm.training.step import denominators_of, mean_gradients
 
 VOCAB = 101  # a prime: divides over no mesh axis
 SIZES = dict(vocab_size=VOCAB, width=24, num_layers=2, num_heads=3, head_dim=8, max_length=32)
@@ -79,6 +80,18 @@ def random_batch(spec: dict, seed: int, vocab: int = VOCAB) -> dict:
             value = rng.integers(0, vocab, shape)
         batch[name] = np.asarray(value, dtype)
     return batch
+
+
+def gradients(program, microbatches=1, trains=lambda path: True):
+    """Return f(params, batch, rng) -> (gradients, loss) of what `trains` says is trained."""
+    grads = mean_gradients(program.objective, program.model, microbatches, lambda x: x)
+
+    def call(params, batch, rng):
+        denominators = denominators_of(program.objective, batch)
+        (loss, _), found = grads(*tree.split(params, trains), batch, denominators, rng)
+        return found, loss
+
+    return call
 
 
 def drawn_state(program, seed=0):

@@ -11,7 +11,7 @@ from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
 from flaxlm.models import MODELS, Model, losses
 from flaxlm.objectives import supervised
-from flaxlm.objectives.objective import Spec, Sums, apply, floats, ints
+from flaxlm.objectives.objective import Spec, apply, floats, ints
 from flaxlm.objectives.sequence import SequenceObjective
 
 
@@ -109,11 +109,10 @@ class Classification(supervised.Classifier, SequenceObjective):
         text = self.traits.encodes
         return batch["weights"] if text else supervised.real_rows(batch)
 
-    def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
-        """Return the term `loss` and the accuracy, of examples or of label tokens."""
-        text = self.traits.encodes
-        logits = apply(model, params, batch, rng, train)["lm" if text else "classification"]
-        return self.label_loss(logits, batch["targets" if text else "labels"], batch, train)
+    @property
+    def judged(self) -> tuple[str, str]:
+        """The head, and what it should say: the label, or the tokens of its text."""
+        return ("lm", "targets") if self.traits.encodes else super().judged
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
         """Return `scores` float32 [B, C], log p(label) in nats (of its text, if it is written)."""

@@ -14,6 +14,7 @@ import numpy as np
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
 from flaxlm.errors import ConfigError, choose
+from flaxlm.models import losses
 from flaxlm.models.heads import POOLINGS, pool
 from flaxlm.objectives import supervised
 from flaxlm.objectives.objective import Spec, Sums, apply, ints
@@ -103,7 +104,9 @@ class InBatch(SequenceObjective):
         absent_BC = (real_B[None, :] == 0) & (real_B[:, None] != 0)
         own_B = jnp.arange(len(real_B))
         both = [
-            self.cross_entropy(jnp.where(absent_BC, -jnp.inf, logits), own_B, weights_B, train)
+            losses.cross_entropy(
+                jnp.where(absent_BC, -jnp.inf, logits), own_B, weights_B, *self.penalties(train)
+            )
             for logits in (logits_BC, logits_BC.T)
         ]
         total, weight, correct = (sum(values) / 2 for values in zip(*both, strict=True))

@@ -13,6 +13,7 @@ from flaxlm.data.packing import PackedPlan
 from flaxlm.data.pairs import PairPlan
 from flaxlm.data.pipeline import Batch
 from flaxlm.errors import ConfigError
+from flaxlm.models import losses
 from flaxlm.objectives.objective import Objective, Spec, Sums, apply, between, floats, ints
 
 _NEVER = {np.dtype(np.uint32): np.uint32(2**32 - 1), np.dtype(np.uint64): np.uint64(2**64 - 1)}
@@ -137,16 +138,14 @@ class MaskedLM(Objective):
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
         """Return terms `mlm` and `nsp` (nats) and the accuracy of each."""
         outputs = apply(model, params, batch, rng, train)
-        total, weight, correct = self.cross_entropy(
-            outputs["mlm"], batch["targets"], batch["weights"], train
+        total, weight, correct = losses.cross_entropy(
+            outputs["mlm"], batch["targets"], batch["weights"], *self.penalties(train)
         )
         terms, metrics = {"mlm": (total, weight)}, {"mlm_accuracy": (correct, weight)}
         if self.nsp:
             real = (batch["example_ids"] >= 0).astype(jnp.float32)
             # Both labels are known with certainty: no smoothing.
-            total, weight, correct = self.cross_entropy(
-                outputs["nsp"], batch["labels"], real, train=False
-            )
+            total, weight, correct = losses.cross_entropy(outputs["nsp"], batch["labels"], real)
             terms["nsp"], metrics["nsp_accuracy"] = (total, weight), (correct, weight)
         return terms, metrics
 

@@ -118,8 +118,8 @@ class Objective(abc.ABC):
           train: dropout, label smoothing and z-loss on.
         """
         logits = apply(model, params, batch, rng, train)["lm"]
-        total, weight, correct = self.cross_entropy(
-            logits, batch["targets"], batch["weights"], train
+        total, weight, correct = losses.cross_entropy(
+            logits, batch["targets"], batch["weights"], *self.penalties(train)
         )
         return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
 
@@ -135,11 +135,9 @@ class Objective(abc.ABC):
             "num_targets": jnp.sum(batch["weights"], axis=-1),
         }
 
-    def cross_entropy(self, logits, targets, weights, train: bool):
-        """Return `losses.cross_entropy`, regularised only in training."""
-        if not train:
-            return losses.cross_entropy(logits, targets, weights)
-        return losses.cross_entropy(logits, targets, weights, self.label_smoothing, self.z_loss)
+    def penalties(self, train: bool) -> tuple[float, float]:
+        """Return the label smoothing and the z-loss of a cross entropy: of training alone."""
+        return (self.label_smoothing, self.z_loss) if train else (0.0, 0.0)
 
 
 def apply(model, params, batch, rng, train: bool) -> dict[str, jax.Array]:

@@ -14,6 +14,7 @@ from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
 from flaxlm.data.vocabulary import Frame, Template
 from flaxlm.errors import ConfigError, DataError
+from flaxlm.models import losses
 from flaxlm.objectives import supervised
 from flaxlm.objectives.objective import Spec, Sums, apply, between, floats, ints
 from flaxlm.progress import Progress
@@ -188,7 +189,9 @@ class QuestionAnswering(supervised.Supervised):
         """Return the term `loss`, the mean of both pointers' in nats, and their accuracy."""
         logits_B2L = self.logits(model, params, batch, rng, train)
         weights_B2 = jnp.broadcast_to(batch["weights"][:, None] / 2, batch["labels"].shape)
-        total, weight, correct = self.cross_entropy(logits_B2L, batch["labels"], weights_B2, train)
+        total, weight, correct = losses.cross_entropy(
+            logits_B2L, batch["labels"], weights_B2, *self.penalties(train)
+        )
         return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:

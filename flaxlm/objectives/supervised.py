@@ -1,6 +1,7 @@
 """What the supervised objectives share: examples become flat token arrays, once, at plan time."""
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
@@ -13,8 +14,8 @@ from flaxlm.data.order import Raw
 from flaxlm.data.pipeline import Batch
 from flaxlm.data.vocabulary import Template
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.models import MODELS, Model
-from flaxlm.objectives.objective import Objective, Spec, ints
+from flaxlm.models import MODELS, Model, losses
+from flaxlm.objectives.objective import Objective, Spec, Sums, apply, ints
 
 Tokens = list[np.ndarray]
 NUMBERS = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
@@ -106,12 +107,20 @@ class Classifier(Supervised):
         """Return the weight of the training loss."""
         return {"loss": jnp.sum(self.weighted(batch))}
 
-    def label_loss(self, logits, targets, batch, train: bool):
+    @property
+    def judged(self) -> tuple[str, str]:
+        """The head that is judged, and the array of the batch with what it should say."""
+        return self.head, "labels"
+
+    def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
         """Return the term `loss` and the accuracy, which is never weighted by class."""
-        total, weight, correct = self.cross_entropy(logits, targets, self.counted(batch), train)
+        head, targets = self.judged
+        logits, counted = apply(model, params, batch, rng, train)[head], self.counted(batch)
+        judge = functools.partial(losses.cross_entropy, logits, batch[targets])
+        total, weight, correct = judge(counted, *self.penalties(train))
         accuracy = {"accuracy": (correct, weight)}
         if train and self.class_weights:
-            total, weight, _ = self.cross_entropy(logits, targets, self.weighted(batch), train)
+            total, weight, _ = judge(self.weighted(batch), *self.penalties(train))
         return {"loss": (total, weight)}, accuracy
 
 

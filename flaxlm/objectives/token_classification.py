@@ -13,7 +13,7 @@ from flaxlm.data.pipeline import Batch
 from flaxlm.data.vocabulary import Template
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.objectives import supervised
-from flaxlm.objectives.objective import Spec, Sums, apply, between, floats, ints
+from flaxlm.objectives.objective import Spec, apply, between, floats, ints
 
 
 class WordWindow(NamedTuple):
@@ -131,11 +131,6 @@ class TokenClassification(supervised.Classifier):
         """Return the batch; nothing in it is random."""
         batch = self.row_batch(raw, length) | {n: raw[n] for n in ("labels", "words", "owner")}
         return batch | {"weights": (raw["words"] > 0).astype(np.float32)}
-
-    def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
-        """Return the term `loss` and the accuracy, of words."""
-        logits = apply(model, params, batch, rng, train)["token_classification"]
-        return self.label_loss(logits, batch["labels"], batch, train)
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
         """Return `scores` float32 [B, L, C], log p(label) in nats, with `words` and `owner`."""

@@ -32,7 +32,7 @@ class TrainProgram(Program):
     Attributes:
       init: seed -> TrainState, already laid out on the mesh.
       begin: params -> TrainState at step 0 with these, which are donated.
-      update: (TrainState, batch, seed) -> (TrainState, metrics); the state given in is donated.
+      update: (seed, TrainState, batch) -> (TrainState, metrics); the state given in is donated.
       abstract_state: ShapeDtypeStructs with shardings, what a checkpoint is restored into.
     """
 
@@ -43,9 +43,10 @@ class TrainProgram(Program):
     begin: Callable
     update: Callable
 
-    def step(self, state: TrainState, batch):
-        """Return (TrainState, metrics) after one batch; the state given in is donated."""
-        return self.update(state, batch, np.uint32(self.config.seed))
+    @property
+    def step(self) -> Callable:
+        """`update` with the run's seed."""
+        return functools.partial(self.update, np.uint32(self.config.seed))
 
 
 def check_trained(config: RunConfig) -> None:
@@ -59,85 +60,69 @@ def _mean(sums: dict) -> dict:
     return {name: total / jnp.maximum(weight, 1e-9) for name, (total, weight) in sums.items()}
 
 
-def split_batch(batch: dict, parts: int, pin: Callable) -> dict:
-    """Return [A, B/A, …] micro-batches: rows j, j + A, … go to micro-batch j.
+def mean_loss(objective, model, trained, frozen, batch, denominators, rng):
+    """Return (Σ coefficient · sum / denominator, {name: (sum, weight)}) of rows of a batch."""
+    params = tree.merge(trained, frozen)
+    terms, metrics = objective.loss(model, params, batch, rng, True)
+    loss = sum(
+        coefficient * terms[name][0] / denominators[name]
+        for name, coefficient in objective.coefficients.items()
+    )
+    return loss, {**terms, **metrics}
 
-    A strided split keeps every micro-batch spread over all the devices that hold the batch.
+
+def denominators_of(objective, batch) -> dict:
+    """Return what the sum of each term is divided by, from a whole global batch."""
+    weights = objective.weights(batch)
+    return jax.tree.map(lambda w: jnp.maximum(w.astype(jnp.float32), 1e-9), weights)
+
+
+def mean_gradients(objective, model, microbatches: int, pin: Callable) -> Callable:
+    """Return grads(trained, frozen, batch, denominators, rng) -> ((loss, sums), gradients).
+
+    Gradients are of the mean loss of the batch, by the parameters `trained`: the `frozen` ones are
+    not differentiated, so that nothing is computed or kept for them.
+
+    The denominators are of the whole batch, and Σ coefficient · sum / denominator is differentiated
+    micro-batch by micro-batch: a mean of micro-batch means would be another loss wherever weights
+    differ between them. Micro-batch i holds rows i, i + A, …, so that each is spread over all the
+    devices that hold the batch; `pin` keeps its layout [A, B/A, …].
     """
+    grads = jax.value_and_grad(
+        functools.partial(mean_loss, objective, model), argnums=0, has_aux=True
+    )
+    if microbatches == 1:
+        return grads
 
-    def split(x):
-        x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
-        return pin(jnp.swapaxes(x, 0, 1))
-
-    return jax.tree.map(split, batch)
-
-
-def mean_gradients(
-    objective,
-    model,
-    microbatches: int,
-    pin: Callable,
-    trains: Callable[[str], bool] = lambda path: True,
-) -> Callable:
-    """Return grads(params, batch, rng) -> (gradients, loss, metric sums) of the batch's mean loss.
-
-    Gradients are of the parameters whose paths `trains` accepts: the others are not differentiated,
-    so that nothing is computed or kept for them.
-
-    The denominators are summed over the whole global batch first, then
-    Σ coefficient · sum / denominator is differentiated micro-batch by micro-batch; a mean of
-    micro-batch means would be another loss wherever weights differ between them.
-    """
-
-    def part(trained, frozen, batch, denominators, rng):
-        params = tree.merge(trained, frozen)
-        terms, metrics = objective.loss(model, params, batch, rng, True)
-        loss = sum(
-            coefficient * terms[name][0] / denominators[name]
-            for name, coefficient in objective.coefficients.items()
-        )
-        return loss, {**terms, **metrics}
-
-    def grads(params, batch, rng):
-        denominators = jax.tree.map(
-            lambda w: jnp.maximum(w.astype(jnp.float32), 1e-9), objective.weights(batch)
-        )
-        trained, frozen = tree.split(params, trains)
-        value_and_grad = functools.partial(jax.value_and_grad(part, has_aux=True), trained, frozen)
-        if microbatches == 1:
-            (loss, sums), gradients = value_and_grad(batch, denominators, rng)
-            return gradients, loss, sums
+    def accumulated(trained, frozen, batch, denominators, rng):
+        def split(x):
+            x = x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:])
+            return pin(jnp.swapaxes(x, 0, 1))
 
         def body(carry, xs):
             micro, index = xs
-            (loss, sums), gradients = value_and_grad(
-                micro, denominators, jax.random.fold_in(rng, index)
-            )
-            return jax.tree.map(jnp.add, carry, (gradients, loss, sums)), None
+            more = grads(trained, frozen, micro, denominators, jax.random.fold_in(rng, index))
+            return jax.tree.map(jnp.add, carry, more), None
 
-        micros = split_batch(batch, microbatches, pin)
-        shapes = jax.eval_shape(
-            lambda m: value_and_grad(m, denominators, rng),
-            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), micros),
-        )
-        (loss, sums), gradients = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        (gradients, loss, sums), _ = jax.lax.scan(
-            body, (gradients, loss, sums), (micros, jnp.arange(microbatches))
-        )
-        return gradients, loss, sums
+        micros = jax.tree.map(split, batch)
+        first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), micros)
+        shapes = jax.eval_shape(grads, trained, frozen, first, denominators, rng)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.lax.scan(body, zeros, (micros, jnp.arange(microbatches)))[0]
 
-    return grads
+    return accumulated
 
 
-def _step(state: TrainState, batch, seed, *, config, grads, optimizer, schedule, trains):
+def _step(seed, state: TrainState, batch, *, config, grads, optimizer, schedule, trains):
     """One update; a batch whose loss or gradient is not finite changes nothing but counters.
 
     `seed` is an argument, so that runs which differ in it alone share one compilation.
     """
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
-    gradients, loss, sums = grads(state.params, batch, rng)
-    norm = optax.global_norm(gradients)
     before, frozen = tree.split(state.params, trains)
+    denominators = denominators_of(config.objective, batch)
+    (loss, sums), gradients = grads(before, frozen, batch, denominators, rng)
+    norm = optax.global_norm(gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, before)
     params = optax.apply_updates(before, updates)
     ema = state.ema
@@ -225,9 +210,7 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> TrainPro
     step = functools.partial(
         _step,
         config=config,
-        grads=mean_gradients(
-            config.objective, program.model, config.train.microbatches, pin, trains
-        ),
+        grads=mean_gradients(config.objective, program.model, config.train.microbatches, pin),
         optimizer=optimizer,
         schedule=schedule,
         trains=trains,
@@ -243,8 +226,8 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> TrainPro
         begin=jax.jit(begin, out_shardings=state, donate_argnums=0),
         update=jax.jit(
             step,
-            in_shardings=(state, batch_sharding, replicated),
+            in_shardings=(replicated, state, batch_sharding),
             out_shardings=(state, replicated),
-            donate_argnums=0,
+            donate_argnums=1,
         ),
     )
