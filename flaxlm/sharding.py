@@ -27,7 +27,6 @@ RULES = {
     "kv_heads": ("tensor",),
     "head_dim": (),
     "mlp": ("tensor",),
-    "layers": (),
 }
 
 

@@ -31,11 +31,12 @@ from flaxlm.evaluation.evaluate import (
 from flaxlm.progress import Progress, say
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import RunConfig
-from flaxlm.training.inputs import Inputs, flops_per_token
+from flaxlm.training.inputs import Inputs
 from flaxlm.training.metrics import MetricWriter, table, write_result
 from flaxlm.training.opened import load_params
-from flaxlm.training.start import start
+from flaxlm.training.start import restore_or_init
 from flaxlm.training.step import TrainProgram, check_batch, check_trained, make_train_step
+from flaxlm.training.throughput import flops_per_token
 
 
 class Interrupted(Exception):
@@ -145,7 +146,7 @@ def train(
         )
         with program.mesh(), saved:
             check_metric(program, inputs)
-            state, step = start(program, saved, inputs, allow_missing, say)
+            state, step = restore_or_init(program, saved, inputs, allow_missing, say)
             loop = Loop(program, inputs, saved, workdir, total, started or time.time())
             return loop.run(state, step, batches)
 

@@ -13,7 +13,7 @@ from hf_cases import CASES
 
 from flaxlm import from_dict, make_mesh, make_train_step, save_pretrained, tree
 from flaxlm.training.config import hub_recipe
-from flaxlm.training.start import wanted_of
+from flaxlm.training.start import init_source
 
 STEPS, WARMUP, PEAK, DECAY = 50, 5, 2e-3, 0.01
 B, L = 8, 16
@@ -115,7 +115,7 @@ def test_the_loss_curve_is_that_of_torch(name, tmp_path):
     ours, said = [], []
     with program.mesh():
         state = program.init(0)
-        params = wanted_of(program, "").load(state.params, said.append)
+        params = init_source(program, "").load(state.params, said.append)
         state = state.replace(params=params)
         assert "fresh: none" in said[0]
         for _, batch in zip(range(STEPS), batches(spec), strict=False):
@@ -163,7 +163,7 @@ def test_layer_decay_is_that_of_parameter_groups(tmp_path):
     program = make_train_step(config, make_mesh(config.sharding, jax.devices()[:1]), steps)
     spec = config.objective.batch_spec(B, L)
     with program.mesh():
-        params = wanted_of(program, "").load(program.init(0).params, lambda line: None)
+        params = init_source(program, "").load(program.init(0).params, lambda line: None)
         state = program.begin(params)
         for _, batch in zip(range(steps), batches(spec), strict=False):
             state, _ = program.step(state, batch)

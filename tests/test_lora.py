@@ -17,7 +17,7 @@ from flaxlm.train import train
 from flaxlm.training import config as run_config
 from flaxlm.training import lora
 from flaxlm.training.checkpoint import Checkpointer
-from flaxlm.training.start import wanted_of
+from flaxlm.training.start import init_source
 from flaxlm.training.step import make_train_step
 
 ALL = lora.LoraConfig(rank=3, alpha=6.0, targets=(r"kernel$",))
@@ -240,7 +240,7 @@ def test_a_run_from_a_lora_run_starts_from_merged_kernels(rank, hub, tuned):
     said = []
     with program.mesh():
         params = tiny_runs.drawn_state(program).params
-        loaded = tree.flatten(wanted_of(program, "").load(params, said.append))
+        loaded = tree.flatten(init_source(program, "").load(params, said.append))
     fresh = {path for path in loaded if lora.is_adapter(path)}
     assert len(fresh) == (6 if rank else 0)
     assert loaded.keys() - fresh == expected.keys()

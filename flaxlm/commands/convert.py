@@ -18,7 +18,7 @@ from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.metrics import table
 from flaxlm.training.opened import open_run
-from flaxlm.training.start import start
+from flaxlm.training.start import restore_or_init
 from flaxlm.training.step import make_train_step
 
 
@@ -105,7 +105,7 @@ def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: st
         with program.mesh(), saved:
             if saved.latest() is not None:
                 raise Unsafe(f"{workdir} holds a run already; take another --to")
-            state, step = start(program, saved, inputs, allow_missing, say)
+            state, step = restore_or_init(program, saved, inputs, allow_missing, say)
             saved.save(step, state, wait=True)
     count = parameter_count(config.model_name, config.model, program.abstract_params)
     return {"model": config.model_name, "parameters": count, "dtype": dtype}

@@ -33,7 +33,7 @@ from flaxlm.tasks.glue import GLUE
 from flaxlm.train import train
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
-from flaxlm.training.inputs import meet
+from flaxlm.training.inputs import barrier
 
 RUNS = {"mnli_mm": "mnli"}  # tasks that are judged with the run of another
 STEMS = {"train": "train", "valid": "(dev|valid|validation)", "test": "test"}
@@ -282,7 +282,7 @@ def score(job: Job, allow_missing: str) -> dict:
         if split in job.splits:
             if split == "test" or not job.train:  # else training has left it
                 evaluate(job.config, job.place, split, "")
-            meet(f"{job.task} {split}")  # the first process writes it
+            barrier(f"{job.task} {split}")  # the first process writes it
             path = report.place(job.place, job.config, split) / "scores.json"
             entry[split] = json.loads(path.read_bytes())
     return entry | {"seconds": round(time.monotonic() - started, 1)}

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import math
 import pathlib
 import shlex
 import subprocess
@@ -25,7 +24,7 @@ from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.workdir import Workdir, unwritable
 
 
-def meet(name: str) -> None:
+def barrier(name: str) -> None:
     """Wait until every process is here."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
@@ -72,7 +71,7 @@ class Inputs:
                 except OSError as error:
                     raise unwritable(workdir, error) from None
                 find_tokenizer(config, workdir)
-            meet("tokenizer")
+            barrier("tokenizer")
             inputs = cls(config, workdir, load_tokenizer(workdir / "tokenizer"))
             inputs.check_vocabulary()
             inputs.check_checkpoints()
@@ -119,11 +118,11 @@ class Inputs:
         if self._caches is None:
             lead = jax.process_index() == 0
             if not lead:
-                meet("token cache")
+                barrier("token cache")
             config = self.config
             _, self._caches = token_cache.prepare(config.data, config.tokenizer, self.workdir)
             if lead:
-                meet("token cache")
+                barrier("token cache")
         return self._caches
 
     def examples(self, split: str) -> list[dict]:
@@ -317,26 +316,3 @@ def _commit() -> str:
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-
-
-def flops_per_token(config: run_config.RunConfig, params) -> float:
-    """Return the training FLOPs a token: 6 N + 12 · layers · heads · head size · length.
-
-    Kaplan et al. (2020), section 2.1, with the attention term of Chowdhery et al. (2022),
-    appendix B. N leaves out what is only looked up: positions, types, and an untied token table.
-    """
-    from flaxlm import tree
-
-    model = config.model
-    looked_up = r"embed/(position|token_type)" + (
-        "" if getattr(model, "tied", True) else "|embed/token"
-    )
-    counted = sum(
-        math.prod(leaf.shape)
-        for path, leaf in tree.flatten(params).items()
-        if not tree.first_match([(looked_up, True)], path)
-    )
-    attention = 0
-    if hasattr(model, "num_heads"):
-        attention = model.num_layers * model.num_heads * model.head_dim * config.train.length
-    return 6.0 * counted + 12.0 * attention

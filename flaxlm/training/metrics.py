@@ -10,25 +10,7 @@ import jax
 import numpy as np
 
 from flaxlm import files
-
-# Dense bfloat16 peak of one device, FLOP/s, from the makers' data sheets.
-PEAK_FLOPS = {
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6": 918e12,
-}
-
-
-def peak_flops() -> float:
-    """Return the bfloat16 peak of all devices together, or 0 where it is not known (CPUs)."""
-    kind = jax.devices()[0].device_kind
-    return next((v for k, v in PEAK_FLOPS.items() if k in kind), 0.0) * jax.device_count()
+from flaxlm.training.throughput import peak_flops
 
 
 def append_jsonl(path: pathlib.Path, row: dict) -> None:

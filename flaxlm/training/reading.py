@@ -52,8 +52,8 @@ class Source:
           StorageError: it is damaged.
         """
         record = self.saved.manifest(self.step)
-        held = dataclasses.replace(record, leaves=record.branch("params/"))
-        arrays.check(held, tree.flatten(params), whole=True)
+        parameters = dataclasses.replace(record, leaves=record.branch("params/"))
+        arrays.check(parameters, tree.flatten(params), whole=True)
         return self.saved.restore_params(self.step, "")[1]
 
     def read(self, wanted: dict, program: Program) -> tuple[dict, Manifest]:
@@ -65,9 +65,9 @@ class Source:
         """
         names, asked = _asked(self.saved.manifest(self.step), wanted, program)
         step = self.step if self.exact else None
-        loaded, found = self.saved.restore_params(step, "", tree.unflatten(asked))
+        loaded, record = self.saved.restore_params(step, "", tree.unflatten(asked))
         leaves = tree.flatten(loaded)
-        return _merged({path: leaves[leaf] for path, leaf in names.items()}, wanted), found
+        return _merged({path: leaves[leaf] for path, leaf in names.items()}, wanted), record
 
 
 def find(run: str | os.PathLike, checkpoint: str, config: EvalConfig | None = None) -> Source:
@@ -105,14 +105,10 @@ def find(run: str | os.PathLike, checkpoint: str, config: EvalConfig | None = No
     return Source(saved, int(checkpoint), "as asked", exact=True)
 
 
-def held(record: Manifest) -> dict[str, str]:
+def param_leaves(record: Manifest) -> dict[str, str]:
     """Return {parameter: leaf of the checkpoint that it is evaluated with}."""
-    found = {}
-    for branch in ("params/", "ema/"):  # an average counts before what it is an average of
-        for leaf in record.leaves:
-            if leaf.startswith(branch):
-                found[leaf.removeprefix(branch)] = leaf
-    return found
+    # An average counts before what it is an average of.
+    return {p: branch + p for branch in ("params/", "ema/") for p in record.branch(branch)}
 
 
 def _asked(record: Manifest, wanted: dict, program: Program) -> tuple[dict, dict]:
@@ -120,7 +116,7 @@ def _asked(record: Manifest, wanted: dict, program: Program) -> tuple[dict, dict
 
     Factors beside a wanted kernel that are not wanted themselves come along, to be merged.
     """
-    there, config = held(record), program.config
+    there, config = param_leaves(record), program.config
     factors = {
         path: jax.ShapeDtypeStruct(record.leaves[leaf].shape, record.leaves[leaf].dtype)
         for path, leaf in there.items()

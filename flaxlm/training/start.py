@@ -9,6 +9,7 @@ import jax
 from flaxlm import sharding, tree
 from flaxlm.errors import ConfigError, Unsafe
 from flaxlm.interop.pretrained import SCHEME
+from flaxlm.models import MODELS
 from flaxlm.training import lora, manifest, reading
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.head_labels import in_order, labels_of_run, order_of_head
@@ -18,7 +19,7 @@ from flaxlm.training.program import Program
 from flaxlm.training.step import TrainProgram
 
 
-def start(
+def restore_or_init(
     program: TrainProgram, saved: Checkpointer, inputs: Inputs, allow_missing: str, say: Callable
 ):
     """Return (TrainState, step) to go on from; what was loaded is said.
@@ -40,20 +41,19 @@ def start(
     except re.error as error:
         raise ConfigError(f"--allow_missing={allow_missing!r} is not a regex: {error}") from None
     saved.probe(program.abstract_state)
-    for line in sharding.unsplit(*_axes(program)):
+    axes, config = MODELS[program.config.model_name].axes, program.config.sharding
+    for line in sharding.unsplit(axes, program.abstract_params, program.device_mesh, config):
         say(f"not split evenly: {line}")
     # 1. This workdir: a run that was stopped goes on.
     if saved.latest() is not None:
-        state, found = saved.restore(program.abstract_state)
-        say(
-            f"resuming from step {found.step}: "
-            + manifest.promise(found.fingerprint, manifest.fingerprint())
-        )
-        return state, found.step
+        state, record = saved.restore(program.abstract_state)
+        promise = manifest.promise(record.fingerprint, manifest.fingerprint())
+        say(f"resuming from step {record.step}: {promise}")
+        return state, record.step
     # 2. `init`: the parameters of another run. What it cannot give is said before anything is made.
     if program.config.init and program.config.init_weights:
-        wanted = wanted_of(program, allow_missing)
-        params = wanted.load(program.init(program.config.seed).params, say)
+        source = init_source(program, allow_missing)
+        params = source.load(program.init(program.config.seed).params, say)
         # Optimizer and averages start anew, from these parameters.
         state = program.begin(params)
     # 3. Scratch.
@@ -63,22 +63,15 @@ def start(
     return state, 0
 
 
-def _axes(program: Program):
-    from flaxlm.models import MODELS
-
-    axes = MODELS[program.config.model_name].axes
-    return axes, program.abstract_params, program.device_mesh, program.config.sharding
-
-
-def wanted_of(program: Program, allow_missing: str):
-    """Return what a run takes from its `init`, checked; see `Wanted` for what is raised."""
+def init_source(program: Program, allow_missing: str):
+    """Return what a run takes from its `init`, checked; see `InitFromRun` for what is raised."""
     if not program.config.init.startswith(SCHEME):
-        return Wanted.of(program, allow_missing)
-    return Hub(program, hub_plan(program, allow_missing, is_head))
+        return InitFromRun.of(program, allow_missing)
+    return InitFromHub(program, hub_plan(program, allow_missing, is_head))
 
 
 @dataclasses.dataclass(frozen=True)
-class Hub:
+class InitFromHub:
     """What a run takes from a Hugging Face directory."""
 
     program: Program
@@ -93,7 +86,7 @@ class Hub:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class InitFromRun:
     """What a run takes from its `init`.
 
     A parameter may start fresh only if it belongs to a head of this objective, which `init` was
@@ -115,11 +108,11 @@ class Wanted:
     order: list[int]
 
     @classmethod
-    def of(cls, program: Program, allow_missing: str) -> "Wanted":
-        """Return what `program` takes; see the class, and `start` for what is raised."""
+    def of(cls, program: Program, allow_missing: str) -> "InitFromRun":
+        """Return what `program` takes; see the class, and `restore_or_init` for what is raised."""
         init = program.config.init
         source = reading.find(init, "")
-        there = reading.held(source.saved.manifest(source.step))
+        there = reading.param_leaves(source.saved.manifest(source.step))
         wanted = tree.flatten(program.abstract_params)
         asked = {p: x for p, x in wanted.items() if p in there and not lora.is_adapter(p)}
         labels = labels_of_run(init)
@@ -145,9 +138,9 @@ class Wanted:
 
     def load(self, params, say: Callable):
         """Return `params` with what `init` has; print loaded, merged, fresh and ignored."""
-        loaded, found = self.source.read(self.asked, self.program)
+        loaded, record = self.source.read(self.asked, self.program)
         loaded = in_order(loaded, self.order)
-        rest = [path for path in reading.held(found) if path not in self.asked]
+        rest = [path for path in reading.param_leaves(record) if path not in self.asked]
         merged = {lora.kernel_of(p) for p in rest if lora.is_adapter(p)} & self.asked.keys()
         ignored = [p for p in rest if not (lora.is_adapter(p) and lora.kernel_of(p) in merged)]
         lines = {"merged": sorted(merged), "fresh": self.fresh, "ignored": ignored}
@@ -155,5 +148,5 @@ class Wanted:
         for what, paths in lines.items():
             if paths or what != "merged":
                 text += f"; {what}: {', '.join(paths) or 'none'}"
-        say(f"init from {init} step {found.step} ({self.source.why}): {text}")
+        say(f"init from {init} step {record.step} ({self.source.why}): {text}")
         return tree.unflatten(tree.flatten(params) | loaded)
