@@ -72,7 +72,7 @@ def test_every_task_asks_every_family_and_scores_what_it_hears(tmp_path, name, f
     examples = task.examples(file_of(tmp_path / "a.jsonl", ROWS[name]), "valid")
     assert len(examples) == len(ROWS[name])
     if name == "perplexity" and family != "decoder":
-        with pytest.raises(ConfigError, match=f"model '{family}' does not read so"):
+        with pytest.raises(ConfigError, match=f"model '{family}' does not read that way"):
             task.requests(examples, Reader(BYTES, family))
         return
     asked = task.requests(examples, Reader(BYTES, family))
