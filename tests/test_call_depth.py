@@ -40,7 +40,7 @@ def stacks(monkeypatch):
 
 def test_the_loop_is_four_calls_from_the_cross_entropy(stacks, tmp_path):
     (tmp_path / "text.txt").write_text("A text to read.\n\n" * 40)
-    data = {"path": str(tmp_path / "text.txt"), "document": "paragraph"}
+    data = {"path": str(tmp_path / "text.txt"), "document": "paragraph", "valid_fraction": 0.0}
     model = {"vocab_size": 281, "num_layers": 1}
     recipe = tiny.recipe(
         "recurrent", data=data, model=model, train={"steps": 1}, eval={"split": ""}

@@ -16,7 +16,6 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
 INITS = ("normal", "t5")
 REMATS = ("none", "cheap", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")
-ATTENTIONS = ("einsum",)
 POOLINGS = ("", "first", "last", "mean")
 POOLERS = ("", "none", "dense", "transform")
 ROPE_SCALINGS = ("", "linear", "llama3")
@@ -132,6 +131,8 @@ class TransformerConfig:
     remat: str = "cheap"  # what is kept for the backward pass, see transformer.REMAT
 
     def __post_init__(self):
+        from flaxlm.models.attention import ATTENTION  # which imports this class
+
         set_ = object.__setattr__  # the dataclass is frozen
         check_positive(self, "vocab_size", "vocab_multiple", "width", "num_layers", "num_heads")
         if not self.head_dim and self.width % self.num_heads:
@@ -185,7 +186,7 @@ class TransformerConfig:
             ("norm_position", NORM_POSITIONS),
             ("positions", POSITIONS),
             ("activation", ACTIVATIONS),
-            ("attention", ATTENTIONS),
+            ("attention", ATTENTION),
             ("init", INITS),
             ("pooling", POOLINGS),
             ("pooler", POOLERS),

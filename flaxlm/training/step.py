@@ -185,7 +185,8 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> TrainPro
     replicated = NamedSharding(mesh, PartitionSpec())
     paths = tree.flatten(program.abstract_params)
     trains = trained(config.optimizer, config.lora, paths).__contains__
-    depths = distances(config.model, program.abstract_params)
+    decays = config.optimizer.layer_decay != 1
+    depths = distances(config.model, program.abstract_params) if decays else None
     optimizer, schedule = make_optimizer(config.optimizer, total_steps, depths)
 
     def pin(x):
