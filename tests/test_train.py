@@ -10,13 +10,17 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import tiny_runs as tiny
+from numerics import EPS
 
+from flaxlm import tree
 from flaxlm.commands import evaluate, inspect
 from flaxlm.errors import ConfigError, Diverged, Preempted, StorageError, Unsafe
 from flaxlm.train import train
 from flaxlm.training import config as run_config
+from flaxlm.training.checkpoint import Checkpointer
 
 ROOT = pathlib.Path(__file__).parents[1]
 WORDS = "the sea was calm and grey that day we rowed to a far green island under rain".split()
@@ -177,36 +181,39 @@ def test_evaluation_counts_every_token_once_whatever_the_batch(finished):
     assert result["valid/bits_per_byte"] == pytest.approx(bits, rel=1e-6)
 
 
+def params_of(workdir):
+    return tree.flatten(Checkpointer(workdir, read_only=True).restore_params()[0])
+
+
 @pytest.mark.parametrize("family", ["causal", "masked", "spans"])
-def test_fine_tuning_starts_from_another_run(family, corpus, finished, tmp_path, capfd):
+def test_fine_tuning_starts_from_another_run(family, finished, tmp_path, capfd):
+    """One step that moves nothing: what the run began with is what it holds."""
     source = finished[family][1]
-    rows = [{"text": " ".join(random.Random(i).choices(WORDS, k=5)), "label": "ab"[i % 2]}
-            for i in range(64)]  # fmt: skip
-    for i, row in enumerate(rows):
-        row["text"] = f"{'sun' if i % 2 else 'fog'} {row['text']}"
-    for name in ("train", "valid"):
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"{name}.jsonl").write_text(text)
+    rows = [{"text": f"{word} {i}", "label": "ab"[i % 2]} for i, word in enumerate(WORDS)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = dict(
         init=str(source),
         task=dict(name="classification"),
         objective=dict(name="classification", labels=("a", "b")),
-        data=dict(path=str(tmp_path / "train.jsonl"), split="file",
-                  valid_path=str(tmp_path / "valid.jsonl")),
-        optimizer=dict(learning_rate=4e-3, schedule="constant"),
-        train=dict(epochs={"spans": 120.0}.get(family, 24.0), batch_size=16, length=16),
+        data=dict(path=str(tmp_path / "rows.jsonl"), split="file",
+                  valid_path=str(tmp_path / "rows.jsonl")),
+        optimizer=dict(learning_rate=1e-12, schedule="constant"),
+        train=dict(steps=1, batch_size=16, length=16),
         checkpoint=dict(every=0),
     )  # fmt: skip
-    result = train(run_config.from_dict(recipe), tmp_path / "tuned")
-    # The encoder-decoder, which has to write its label, does not always get all 64 in this budget.
-    assert result["valid/accuracy"] > 0.9 if family == "spans" else result["valid/accuracy"] == 1.0
-    said = capfd.readouterr().err
-    assert f"init from {source} step 6" in said
     # The same command without the weights: same architecture, same tokenizer, fresh parameters.
-    scratch = run_config.from_dict(recipe | {"init_weights": False, "train": recipe["train"] |
-                                             {"epochs": 0.0, "steps": 1}})  # fmt: skip
-    assert train(scratch, tmp_path / "scratch")["step"] == 1
-    assert "from scratch" in capfd.readouterr().err
+    for name, given in (("tuned", {}), ("scratch", {"init_weights": False})):
+        result = train(run_config.from_dict(recipe | given), tmp_path / name)
+        assert result["step"] == 1 and 0 <= result["valid/accuracy"] <= 1
+        said = capfd.readouterr().err
+        assert (f"init from {source} step 6" if name == "tuned" else "from scratch") in said
+    held, tuned, scratch = map(params_of, (source, tmp_path / "tuned", tmp_path / "scratch"))
+    body = held.keys() & tuned.keys()
+    assert len(body) > 10 and tuned.keys() == scratch.keys()
+    assert all(path.startswith("heads/") for path in held.keys() ^ tuned.keys())
+    for path in body:
+        np.testing.assert_allclose(tuned[path], held[path], rtol=EPS, atol=1e-11, err_msg=path)
+    assert any(np.abs(scratch[path] - held[path]).max() > 1e-3 for path in body)
 
 
 @pytest.mark.parametrize("family", ["causal", "spans"])
