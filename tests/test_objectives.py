@@ -13,6 +13,7 @@ from flaxlm.data.order import RowRandom
 from flaxlm.data.pipeline import Batches, EvalBatches
 from flaxlm.errors import ConfigError
 from flaxlm.objectives import CausalLM, MaskedLM, SpanCorruption
+from flaxlm.objectives.masked_lm import _fitting
 
 TOKENIZER = FakeTokenizer()
 LENGTHS = [30, 1, 2, 7, 0, 55, 4, 4, 4, 90, 13]
@@ -163,6 +164,31 @@ def test_whole_words_longer_than_the_budget_give_a_part():
     assert batch["weights"].sum(axis=1).tolist() == [4, 4]
 
 
+def plain_fitting(words, budget):
+    """Return which tokens of a row are taken, its words in turn; `words` ends where text does."""
+    taken, left = [], budget
+    for _, word in itertools.groupby(words):
+        size = len(list(word))
+        taken += [size <= left] * size
+        left -= size if size <= left else 0
+    return taken if any(taken) else [column < budget for column in range(len(words))]
+
+
+@pytest.mark.parametrize("longest", [1, 3, 12])
+def test_the_words_taken_at_once_are_those_taken_one_by_one(longest):
+    rng = np.random.default_rng(longest)
+    rows, length = 400, 40
+    words = np.cumsum(rng.random((rows, length)) < 2 / (1 + longest), axis=1)
+    size = rng.integers(0, length + 1, rows)
+    real = np.arange(length) < size[:, None]
+    words[~real] = length + 1
+    budget = rng.integers(1, 15, rows)
+    taken = _fitting(words, real, budget)
+    for row in range(rows):
+        expected = plain_fitting(words[row, : size[row]].tolist(), budget[row])
+        assert taken[row].tolist() == expected + [False] * (length - size[row]), row
+
+
 def test_sentence_pairs_keep_their_labels_and_types():
     sentences = [[7, 5, 6], [9], [3] * 6, [20, 4]]
     cache = FakeCache([sum(s) for s in sentences], sentences)
@@ -229,6 +255,58 @@ def test_spans_put_back_give_all_text_once(fields, length, sizes):
                 assert batch[name][i][size].tolist() == list(range(size.sum()))
     assert sorted(found) == sorted(itertools.chain(*texts))
     np.testing.assert_array_equal(batch["weights"], batch["segment_ids"] > 0)
+
+
+def cut(keys, begin, size, count):
+    """Return the sizes of `count` spans of the columns from `begin`, `size` of them.
+
+    A span begins at the first column, the others at the columns with the smallest keys.
+    """
+    others = sorted(range(begin + 1, begin + size), key=lambda column: (keys[column], column))
+    return np.diff([*sorted([begin, *others[: count - 1]]), begin + size]).tolist()
+
+
+def plain_corruption(text, lengths, keys, objective):
+    """Return the sides of a row, each as columns (token, segment, position), a piece at a time."""
+    encoder, decoder, begin = [], [], 0
+    for segment, n in enumerate(lengths, 1):
+        removed_tokens, spans = (int(x[0]) for x in objective.spans([n]))
+        removed = cut(keys, begin, removed_tokens, spans)
+        kept = cut(keys, begin + removed_tokens, n - removed_tokens, spans) if n > 1 else [0]
+        above, below, at = [], [], begin
+        for sentinel, stay, go in zip(TOKENIZER.sentinel_ids, kept, removed, strict=False):
+            above += [*text[at : at + stay], sentinel]
+            below += [sentinel, *text[at + stay : at + stay + go]]
+            at += stay + go
+        for side, piece in ((encoder, [*above, EOS]), (decoder, [*below, EOS])):
+            side += [(token, segment, position) for position, token in enumerate(piece)]
+        begin += n
+    return encoder, decoder
+
+
+@pytest.mark.parametrize(("density", "mean_span"), [(0.15, 3.0), (0.4, 1.0), (0.6, 2.5)])
+def test_spans_cut_at_once_are_those_cut_one_by_one(density, mean_span):
+    objective = SpanCorruption(density=density, mean_span=mean_span)
+    rng = np.random.default_rng(int(100 * density))
+    cache = FakeCache(np.minimum(rng.geometric(0.08, 500), 90).tolist())
+    plan = objective.plan(cache, 48, TOKENIZER, seed=0, shuffle=True)
+    numbers = np.arange(plan.num_rows)
+    raw, random = plan.fetch(0, numbers), RowRandom(3, numbers)
+    keys = random.bits("spans", raw["tokens"].shape[1])
+    text = raw["tokens"].copy()
+    batch = objective.preprocess(raw, random, TOKENIZER, 48)
+    names = (
+        ("encoder_tokens", "encoder_segment_ids", "encoder_positions"),
+        ("targets", "segment_ids", "positions"),
+    )
+    for row in numbers:
+        lengths = raw["lengths"][row][raw["lengths"][row] > 0].tolist()
+        sides = plain_corruption(text[row].tolist(), lengths, keys[row].tolist(), objective)
+        for side, columns in zip(sides, names, strict=True):
+            expected = np.zeros((3, batch[columns[0]].shape[1]), int)
+            expected[:, : len(side)] = np.transpose(side)
+            found = [batch[name][row].tolist() for name in columns]
+            assert found == expected.tolist(), (row, columns)
 
 
 def test_numbers_of_spans_are_those_of_the_paper():

@@ -1,5 +1,6 @@
 """Packing: nothing overflows, nothing is lost, the number of rows is that of every epoch."""
 
+import collections
 import itertools
 
 import numpy as np
@@ -44,23 +45,34 @@ def test_pack_places_every_piece_within_every_capacity(lengths, first, second):
         assert (costs[slots[a:b]].sum(axis=0) <= [first, second]).all()
 
 
-def best_fit_decreasing(lengths, capacity):
-    """Return the number of rows of the plain algorithm, a piece at a time."""
-    left = []
-    for length in sorted(lengths, reverse=True):
-        fitting = [i for i, have in enumerate(left) if have >= length]
-        if fitting:
-            left[min(fitting, key=lambda i: left[i])] -= length
-        else:
-            left.append(capacity - length)
-    return len(left)
+def best_fit_decreasing(lengths, costs, capacity):
+    """Return how often each row occurs, by the plain algorithm: a piece at a time.
+
+    A piece goes to the row with the least room that takes it, of equals to the last one changed.
+    """
+    rows = []  # [what is left, when it changed, lengths]
+    for now, length in enumerate(sorted(lengths, reverse=True)):
+        fitting = [row for row in rows if (row[0] >= costs[length]).all()]
+        if not fitting:
+            fitting = [[capacity, now, []]]
+            rows += fitting
+        row = min(fitting, key=lambda row: (row[0].tolist(), -row[1]))
+        row[:] = row[0] - costs[length], now, [*row[2], length]
+    return collections.Counter(tuple(row[2]) for row in rows)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_pack_equals_best_fit_decreasing_a_piece_at_a_time(seed):
-    lengths = np.random.default_rng(seed).integers(1, 50, 400)
-    offsets, _ = pack(np.bincount(lengths), np.arange(50)[:, None], np.array([64]))
-    assert len(offsets) - 1 == best_fit_decreasing(lengths.tolist(), 64)
+@pytest.mark.parametrize("capacities", [1, 2])
+def test_pack_equals_best_fit_decreasing_a_piece_at_a_time(capacities):
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        longest = int(rng.integers(2, 50))
+        lengths = rng.integers(1, longest + 1, rng.integers(1, 200))
+        costs = np.arange(longest + 1)[:, None] + rng.integers(0, 9, (longest + 1, capacities))
+        capacity = costs.max(axis=0) + rng.integers(0, 40, capacities)
+        offsets, slots = pack(np.bincount(lengths), costs, capacity)
+        rows = (tuple(slots[a:b].tolist()) for a, b in itertools.pairwise(offsets))
+        expected = best_fit_decreasing(lengths.tolist(), costs, capacity)
+        assert collections.Counter(rows) == expected, seed
 
 
 @pytest.mark.parametrize("eos", [False, True])
