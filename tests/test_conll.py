@@ -11,7 +11,7 @@ import zstandard
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.metrics import entities
+from flaxlm.metrics.entities import entities
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.conll import place_of, read
 
@@ -135,7 +135,7 @@ BAD = {
     "many.txt": ("a O\n\nb c O\n", r"line 3 has 3 columns and the first line of words 2.*spaces"),
     "blank.conll": ("a\tO\n\u00a0\tO\n", r"line 2: the word in column '0' is empty"),
     "tag.conll": ("a\tO\nb\tB-X\n", r"line 2: tag 'B-X' of the word 'b'.*valid: O, B-L, I-L"),
-    "near.conll": ("a\tB-l\n", r"line 1: tag 'B-l'.*did you mean 'B-L'"),
+    "near.conll": ("a\tB-LL\n", r"line 1: tag 'B-LL'.*did you mean 'B-L'"),
     "one.conll": ("a\nb\n", r"line 1: there is no column '-1'; columns: 0"),
     "latin.conll": (b"a\tO\n\xff\tO\n", r"byte 4 \(line 2\) is not UTF-8"),
     "nul.conll": ("a\tO\n\0\tO\n", r"\(line 2\) is NUL"),

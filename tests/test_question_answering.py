@@ -18,7 +18,7 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import ByteTokenizer
 from flaxlm.data.vocabulary import ByT5Tokenizer, Template
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.metrics import span_values
+from flaxlm.metrics.answers import span_values
 from flaxlm.objectives.question_answering import QuestionAnswering, context_spans, shorter_side
 from flaxlm.objectives.supervised import best_window
 from flaxlm.tasks import TASKS

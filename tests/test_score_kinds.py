@@ -1,15 +1,28 @@
 """Multi-label, calibration, regression and likelihood scores, and what holds for every kind."""
 
+import functools
 import math
 
 import numpy as np
 import pytest
+from measures import intervals_by, scores_by
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, brier_score_loss, precision_recall_fscore_support
 from threadpoolctl import threadpool_limits
 
-from flaxlm import metrics
 from flaxlm.errors import DataError
+from flaxlm.metrics.answers import span_measures
+from flaxlm.metrics.entities import entity_measure
+from flaxlm.metrics.labels import (
+    calibration_measure,
+    classification_measure,
+    multilabel_measure,
+    reliability,
+)
+from flaxlm.metrics.measure import bits, perplexity, ratio_measure
+from flaxlm.metrics.numbers import regression_measure
+from flaxlm.metrics.tags import tag_measure
+from flaxlm.metrics.texts import text_measures
 
 
 def indicators(n=200, c=6, seed=0):
@@ -34,7 +47,7 @@ def numbers(n=300, seed=0):
 
 def test_multilabel_scores_count_each_label():
     predicted, gold = indicators()
-    scores = metrics.multilabel_scores(predicted, gold)
+    scores = scores_by(multilabel_measure, predicted, gold)
     rows = []
     for p, g in zip(predicted.T, gold.T, strict=True):
         hit, said, real = (p & g).sum(), p.sum(), g.sum()
@@ -51,8 +64,8 @@ def test_multilabel_scores_count_each_label():
 
 def test_multilabel_intervals_agree_with_the_plain_bootstrap():
     predicted, gold = indicators()
-    ours = metrics.multilabel_intervals(predicted, gold)
-    point = metrics.multilabel_scores(predicted, gold)
+    ours = intervals_by(multilabel_measure, predicted, gold)
+    point = scores_by(multilabel_measure, predicted, gold)
     assert ours.keys() == point.keys()
     rng = np.random.default_rng(9)
     plain = {name: [] for name in point}
@@ -71,11 +84,11 @@ def test_multilabel_intervals_agree_with_the_plain_bootstrap():
 
 def test_multilabel_input_is_one_truth_value_a_label():
     with pytest.raises(DataError, match="true or false"):
-        metrics.multilabel_scores([[0.5, 1]], [[0, 1]])
+        scores_by(multilabel_measure, [[0.5, 1]], [[0, 1]])
     with pytest.raises(DataError, match="at least two labels"):
-        metrics.multilabel_scores([[1]], [[1]])
+        scores_by(multilabel_measure, [[1]], [[1]])
     with pytest.raises(DataError, match="3 labels predicted where there are 2"):
-        metrics.multilabel_scores([[1, 0, 1]], [[0, 1]])
+        scores_by(multilabel_measure, [[1, 0, 1]], [[0, 1]])
 
 
 def slow_ece(probabilities, golds) -> float:
@@ -97,7 +110,7 @@ def slow_ece(probabilities, golds) -> float:
 def test_calibration_scores_equal_their_definitions():
     for c in (2, 4, 30):
         probabilities, golds = chances(c=c)
-        scores = metrics.calibration_scores(probabilities, golds)
+        scores = scores_by(calibration_measure, probabilities, golds)
         assert scores["ece"] == pytest.approx(slow_ece(probabilities, golds))
         names = list(range(c))
         brier = brier_score_loss(
@@ -109,16 +122,18 @@ def test_calibration_scores_equal_their_definitions():
 
 def test_calibration_is_0_where_sure_and_right_and_2_where_sure_and_wrong():
     sure = np.eye(3)[[0, 1, 2, 0]]
-    assert metrics.calibration_scores(sure, [0, 1, 2, 0]) == {"ece": 0.0, "brier": 0.0}
-    assert metrics.calibration_scores(sure, [1, 2, 0, 1]) == {"ece": 1.0, "brier": 2.0}
+    assert scores_by(calibration_measure, sure, [0, 1, 2, 0]) == {"ece": 0.0, "brier": 0.0}
+    assert scores_by(calibration_measure, sure, [1, 2, 0, 1]) == {"ece": 1.0, "brier": 2.0}
     # A coin that says so is calibrated; its Brier score is that of a coin.
     coin = np.full((10, 2), 0.5)
-    assert metrics.calibration_scores(coin, [0, 1] * 5) == pytest.approx({"ece": 0, "brier": 0.5})
+    assert scores_by(calibration_measure, coin, [0, 1] * 5) == pytest.approx(
+        {"ece": 0, "brier": 0.5}
+    )
 
 
 def test_the_reliability_diagram_holds_every_example_once_and_gives_the_ece():
     probabilities, golds = chances()
-    diagram = metrics.reliability(probabilities, golds)
+    diagram = reliability(probabilities, golds)
     assert diagram.count.sum() == len(golds)
     gaps = np.abs(diagram.accuracy - diagram.confidence) * diagram.count / len(golds)
     assert gaps.sum() == pytest.approx(slow_ece(probabilities, golds))
@@ -130,13 +145,13 @@ def test_the_reliability_diagram_holds_every_example_once_and_gives_the_ece():
         (probabilities.argmax(1) == golds).sum()
     )
     # An edge belongs to the bin below it.
-    edge = metrics.reliability([[0.6, 0.4]], [0])
+    edge = reliability([[0.6, 0.4]], [0])
     assert edge.count[8] == 1
 
 
 def test_calibration_intervals_agree_with_the_plain_bootstrap():
     probabilities, golds = chances(n=200)
-    ours = metrics.calibration_intervals(probabilities, golds)
+    ours = intervals_by(calibration_measure, probabilities, golds)
     rng = np.random.default_rng(7)
     draws = rng.integers(0, 200, (200, 200))
     plain = [slow_ece(probabilities[d], golds[d]) for d in draws]
@@ -149,16 +164,16 @@ def test_calibration_intervals_agree_with_the_plain_bootstrap():
 
 def test_probabilities_that_are_none_are_refused():
     with pytest.raises(DataError, match=r"example 1 do not sum to 1"):
-        metrics.calibration_scores([[0.5, 0.5], [0.5, 0.7]], [0, 1])
+        scores_by(calibration_measure, [[0.5, 0.5], [0.5, 0.7]], [0, 1])
     with pytest.raises(DataError, match=r"example 0 do not sum to 1"):
-        metrics.reliability([[math.nan, 1.0]], [0])
+        reliability([[math.nan, 1.0]], [0])
     with pytest.raises(DataError, match=r"example 1 has the gold label 2, and there are 2 labels"):
-        metrics.calibration_scores([[0.5, 0.5], [0.5, 0.5]], [0, 2])
+        scores_by(calibration_measure, [[0.5, 0.5], [0.5, 0.5]], [0, 2])
 
 
 def test_regression_scores_equal_scipy_and_their_definitions():
     predicted, gold = numbers()
-    scores = metrics.regression_scores(predicted, gold)
+    scores = scores_by(regression_measure, predicted, gold)
     assert scores["pearson"] == pytest.approx(pearsonr(predicted, gold).statistic, abs=1e-13)
     assert scores["spearman"] == pytest.approx(spearmanr(predicted, gold).statistic, abs=1e-13)
     pairs = list(zip(predicted, gold, strict=True))
@@ -169,17 +184,17 @@ def test_regression_scores_equal_scipy_and_their_definitions():
 @pytest.mark.filterwarnings("error")
 def test_a_correlation_with_a_constant_is_0_without_a_warning():
     for predicted, gold in [([1.1] * 7, range(7)), (range(7), [0.3] * 7), ([0.1], [0.2])]:
-        scores = metrics.regression_scores(predicted, gold)
+        scores = scores_by(regression_measure, predicted, gold)
         assert scores["pearson"] == scores["spearman"] == 0.0
-        assert metrics.regression_intervals(predicted, gold)["spearman"] == (0.0, 0.0)
+        assert intervals_by(regression_measure, predicted, gold)["spearman"] == (0.0, 0.0)
     # Small splits have resamples of one example only.
-    low, high = metrics.regression_intervals([1.0, 2.0], [1.0, 2.0])["pearson"]
+    low, high = intervals_by(regression_measure, [1.0, 2.0], [1.0, 2.0])["pearson"]
     assert (low, high) == (0.0, pytest.approx(1.0))
 
 
 def test_regression_intervals_agree_with_scipy_on_every_resample():
     predicted, gold = numbers(60)
-    ours = metrics.regression_intervals(predicted, gold, seed=3, resamples=200)
+    ours = intervals_by(regression_measure, predicted, gold, seed=3, resamples=200)
     rng = np.random.default_rng(3)
     draws = [rng.integers(0, 60, 60) for _ in range(200)]
     plain = {
@@ -188,47 +203,36 @@ def test_regression_intervals_agree_with_scipy_on_every_resample():
         "mse": [((predicted[d] - gold[d]) ** 2).mean() for d in draws],
         "mae": [np.abs(predicted[d] - gold[d]).mean() for d in draws],
     }
-    assert ours.keys() == metrics.regression_scores(predicted, gold).keys()
+    assert ours.keys() == scores_by(regression_measure, predicted, gold).keys()
     for name, values in plain.items():
         assert ours[name] == pytest.approx(np.quantile(values, [0.025, 0.975])), name
 
 
 def test_numbers_that_are_none_are_refused():
     with pytest.raises(DataError, match="the prediction of example 1 is nan"):
-        metrics.regression_scores([1.0, math.nan], [1.0, 2.0])
+        scores_by(regression_measure, [1.0, math.nan], [1.0, 2.0])
     with pytest.raises(DataError, match="the gold score of example 0 is inf"):
-        metrics.regression_scores([1.0, 2.0], [math.inf, 2.0])
+        scores_by(regression_measure, [1.0, 2.0], [math.inf, 2.0])
     with pytest.raises(DataError, match="one number"):
-        metrics.regression_scores([[1.0], [2.0]], [1.0, 2.0])
+        scores_by(regression_measure, [[1.0], [2.0]], [1.0, 2.0])
 
 
-def test_likelihood_scores_weigh_examples_by_their_size():
-    nats, tokens, size = [2.0, 10.0], [1, 4], [3, 21]
-    scores = metrics.likelihood_scores(nats, tokens, size)
-    assert scores["perplexity"] == pytest.approx(math.exp(12 / 5))
-    assert scores["bits_per_byte"] == pytest.approx(12 / 24 / math.log(2))
-    assert metrics.likelihood_scores(nats, tokens).keys() == {"perplexity"}
-    # A uniform model over 256 bytes: perplexity 256, 8 bits a byte.
-    uniform = metrics.likelihood_scores([math.log(256) * 5], [5], [5])
-    assert uniform == pytest.approx({"perplexity": 256.0, "bits_per_byte": 8.0})
-    assert metrics.likelihood_scores([1e6], [1])["perplexity"] == math.exp(700)
-    with pytest.raises(DataError, match="bits_per_byte"):
-        metrics.likelihood_scores([1.0], [1], [0])
-
-
-def test_likelihood_intervals_are_those_of_the_ratio():
+def test_perplexity_and_bits_are_those_of_the_ratio():
     rng = np.random.default_rng(1)
     tokens = rng.integers(1, 20, 300)
     nats = tokens * rng.exponential(1.5, 300)
-    ours = metrics.likelihood_intervals(nats, tokens, 4 * tokens)
     plain = []
     for _ in range(2000):
         rows = rng.integers(0, 300, 300)
         plain.append(nats[rows].sum() / tokens[rows].sum())
-    low, high = np.quantile(plain, [0.025, 0.975])
-    assert ours["perplexity"] == pytest.approx((math.exp(low), math.exp(high)), rel=0.03)
-    bits = low / 4 / math.log(2), high / 4 / math.log(2)
-    assert ours["bits_per_byte"] == pytest.approx(bits, rel=0.03)
+    ends, mean = np.quantile(plain, [0.025, 0.975]), nats.sum() / tokens.sum()
+    for then, expected in ((perplexity, np.exp), (bits, lambda n: n / np.log(2))):
+        measure = ratio_measure("ratio", nats, tokens, then)
+        assert measure.scores()["ratio"] == pytest.approx(expected(mean))
+        assert measure.intervals()["ratio"] == pytest.approx(expected(ends), rel=0.03)
+    # A uniform model over 256 bytes: perplexity 256, 8 bits a byte.
+    assert (perplexity(math.log(256)), bits(math.log(256))) == pytest.approx((256, 8))
+    assert perplexity(1e6) == math.exp(700)
 
 
 TAGS = [["B-A", "I-A", "O"], ["O", "B-B", "B-A"], ["B-A", "O", "O"]] * 20
@@ -237,15 +241,15 @@ TEXTS = ["the cat sat on the mat", "一只猫 sat", "no cats were there", "a dog
 SAID_TEXTS = ["a cat sat on a mat", "一只狗 sat", "no cat was there", ""] * 15
 NAMES = ("rouge_1", "rouge_2", "rouge_l", "exact_match", "f1", "bleu", "chrf")
 CASES = {
-    "classification": (metrics.classification_scores, metrics.classification_intervals),
-    "multilabel": (metrics.multilabel_scores, metrics.multilabel_intervals),
-    "calibration": (metrics.calibration_scores, metrics.calibration_intervals),
-    "regression": (metrics.regression_scores, metrics.regression_intervals),
-    "likelihood": (metrics.likelihood_scores, metrics.likelihood_intervals),
-    "entity": (metrics.entity_scores, metrics.entity_intervals),
-    "tag": (metrics.tag_scores, metrics.tag_intervals),
-    "span": (metrics.span_scores, metrics.span_intervals),
-    "text": (metrics.text_scores, metrics.text_intervals),
+    "classification": classification_measure,
+    "multilabel": multilabel_measure,
+    "calibration": calibration_measure,
+    "regression": regression_measure,
+    "likelihood": functools.partial(ratio_measure, "ratio"),
+    "entity": entity_measure,
+    "tag": tag_measure,
+    "span": span_measures,
+    "text": text_measures,
 }
 
 
@@ -277,14 +281,14 @@ def test_every_score_is_the_same_bits_in_repeats_containers_and_threads(kind):
         (2, lambda a: tuple(map(tuple, a)) if a.ndim == 2 else tuple(a)),
     ]:
         pair = [make(array) for array in arrays]
-        scores, intervals = CASES[kind]
         with threadpool_limits(threads):
-            found.append((scores(*pair, *extra), intervals(*pair, *extra, **options)))
+            scores = scores_by(CASES[kind], *pair, *extra)
+            found.append((scores, intervals_by(CASES[kind], *pair, *extra, **options)))
     assert all(other == found[0] for other in found[1:])
     scores, intervals = found[0]
     assert scores.keys() == intervals.keys()
     assert all(type(value) is float for value in scores.values())
-    again = CASES[kind][1](*arrays, *extra, seed=1, **options)
+    again = intervals_by(CASES[kind], *arrays, *extra, seed=1, **options)
     assert again != intervals
 
 
@@ -292,8 +296,7 @@ def test_every_score_is_the_same_bits_in_repeats_containers_and_threads(kind):
 def test_every_score_refuses_what_cannot_be_compared(kind):
     arrays = inputs(kind)
     extra = {"entity": ("BIO",), "text": (NAMES,)}.get(kind, ())
-    for score in CASES[kind]:
-        with pytest.raises(DataError, match=r"2 predictions for 1 examples|1 predictions for 2"):
-            score(arrays[0][:2], arrays[1][:1], *extra)
-        with pytest.raises(DataError, match="no examples"):
-            score(arrays[0][:0], arrays[1][:0], *extra)
+    with pytest.raises(DataError, match=r"2 predictions for 1 examples|1 predictions for 2"):
+        CASES[kind](arrays[0][:2], arrays[1][:1], *extra)
+    with pytest.raises(DataError, match="no examples"):
+        CASES[kind](arrays[0][:0], arrays[1][:0], *extra)

@@ -8,10 +8,17 @@ from fractions import Fraction
 import nltk
 import numpy as np
 import pytest
+from measures import intervals_by, scores_by
 
-from flaxlm import metrics
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.metrics.answers import normal_cmrc, normal_squad
+from flaxlm.metrics.answers import (
+    best_threshold,
+    has_answer,
+    normal_cmrc,
+    normal_squad,
+    span_measures,
+    span_values,
+)
 
 FUZZED = 10_000
 # What normalisation could get wrong: articles in and beside words, ASCII and other punctuation,
@@ -87,7 +94,7 @@ def slow_squad(text: str | None, answers: list[str]) -> tuple[float, float]:
 
 def test_squad_scores_equal_a_slow_scorer_on_fuzzed_answers():
     predictions, golds = fuzzed_questions()
-    ours = metrics.span_values(predictions, golds)
+    ours = span_values(predictions, golds)
     theirs = [slow_squad(p, g) for p, g in zip(predictions, golds, strict=True)]
     pairs = zip(ours["exact_match"], ours["f1"], strict=True)
     mismatches = [
@@ -130,16 +137,16 @@ def squad(shared, version: str, system: str):
 )
 def test_published_predictions_score_what_was_published(shared, version, system, exact_match, f1):
     predictions, golds = squad(shared, version, system)
-    scores = metrics.span_scores(predictions, golds)
+    scores = scores_by(span_measures, predictions, golds)
     assert round(100 * scores["exact_match"], 3) == exact_match
     assert round(100 * scores["f1"], 3) == f1
-    intervals = metrics.span_intervals(predictions, golds)
+    intervals = intervals_by(span_measures, predictions, golds)
     assert intervals.keys() == scores.keys()
     # A thousand resamples of 10,570 questions: half a percentage point either side, or so.
     low, high = intervals["f1"]
     assert low < scores["f1"] < high < low + 0.02
     if version == "v2.0":
-        answerable = metrics.has_answer(golds)
+        answerable = has_answer(golds)
         assert answerable.sum() == 5928 and (~answerable).sum() == 5945
         parts = scores["f1_has_answer"] * 5928 + scores["f1_no_answer"] * 5945
         assert parts / 11873 == pytest.approx(scores["f1"])
@@ -150,17 +157,17 @@ def test_published_predictions_score_what_was_published(shared, version, system,
 
 def test_no_answer_is_right_where_there_is_none():
     golds = [[], [""], [], ["cat"], ["the"]]
-    values = metrics.span_values(["", "", "cat", "", "a"], golds)
+    values = span_values(["", "", "cat", "", "a"], golds)
     assert values["exact_match"].tolist() == values["f1"].tolist() == [1, 1, 0, 0, 1]
     # A question that was not answered at all is wrong either way.
-    assert metrics.span_scores([None, None], [[], ["x"]])["f1"] == 0.0
-    assert metrics.has_answer(golds).tolist() == [False, False, False, True, True]
-    scores = metrics.span_scores(["", "x"], [[], ["cat x"]])
+    assert scores_by(span_measures, [None, None], [[], ["x"]])["f1"] == 0.0
+    assert has_answer(golds).tolist() == [False, False, False, True, True]
+    scores = scores_by(span_measures, ["", "x"], [[], ["cat x"]])
     assert scores["f1_no_answer"] == 1.0 and scores["f1_has_answer"] == pytest.approx(2 / 3)
 
 
 def test_a_gold_answer_may_stand_alone_without_a_list():
-    assert metrics.span_scores(["Cat"], ["the cat"]) == {"exact_match": 1.0, "f1": 1.0}
+    assert scores_by(span_measures, ["Cat"], ["the cat"]) == {"exact_match": 1.0, "f1": 1.0}
 
 
 def slow_threshold(values, answerable, null_scores) -> float:
@@ -183,20 +190,22 @@ def test_best_threshold_is_the_best_there_is_and_gives_what_it_promises(ties):
         golds = [["cat dog"] if has else [] for has in rng.random(n) < rng.random()]
         said = rng.choice(["cat dog", "cat", "ox", ""], n).tolist()
         nulls = rng.integers(-3, 4, n) / 2 if ties else rng.normal(size=n)
-        answerable = metrics.has_answer(golds)
-        for name, values in metrics.span_values(said, golds).items():
-            best, threshold = metrics.best_threshold(values, answerable, nulls)
+        answerable = has_answer(golds)
+        for name, values in span_values(said, golds).items():
+            best, threshold = best_threshold(values, answerable, nulls)
             assert best == pytest.approx(slow_threshold(values, answerable, nulls))
-            after = metrics.span_scores(metrics.withhold(said, nulls, threshold), golds)
+            pairs = zip(said, nulls, strict=True)
+            withheld = ["" if null > threshold else text for text, null in pairs]
+            after = scores_by(span_measures, withheld, golds)
             assert after[name] == pytest.approx(best)
 
 
 def test_best_threshold_equals_the_published_search_on_real_predictions(shared):
     predictions, golds = squad(shared, "v2.0", "bert-single")
-    answerable, rng = metrics.has_answer(golds), np.random.default_rng(0)
+    answerable, rng = has_answer(golds), np.random.default_rng(0)
     # Null scores as of a system that knows something: distinct, so that both searches agree.
     nulls = np.clip(rng.normal(0.5, 0.15, len(golds)) - 0.1 * answerable, 0.001, None)
-    values = metrics.span_values(predictions, golds)["f1"]
+    values = span_values(predictions, golds)["f1"]
     # evaluate-v2.0: begin with all withheld, give answers from the surest, keep the best so far.
     total = best = float((~answerable).sum())
     line = 0.0
@@ -204,15 +213,15 @@ def test_best_threshold_equals_the_published_search_on_real_predictions(shared):
         total += values[n] if answerable[n] else -1.0 if predictions[n] else 0.0
         if total > best:
             best, line = total, nulls[n]
-    found = metrics.best_threshold(values, answerable, nulls)
+    found = best_threshold(values, answerable, nulls)
     assert found == (pytest.approx(best / len(golds)), pytest.approx(line))
 
 
 def test_best_threshold_refuses_null_scores_that_cannot_be_ordered():
     with pytest.raises(DataError, match="question 2: no finite null score"):
-        metrics.best_threshold([1.0, 0.0], [True, False], [0.1, np.nan])
+        best_threshold([1.0, 0.0], [True, False], [0.1, np.nan])
     with pytest.raises(DataError, match="1 predictions for 2 examples"):
-        metrics.best_threshold([1.0], [True, False], [0.1, 0.2])
+        best_threshold([1.0], [True, False], [0.1, 0.2])
 
 
 CMRC_SIGNS = set("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
@@ -266,7 +275,7 @@ def test_cmrc_scores_equal_a_slow_scorer_on_fuzzed_answers():
         low, high = sorted(rng.integers(0, len(answers) + 1, 2).tolist())
         low, high = (low, high) if rng.random() < 0.7 else (0, len(answers))
         predictions.append("".join(answers[low:high]) + rng.choice(["", "。", " 年", "“是"]))
-    ours = metrics.span_values(predictions, golds, style="cmrc")
+    ours = span_values(predictions, golds, style="cmrc")
     theirs = [slow_cmrc(p, g) for p, g in zip(predictions, golds, strict=True)]
     pairs = list(zip(ours["exact_match"], ours["f1"], strict=True))
     assert [n for n in range(2000) if pairs[n] != theirs[n]] == []
@@ -276,7 +285,7 @@ def test_cmrc_scores_equal_a_slow_scorer_on_fuzzed_answers():
 
 def test_cmrc_scores_by_hand():
     def score(text, *answers):
-        return metrics.span_scores([text], [answers], style="cmrc")
+        return scores_by(span_measures, [text], [answers], style="cmrc")
 
     assert score("《北京》。", "北京") == {"exact_match": 1.0, "f1": 1.0}
     # 在北京 and 北京市: a run of two of three tokens each.
@@ -289,7 +298,7 @@ def test_cmrc_scores_by_hand():
     assert score("是" * 150 + "的" * 150, "国" * 100 + "的" * 200)["f1"] == pytest.approx(1 / 2)
     assert normal_cmrc("，。 、") == "" and score("，。", "")["f1"] == 1.0
     # SQuAD's words do not fall apart into characters.
-    assert metrics.span_scores(["在北京"], [["北京市"]])["f1"] == 0.0
+    assert scores_by(span_measures, ["在北京"], [["北京市"]])["f1"] == 0.0
 
 
 def test_cmrc_answers_score_1_against_themselves(shared):
@@ -299,18 +308,18 @@ def test_cmrc_answers_score_1_against_themselves(shared):
     golds = [[a["text"] for a in q["answers"]] for q in questions]
     assert len(golds) == 3219
     first = [answers[-1] for answers in golds]
-    scores = metrics.span_scores(first, golds, style="cmrc")
+    scores = scores_by(span_measures, first, golds, style="cmrc")
     assert scores == {"exact_match": 1.0, "f1": 1.0}
     cut = [text[: max(1, len(text) // 2)] for text in first[:200]]
-    ours = metrics.span_values(cut, golds[:200], style="cmrc")
+    ours = span_values(cut, golds[:200], style="cmrc")
     theirs = [slow_cmrc(p, g) for p, g in zip(cut, golds, strict=False)]
     assert list(zip(ours["exact_match"], ours["f1"], strict=True)) == theirs
 
 
 def test_what_is_no_answer_is_refused_by_name():
     with pytest.raises(DataError, match="the prediction of question 2 is 7, not a text"):
-        metrics.span_scores(["a", 7], [["a"], ["b"]])
+        scores_by(span_measures, ["a", 7], [["a"], ["b"]])
     with pytest.raises(DataError, match="question 1 has the gold answer None"):
-        metrics.span_scores(["a"], [[None]])
+        scores_by(span_measures, ["a"], [[None]])
     with pytest.raises(ConfigError, match="squad, cmrc"):
-        metrics.span_scores(["a"], [["a"]], style="quad")
+        scores_by(span_measures, ["a"], [["a"]], style="quad")

@@ -11,11 +11,11 @@ import torch
 from fakes import BOS, EOS, FakeTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measures import intervals_by, scores_by
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 from test_objective_models import Fixed
 from transformers import BertTokenizer, GPT2Tokenizer
 
-from flaxlm import metrics
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.pipeline import EvalBatches
 from flaxlm.data.sources import DataConfig
@@ -23,6 +23,7 @@ from flaxlm.data.tokenizer import ByteTokenizer, TokenizerConfig, train_tokenize
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.evaluation import evaluate, report
 from flaxlm.evaluation.evaluate import Evaluation
+from flaxlm.metrics.tags import tag_measure
 from flaxlm.objectives import TokenClassification
 from flaxlm.objectives.token_classification import encode_words, word_windows
 from flaxlm.tasks import TASKS
@@ -312,7 +313,7 @@ def test_tag_scores_are_those_of_scikit_learn_and_draw_whole_sentences():
     rng = np.random.default_rng(1)
     golds = [rng.choice(list("ABCD"), n, p=[0.6, 0.2, 0.15, 0.05]) for n in rng.integers(1, 9, 80)]
     said = [np.where(rng.random(len(g)) < 0.7, g, rng.choice(list("ABCE"), len(g))) for g in golds]
-    scores = metrics.tag_scores(said, golds)
+    scores = scores_by(tag_measure, said, golds)
     options = {"average": "macro", "zero_division": 0.0}
     flat = np.concatenate(golds), np.concatenate(said)
     assert scores == {
@@ -321,7 +322,7 @@ def test_tag_scores_are_those_of_scikit_learn_and_draw_whole_sentences():
         "recall_macro": recall_score(*flat, **options),
         "f1_macro": f1_score(*flat, **options),
     }
-    ours = metrics.tag_intervals(said, golds, resamples=4000)
+    ours = intervals_by(tag_measure, said, golds, resamples=4000)
     assert ours.keys() == scores.keys()
     draws = rng.integers(0, 80, (400, 80))
     plain = {name: [] for name in scores}
@@ -333,7 +334,7 @@ def test_tag_scores_are_those_of_scikit_learn_and_draw_whole_sentences():
         bounds = np.quantile(plain[name], [0.025, 0.975])
         assert ours[name] == pytest.approx(bounds, abs=0.02)
     with pytest.raises(DataError, match="sequence 2: 1 tags predicted for 2 words"):
-        metrics.tag_scores([["A"], ["A"]], [["A"], ["A", "B"]])
+        scores_by(tag_measure, [["A"], ["A"]], [["A"], ["A", "B"]])
 
 
 def test_mistakes_count_entities_or_words():

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from measures import interval_by, intervals_by, scores_by
 from sklearn.metrics import f1_score, matthews_corrcoef, precision_score, recall_score
 
-from flaxlm import metrics
 from flaxlm.errors import DataError
-from flaxlm.metrics.labels import scores_of_counts
+from flaxlm.metrics.labels import classification_measure, scores_of_counts
+from flaxlm.metrics.measure import Measure, mean_measure, ratio_measure, weighted_sums
+from flaxlm.metrics.texts import TEXT_SCORES, exact_match
 
 
 def labels(n: int, classes: int, seed: int = 0):
@@ -48,7 +50,7 @@ def by_hand(predicted, gold) -> dict[str, float]:
 @pytest.mark.parametrize(("n", "classes"), [(1, 2), (7, 5), (200, 3), (500, 20)])
 def test_classification_scores_equal_counting_by_hand(n, classes):
     predicted, gold = labels(n, classes)
-    scores = metrics.classification_scores(predicted, gold, classes=max(classes, 3))
+    scores = scores_by(classification_measure, predicted, gold, classes=max(classes, 3))
     assert scores == pytest.approx(by_hand(predicted.tolist(), gold.tolist()), abs=1e-12)
 
 
@@ -64,23 +66,27 @@ def test_two_labels_are_scored_by_the_positive_one_too(case):
         predicted = gold = np.zeros_like(gold)
     elif case == "one_example":
         predicted, gold = predicted[:1], gold[:1]
-    scores = metrics.classification_scores(predicted, gold)
+    scores = scores_by(classification_measure, predicted, gold)
     said, real = set(np.flatnonzero(predicted)), set(np.flatnonzero(gold))
     assert scores["precision"] == pytest.approx(len(said & real) / max(len(said), 1))
     assert scores["recall"] == pytest.approx(len(said & real) / max(len(real), 1))
     assert scores["f1"] == pytest.approx(2 * len(said & real) / max(len(said) + len(real), 1))
     assert scores["matthews"] == pytest.approx(matthews_by_hand(predicted, gold), abs=1e-12)
-    intervals = metrics.classification_intervals(predicted, gold)
+    intervals = intervals_by(classification_measure, predicted, gold)
     assert intervals.keys() == scores.keys()
     assert all(low <= scores[name] <= high for name, (low, high) in intervals.items())
 
 
 def test_the_names_of_the_scores_depend_on_the_gold_labels_alone():
     gold = [0, 1, 0]
-    assert metrics.classification_scores([0, 2, 0], gold).keys() >= {"f1", "precision", "recall"}
-    assert "f1" not in metrics.classification_scores([0, 1, 0], gold, classes=3)
-    assert "f1" not in metrics.classification_scores([0, 1, 0], [0, 2, 0])
-    wrong = metrics.classification_intervals([2, 2, 2], gold)
+    assert scores_by(classification_measure, [0, 2, 0], gold).keys() >= {
+        "f1",
+        "precision",
+        "recall",
+    }
+    assert "f1" not in scores_by(classification_measure, [0, 1, 0], gold, classes=3)
+    assert "f1" not in scores_by(classification_measure, [0, 1, 0], [0, 2, 0])
+    wrong = intervals_by(classification_measure, [2, 2, 2], gold)
     assert wrong["f1"] == (0.0, 0.0)
 
 
@@ -106,14 +112,14 @@ def test_scores_of_counts_equal_scikit_learn_on_every_resample():
 
 def test_classification_intervals_agree_with_the_plain_bootstrap():
     predicted, gold = labels(300, 4)
-    ours = metrics.classification_intervals(predicted, gold, resamples=4000)
+    ours = intervals_by(classification_measure, predicted, gold, resamples=4000)
     rng = np.random.default_rng(5)
     draws = rng.integers(0, 300, (4000, 300))
     accuracies = (predicted == gold)[draws].mean(axis=1)
     assert ours["accuracy"] == pytest.approx(np.quantile(accuracies, [0.025, 0.975]), abs=0.01)
     macro = [f1_score(gold[d], predicted[d], average="macro") for d in draws[:500]]
     assert ours["f1_macro"] == pytest.approx(np.quantile(macro, [0.025, 0.975]), abs=0.02)
-    point = metrics.classification_scores(predicted, gold)
+    point = scores_by(classification_measure, predicted, gold)
     assert ours.keys() == point.keys()
     assert all(low <= point[name] <= high for name, (low, high) in ours.items())
 
@@ -122,35 +128,35 @@ def test_mean_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered = 0
     for trial in range(300):
-        low, high = metrics.mean_interval(rng.exponential(1.0, 200), seed=trial, resamples=400)
+        low, high = interval_by(mean_measure, rng.exponential(1.0, 200), seed=trial, resamples=400)
         covered += low <= 1.0 <= high
     assert 0.90 <= covered / 300 <= 0.98
 
 
 def test_mean_interval_is_the_same_in_chunks_of_any_size(monkeypatch):
     values = np.random.default_rng(3).random(2000)
-    whole = metrics.mean_interval(values)
+    whole = interval_by(mean_measure, values)
     low, high = np.quantile(
         values[np.random.default_rng(8).integers(0, 2000, (1000, 2000))].mean(axis=1),
         [0.025, 0.975],
     )
     assert whole == pytest.approx((low, high), abs=0.002)
-    assert metrics.mean_interval(values) == whole
-    assert metrics.mean_interval(values, seed=1) != whole
+    assert interval_by(mean_measure, values) == whole
+    assert interval_by(mean_measure, values, seed=1) != whole
 
 
 def test_ratio_interval_resamples_examples_and_not_tokens():
     rng = np.random.default_rng(5)
     nats, tokens = rng.exponential(2.0, 400), np.ones(400)
-    low, high = metrics.ratio_interval(nats, tokens)
-    assert (low, high) == pytest.approx(metrics.mean_interval(nats), abs=0.03)
+    low, high = interval_by(ratio_measure, nats, tokens)
+    assert (low, high) == pytest.approx(interval_by(mean_measure, nats), abs=0.03)
     # An example of ten tokens counts ten times in the mean and is one example still.
-    assert metrics.ratio_interval(10 * nats, 10 * tokens) == pytest.approx((low, high))
+    assert interval_by(ratio_measure, 10 * nats, 10 * tokens) == pytest.approx((low, high))
     covered = 0
     for trial in range(300):
         tokens = rng.integers(1, 9, 200)
         nats = tokens * rng.exponential(1.0, 200)
-        low, high = metrics.ratio_interval(nats, tokens, seed=trial, resamples=400)
+        low, high = interval_by(ratio_measure, nats, tokens, seed=trial, resamples=400)
         covered += low <= 1.0 <= high
     assert 0.90 <= covered / 300 <= 0.98
 
@@ -159,7 +165,7 @@ def test_intervals_narrow_with_the_number_of_examples():
     widths = []
     for n in (50, 200, 3200):
         predicted, gold = labels(n, 3)
-        low, high = metrics.classification_intervals(predicted, gold)["accuracy"]
+        low, high = intervals_by(classification_measure, predicted, gold)["accuracy"]
         widths.append(high - low)
     assert widths[0] > widths[1] > 2 * widths[2]
 
@@ -186,16 +192,17 @@ def test_rouge_l_equals_the_longest_common_subsequence():
         a, b = predicted.split(), gold.split()
         common = lcs(a, b)
         expected = 2 * common / (len(a) + len(b)) if common else 0.0
-        assert metrics.rouge_l([predicted], [gold])[0] == pytest.approx(expected)
+        assert TEXT_SCORES["rouge_l"]([predicted], [gold])[0] == pytest.approx(expected)
 
 
 def test_exact_match_ignores_runs_of_white_space_only():
-    found = metrics.exact_match(["a  b\n", "a b", "A b"], ["a b", "a c", "a b"])
+    found = exact_match(["a  b\n", "a b", "A b"], ["a b", "a c", "a b"])
     assert found.tolist() == [1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
-    "score", [metrics.classification_scores, metrics.classification_intervals, metrics.rouge_l]
+    "score",
+    [classification_measure, TEXT_SCORES["rouge_l"]],
 )
 def test_what_cannot_be_compared_is_refused(score):
     with pytest.raises(DataError, match="2 predictions for 1 examples"):
@@ -206,37 +213,35 @@ def test_what_cannot_be_compared_is_refused(score):
 
 def test_label_ids_are_whole_numbers_from_0():
     with pytest.raises(DataError, match=r"example 1 has the label -1"):
-        metrics.classification_scores([0, 1], [0, -1])
+        scores_by(classification_measure, [0, 1], [0, -1])
     with pytest.raises(DataError, match="predictions must be label ids"):
-        metrics.classification_scores([0.5, 1.0], [0, 1])
+        scores_by(classification_measure, [0.5, 1.0], [0, 1])
     with pytest.raises(DataError, match="gold labels must be label ids"):
-        metrics.classification_scores([0, 1], ["a", "b"])
+        scores_by(classification_measure, [0, 1], ["a", "b"])
 
 
 def test_a_ratio_without_any_weight_is_refused():
     with pytest.raises(DataError, match="weighs 0"):
-        metrics.ratio_interval([1.0, 2.0], [0, 0])
+        interval_by(ratio_measure, [1.0, 2.0], [0, 0])
 
 
 def test_resampled_sums_are_the_sums_of_drawn_rows():
+    def resampled(rows):
+        return Measure(rows, lambda counts, cells: {"": weighted_sums(counts, cells)}).resampled()[
+            ""
+        ]
+
     # One example is drawn n times: every sum is n times it. Of two, sums are a k and b n - k.
     row = np.array([[1.5, -2.0, 3.0]])
-    assert (metrics.resampled_sums(np.repeat(row, 9, axis=0)) == 9 * row).all()
-    two = metrics.resampled_sums(np.array([[1.0, 0.0], [0.0, 1.0]] * 50))
+    assert (resampled(np.repeat(row, 9, axis=0)) == 9 * row).all()
+    two = resampled(np.array([[1.0, 0.0], [0.0, 1.0]] * 50))
     assert (two.sum(axis=1) == 100).all()
     assert two[:, 0].std() == pytest.approx(5.0, abs=0.5)
     # Rows too wide to be sorted into cells take another path to the same distribution.
     wide = np.tile(np.random.default_rng(0).random((300, 1)), 70)
-    sums = metrics.resampled_sums(wide)
+    sums = resampled(wide)
     assert np.allclose(sums, sums[:, :1])
-    narrow = metrics.resampled_sums(wide[:, :1])
+    narrow = resampled(wide[:, :1])
     assert np.quantile(sums[:, 0], [0.1, 0.9]) == pytest.approx(
         np.quantile(narrow, [0.1, 0.9]), rel=0.01
     )
-
-
-def test_resampled_gives_a_statistic_rows_drawn_with_replacement():
-    drawn = metrics.resampled(lambda rows: (len(rows), len(set(rows.tolist())), rows.max()), 50)
-    assert drawn.shape == (1000, 3)
-    assert (drawn[:, 0] == 50).all() and (drawn[:, 2] < 50).all()
-    assert drawn[:, 1].mean() == pytest.approx(50 * (1 - (1 - 1 / 50) ** 50), rel=0.02)

@@ -9,7 +9,8 @@ import sys
 import pytest
 from command_line import ROOT, CommandLine
 
-from flaxlm.metrics import text_scores
+from flaxlm.metrics.measure import scores_of
+from flaxlm.metrics.texts import text_measures
 
 RECIPE = """
 def get_config(arg=""):
@@ -80,7 +81,8 @@ def test_an_encoder_decoder_translates(run, root, tmp_path):
     assert [row["gold"] for row in rows] == [w.upper() for w in WORDS * 3]
     assert [row["id"].rpartition(":")[2] for row in rows] == [str(n + 1) for n in range(18)]
     said = [row["prediction"] for row in rows]
-    expected = text_scores(said, [row["gold"] for row in rows], ["bleu", "chrf"])
+    golds = [row["gold"] for row in rows]
+    expected = scores_of(text_measures(said, golds, ["bleu", "chrf"]))
     for name, value in expected.items():
         assert scores[name] == pytest.approx(value)
         assert scores[f"{name}_low"] <= value <= scores[f"{name}_high"]

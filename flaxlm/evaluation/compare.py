@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flaxlm.errors import DataError, MissingInput
-from flaxlm.metrics import mcnemar, over_seeds, paired_bootstrap, paired_t
+from flaxlm.metrics.paired import mcnemar, over_seeds, paired_bootstrap, paired_t
 
 
 def members(run: pathlib.Path) -> list[pathlib.Path]:

@@ -15,7 +15,7 @@ from flaxlm import sharding
 from flaxlm.errors import DataError
 from flaxlm.inference import generate, likelihood
 from flaxlm.inference.requests import Reader
-from flaxlm.metrics import ratio_interval
+from flaxlm.metrics.measure import bits, perplexity, ratio_measure
 from flaxlm.progress import Progress
 from flaxlm.training.program import Program
 
@@ -148,16 +148,12 @@ def loss_metrics(objective, sums: dict, counts: dict) -> dict:
     result = {"loss": loss} | means
     if objective.perplexity_of:
         nats, tokens = sums[objective.perplexity_of]
-        result["perplexity"] = _exp(nats / max(tokens, 1e-9))
+        result["perplexity"] = perplexity(nats / max(tokens, 1e-9))
         result["tokens"] = tokens
         if counts and objective.scores_every_token:
-            result["word_perplexity"] = _exp(nats / max(counts["words"], 1))
-            result["bits_per_byte"] = nats / math.log(2) / max(counts["bytes"], 1)
+            result["word_perplexity"] = perplexity(nats / max(counts["words"], 1))
+            result["bits_per_byte"] = bits(nats) / max(counts["bytes"], 1)
     return result
-
-
-def _exp(nats: float) -> float:
-    return math.exp(min(nats, 700.0))
 
 
 def metric_names(program: Program, inputs, split: str) -> list[str]:
@@ -226,8 +222,8 @@ def evaluate_split(
     plan = corpora[0].source
     if objective.generates:
         if predicted:
-            low, high = ratio_interval(-outputs["log_likelihood"], outputs["num_targets"])
-            scores |= {"loss_low": low, "loss_high": high}
+            loss = ratio_measure("loss", -outputs["log_likelihood"], outputs["num_targets"])
+            scores |= ends_of(loss.intervals())
         outputs = answers(program, params, inputs.tokenizer, plan, label and "generate", pause)
     found = task.postprocess(outputs, examples)
     if graded:
@@ -247,16 +243,17 @@ def completed(evaluation: Evaluation, task, report: dict) -> Evaluation:
     if not known(evaluation.golds):
         return evaluation
     cut = {name: count for name, count in report.items() if name.startswith("truncated")}
-    ends = interval_metrics(task, evaluation.answers, evaluation.golds)
+    ends = ends_of(task.intervals(evaluation.answers, evaluation.golds))
     return dataclasses.replace(evaluation, scores=evaluation.scores | cut | ends)
 
 
-def interval_metrics(task, found: list, golds: list) -> dict:
-    """Return the ends of the interval of each of a task's metrics."""
-    ends = {}
-    for name, (low, high) in task.intervals(found, golds).items():
-        ends |= {f"{name}_low": low, f"{name}_high": high}
-    return ends
+def ends_of(intervals: dict) -> dict[str, float]:
+    """Return {name_low, name_high: its ends} of {name: interval}."""
+    return {
+        f"{name}_{end}": value
+        for name, ends in intervals.items()
+        for end, value in zip(("low", "high"), ends, strict=True)
+    }
 
 
 def rank(program: Program, params, inputs, split: str, label: str, full: bool) -> Evaluation:
@@ -284,7 +281,7 @@ def rank(program: Program, params, inputs, split: str, label: str, full: bool) -
     scores = {"examples": len(examples), "cut": cut}
     if known(golds):
         scores = task.metrics(given, golds) | scores
-        scores |= interval_metrics(task, given, golds) if full else {}
+        scores |= ends_of(task.intervals(given, golds)) if full else {}
     return Evaluation(scores, examples, golds, given)
 
 

@@ -22,7 +22,7 @@ from flaxlm import files
 from flaxlm.errors import StorageError
 from flaxlm.evaluation import compare
 from flaxlm.evaluation.evaluate import Evaluation, batch_size_of, completed, evaluate_split
-from flaxlm.metrics import reliability
+from flaxlm.metrics.labels import reliability
 from flaxlm.tasks.task import Decisions, Task
 
 WORST = 20

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxlm.errors import DataError, choose
-from flaxlm.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, check_lengths, mean_interval
+from flaxlm.metrics.measure import Measure, check_lengths, mean_measure
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -147,39 +147,24 @@ def _groups(golds: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
     return groups
 
 
-def span_scores(
-    predictions: Sequence[str | None], golds: Sequence[Sequence[str]], *, style: str = "squad"
-) -> dict[str, float]:
-    """Return `exact_match` and `f1`, from 0 to 1; see `span_values`.
+def span_measures(
+    predictions: Sequence[str | None],
+    golds: Sequence[Sequence[str]],
+    *,
+    style: str = "squad",
+    names: Sequence[str] = ("exact_match", "f1"),
+) -> list[Measure]:
+    """Return the measures `exact_match` and `f1`, or some of them, from 0 to 1; see `span_values`.
 
     Where some questions have an answer and some have none, also each over either kind,
     `…_has_answer` and `…_no_answer`.
     """
     values = span_values(predictions, golds, style=style)
-    return {
-        name + suffix: float(column[rows].mean())
+    return [
+        mean_measure(name + suffix, values[name][rows])
         for suffix, rows in _groups(golds).items()
-        for name, column in values.items()
-    }
-
-
-def span_intervals(
-    predictions: Sequence[str | None],
-    golds: Sequence[Sequence[str]],
-    *,
-    style: str = "squad",
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> dict[str, Interval]:
-    """Return {name: (low, high)} for every name of `span_scores`."""
-    values = span_values(predictions, golds, style=style)
-    options = {"seed": seed, "resamples": resamples, "confidence": confidence}
-    return {
-        name + suffix: mean_interval(column[rows], **options)
-        for suffix, rows in _groups(golds).items()
-        for name, column in values.items()
-    }
+        for name in names
+    ]
 
 
 def best_threshold(
@@ -216,12 +201,3 @@ def best_threshold(
     else:
         threshold = 0.0 if distinct[0] > 0 else np.nextafter(distinct[0], -np.inf)
     return float(totals[best] / len(given)), float(threshold)
-
-
-def withhold(
-    predictions: Sequence[str | None], null_scores: Sequence[float], threshold: float
-) -> list[str | None]:
-    """Return the predictions with '' where the null score is above the threshold."""
-    check_lengths(predictions, null_scores)
-    pairs = zip(predictions, null_scores, strict=True)
-    return ["" if score > threshold else text for text, score in pairs]

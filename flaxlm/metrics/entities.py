@@ -21,15 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxlm.errors import ConfigError, DataError, choose
-from flaxlm.metrics.bootstrap import (
-    CONFIDENCE,
-    RESAMPLES,
-    Interval,
-    check_lengths,
-    intervals_of,
-    resampled_sums,
-)
 from flaxlm.metrics.counts import macro_and_micro, ratio
+from flaxlm.metrics.measure import Measure, check_lengths, weighted_sums
 
 # The letters of each scheme beside O.
 SCHEMES = {"BIO": "BI", "BIOES": "BIES", "BMES": "BMES", "IOB1": "BI"}
@@ -50,14 +43,6 @@ class Entity(NamedTuple):
     type: str
     start: int
     end: int
-
-
-class TypeCounts(NamedTuple):
-    """Entities of a type: predicted and right, predicted, and in the gold tags."""
-
-    hit: int
-    predicted: int
-    gold: int
 
 
 @functools.lru_cache(maxsize=4096)
@@ -137,43 +122,6 @@ def entities(tags: Sequence[str], scheme: str) -> list[Entity]:
     return _READ[scheme](parsed)
 
 
-def tags_of(found: Iterable[Entity], length: int, scheme: str) -> list[str]:
-    """Return the tags of `length` words in which `entities` finds these, which must not overlap."""
-    choose("scheme", scheme, SCHEMES)
-    tags, before = [OUTSIDE] * length, Entity("", -1, -1)
-    inner = "M" if scheme == "BMES" else "I"
-    for entity in sorted(found, key=lambda e: e.start):
-        size = entity.end - entity.start
-        if scheme in ("BIOES", "BMES"):
-            letters = "S" if size == 1 else "B" + inner * (size - 2) + "E"
-        elif scheme == "BIO" or (before.end, before.type) == (entity.start, entity.type):
-            letters = "B" + "I" * (size - 1)
-        else:
-            letters = "I" * size
-        suffix = f"-{entity.type}" if entity.type else ""
-        tags[entity.start : entity.end] = [letter + suffix for letter in letters]
-        before = entity
-    return tags
-
-
-def convert(tags: Sequence[str], source: str, target: str) -> list[str]:
-    """Return one sequence of tags in another scheme.
-
-    Raises:
-      DataError: the tags break the rules of `source`, so a tag would be lost on the way.
-    """
-    tags = [str(tag) for tag in tags]
-    found = entities(tags, source)
-    valid = tags_of(found, len(tags), source)
-    if tags != valid:
-        at = next(i for i, pair in enumerate(zip(tags, valid, strict=True)) if pair[0] != pair[1])
-        raise DataError(
-            f"word {at + 1} of {len(tags)} has the tag {tags[at]!r}, which scheme {source} does "
-            f"not allow there (its neighbours: {' '.join(tags[max(0, at - 1) : at + 2])})"
-        )
-    return tags_of(found, len(tags), target)
-
-
 def check_labels(labels: Sequence[str], scheme: str) -> None:
     """Raise ConfigError unless the labels are tags of a scheme with which entities can be tagged.
 
@@ -210,8 +158,9 @@ def sequence_counts(
       scheme: of both.
 
     Returns:
-      the types that occur, sorted; int64 [S, 3, types], the `TypeCounts` of each sequence; int64
-      [S, 2], its right tags and all its tags.
+      the types that occur, sorted; int64 [S, 3, types], how many entities of each
+      sequence are right, predicted, and in the gold tags; int64 [S, 2], its right tags and all
+      its tags.
 
     Raises:
       DataError: as many sequences or tags are not on both sides, or a tag is none of the scheme;
@@ -241,46 +190,22 @@ def sequence_counts(
     return types, counts, tags
 
 
-def type_counts(
+def entity_measure(
     predictions: Sequence[Sequence[str]], golds: Sequence[Sequence[str]], scheme: str
-) -> dict[str, TypeCounts]:
-    """Return {type: counts} over all sequences, types sorted."""
-    types, counts, _ = sequence_counts(predictions, golds, scheme)
-    sums = counts.sum(axis=0).T.tolist()
-    return {kind: TypeCounts(*row) for kind, row in zip(types, sums, strict=True)}
+) -> Measure:
+    """Return the measure of the entities of S sequences of tags; whole sequences are drawn.
 
-
-def _scores(counts_RC3: np.ndarray, tags_R2: np.ndarray) -> dict[str, np.ndarray]:
-    hit, predicted, gold = (counts_RC3[:, g] for g in range(3))
-    accuracy = ratio(tags_R2[:, 0], tags_R2[:, 1])
-    return {**macro_and_micro(hit, predicted, gold), "tag_accuracy": accuracy}
-
-
-def entity_scores(
-    predictions: Sequence[Sequence[str]], golds: Sequence[Sequence[str]], scheme: str
-) -> dict[str, float]:
-    """Return `precision`, `recall`, `f1` of entities, each `_macro` and `_micro`; `tag_accuracy`.
-
-    Macro averages run over the types that occur among the entities of either side; what has no
-    denominator counts as 0. Arguments and errors are those of `sequence_counts`.
+    Its scores are `precision`, `recall`, `f1` of entities, each `_macro` and `_micro`, and
+    `tag_accuracy`. Macro averages run over the types that occur among the entities of either side;
+    what has no denominator counts as 0. Arguments and errors are those of `sequence_counts`.
     """
-    _, counts, tags = sequence_counts(predictions, golds, scheme)
-    scores = _scores(counts.sum(axis=0)[None], tags.sum(axis=0)[None])
-    return {name: float(value[0]) for name, value in scores.items()}
-
-
-def entity_intervals(
-    predictions: Sequence[Sequence[str]],
-    golds: Sequence[Sequence[str]],
-    scheme: str,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> dict[str, Interval]:
-    """Return {name: (low, high)} for every name of `entity_scores`; whole sequences are drawn."""
     types, counts, tags = sequence_counts(predictions, golds, scheme)
     columns = np.concatenate([counts.reshape(len(golds), -1), tags], axis=1)
-    sums = resampled_sums(columns, seed=seed, resamples=resamples)
-    drawn = sums[:, :-2].reshape(resamples, 3, len(types))
-    return intervals_of(_scores(drawn, sums[:, -2:]), confidence)
+
+    def of(drawn, cells):
+        sums = weighted_sums(drawn, cells)
+        hit, predicted, gold = sums[:, :-2].reshape(len(sums), 3, len(types)).swapaxes(0, 1)
+        accuracy = ratio(sums[:, -2], sums[:, -1])
+        return {**macro_and_micro(hit, predicted, gold), "tag_accuracy": accuracy}
+
+    return Measure(columns.astype(np.float64), of)

@@ -6,18 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxlm.errors import DataError
-from flaxlm.metrics.bootstrap import (
-    CONFIDENCE,
-    RESAMPLES,
-    Interval,
-    check_lengths,
-    intervals_of,
-    resampled_sums,
-)
 from flaxlm.metrics.counts import macro_and_micro, ratio
+from flaxlm.metrics.measure import Measure, check_lengths, weighted_sums
 
 BINS = 15
-_AVERAGED = ("precision", "recall", "f1")
 
 
 def _labels(values: Sequence[int], what: str) -> np.ndarray:
@@ -41,10 +33,10 @@ def _is_binary(gold: np.ndarray, classes: int | None) -> bool:
     return (classes or gold.max() + 1) <= 2
 
 
-def classification_scores(
+def classification_measure(
     predictions: Sequence[int], golds: Sequence[int], *, classes: int | None = None
-) -> dict[str, float]:
-    """Return the scores of one label an example, by scikit-learn.
+) -> Measure:
+    """Return the measure of one label an example.
 
     Args:
       predictions, golds: label ids [N].
@@ -59,26 +51,17 @@ def classification_scores(
     Raises:
       DataError: the lists differ in length or are empty, or hold something else than label ids.
     """
-    from sklearn.metrics import (
-        accuracy_score,
-        matthews_corrcoef,
-        precision_recall_fscore_support,
-    )
-
     predicted, gold = _pairs(predictions, golds)
-    scores = {"accuracy": float(accuracy_score(gold, predicted))}
-    averages = [("_macro", {"average": "macro"}), ("_micro", {"average": "micro"})]
-    if _is_binary(gold, classes):
-        averages.append(("", {"average": "macro", "labels": [1]}))
-    for suffix, options in averages:
-        values = precision_recall_fscore_support(gold, predicted, zero_division=0.0, **options)
-        scores |= {
-            f"{name}{suffix}": float(value)
-            for name, value in zip(_AVERAGED, values[:3], strict=True)
-        }
-    varied = len(np.unique(gold)) > 1 and len(np.unique(predicted)) > 1
-    scores["matthews"] = float(matthews_corrcoef(gold, predicted)) if varied else 0.0
-    return scores
+    binary = _is_binary(gold, classes)
+    # With two labels, code 1 has to be label 1 even where only one of them occurs.
+    labels = np.unique(np.concatenate([gold, predicted, [0, 1] if binary else gold[:0]]))
+    codes = np.searchsorted(labels, np.stack([gold, predicted], axis=1))
+
+    def of(counts, cells):
+        gold_X, predicted_X = cells.T.astype(np.int64)
+        return scores_of_counts(counts, gold_X, predicted_X, len(labels), binary)
+
+    return Measure(codes.astype(np.float64), of)
 
 
 def scores_of_counts(
@@ -88,7 +71,7 @@ def scores_of_counts(
     classes: int,
     binary: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Return `classification_scores` [R] of R weighted lists of X distinct (gold, predicted)."""
+    """Return {name: scores [R]} of R weighted lists of X distinct (gold, predicted)."""
     one_hot = np.eye(classes)
     hit = counts_RX @ (one_hot[gold_X] * (gold_X == predicted_X)[:, None])
     gold = counts_RX @ one_hot[gold_X]
@@ -105,29 +88,6 @@ def scores_of_counts(
     return scores | {"matthews": ratio(together, np.sqrt(spread))}
 
 
-def classification_intervals(
-    predictions: Sequence[int],
-    golds: Sequence[int],
-    *,
-    classes: int | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> dict[str, Interval]:
-    """Return {name: (low, high)} for every name of `classification_scores`."""
-    predicted, gold = _pairs(predictions, golds)
-    binary = _is_binary(gold, classes)
-    # With two labels, code 1 has to be label 1 even where only one of them occurs.
-    labels = np.unique(np.concatenate([gold, predicted, [0, 1] if binary else gold[:0]]))
-    codes = np.searchsorted(labels, np.stack([gold, predicted]))
-    cells, counts = np.unique(codes, axis=1, return_counts=True)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(gold), counts / len(gold), size=resamples).astype(np.float64)
-    return intervals_of(
-        scores_of_counts(drawn, cells[0], cells[1], len(labels), binary), confidence
-    )
-
-
 def _indicators(predictions: Sequence, golds: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """Return both as bool [N, C]; DataError when they cannot be compared."""
     check_lengths(predictions, golds)
@@ -140,8 +100,8 @@ def _indicators(predictions: Sequence, golds: Sequence) -> tuple[np.ndarray, np.
     return predicted.astype(bool), gold.astype(bool)
 
 
-def multilabel_scores(predictions: Sequence, golds: Sequence) -> dict[str, float]:
-    """Return the scores of any number of labels an example, by scikit-learn.
+def multilabel_measure(predictions: Sequence, golds: Sequence) -> Measure:
+    """Return the measure of any number of labels an example.
 
     Args:
       predictions, golds: bool [N, C], whether example n has label c.
@@ -153,40 +113,20 @@ def multilabel_scores(predictions: Sequence, golds: Sequence) -> dict[str, float
     Raises:
       DataError: the two cannot be compared, or have less than two labels.
     """
-    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
-
-    predicted, gold = _indicators(predictions, golds)
-    scores = {"subset_accuracy": float(accuracy_score(gold, predicted))}
-    for average in ("macro", "micro"):
-        values = precision_recall_fscore_support(
-            gold, predicted, average=average, zero_division=0.0
-        )
-        scores |= {
-            f"{name}_{average}": float(value)
-            for name, value in zip(_AVERAGED, values[:3], strict=True)
-        }
-    return scores
-
-
-def multilabel_intervals(
-    predictions: Sequence,
-    golds: Sequence,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> dict[str, Interval]:
-    """Return {name: (low, high)} for every name of `multilabel_scores`."""
     predicted, gold = _indicators(predictions, golds)
     right = (predicted == gold).all(axis=1)
     columns = np.concatenate([predicted & gold, predicted, gold, right[:, None]], axis=1)
-    sums = resampled_sums(columns, seed=seed, resamples=resamples)
-    hit, said, real = np.split(sums[:, :-1], 3, axis=1)
-    scores = macro_and_micro(hit, said, real)
-    # Over all labels, as scikit-learn has it for indicators: one that never occurs counts as 0.
-    occurring = ((said + real) > 0).mean(axis=1)
-    scores |= {name: v * occurring for name, v in scores.items() if name.endswith("_macro")}
-    return intervals_of({"subset_accuracy": sums[:, -1] / len(gold), **scores}, confidence)
+
+    def of(counts, cells):
+        sums = weighted_sums(counts, cells)
+        hit, said, real = np.split(sums[:, :-1], 3, axis=1)
+        scores = macro_and_micro(hit, said, real)
+        # Over all labels: one that never occurs counts as 0.
+        occurring = ((said + real) > 0).mean(axis=1)
+        scores |= {name: v * occurring for name, v in scores.items() if name.endswith("_macro")}
+        return {"subset_accuracy": sums[:, -1] / len(gold), **scores}
+
+    return Measure(columns.astype(np.float64), of)
 
 
 def _probabilities(probabilities: Sequence, golds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -251,12 +191,10 @@ def _calibration(chances: np.ndarray, gold: np.ndarray) -> np.ndarray:
     return columns
 
 
-def _calibration_of_sums(sums_RK: np.ndarray, n: int) -> dict[str, np.ndarray]:
-    return {"ece": np.abs(sums_RK[:, :-1]).sum(axis=1) / n, "brier": sums_RK[:, -1] / n}
+def calibration_measure(probabilities: Sequence, golds: Sequence[int]) -> Measure:
+    """Return the measure of how far probabilities [N, C] can be believed, 0 being best.
 
-
-def calibration_scores(probabilities: Sequence, golds: Sequence[int]) -> dict[str, float]:
-    """Return how far probabilities [N, C] can be believed, 0 being best for both scores.
+    Resampling adds noise to every bin, so ECE's interval lies somewhat high on small splits.
 
     Returns:
       `ece`, the expected calibration error (Guo et al., 2017, equation 3): |accuracy − confidence|
@@ -268,22 +206,9 @@ def calibration_scores(probabilities: Sequence, golds: Sequence[int]) -> dict[st
       DataError: a row does not sum to 1, or a gold label is out of range.
     """
     chances, gold = _probabilities(probabilities, golds)
-    sums = _calibration(chances, gold).sum(axis=0, keepdims=True)
-    return {name: float(v[0]) for name, v in _calibration_of_sums(sums, len(gold)).items()}
 
+    def of(counts, cells):
+        sums = weighted_sums(counts, cells) / len(gold)
+        return {"ece": np.abs(sums[:, :-1]).sum(axis=1), "brier": sums[:, -1]}
 
-def calibration_intervals(
-    probabilities: Sequence,
-    golds: Sequence[int],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> dict[str, Interval]:
-    """Return {name: (low, high)} for every name of `calibration_scores`.
-
-    Resampling adds noise to every bin, so ECE's interval lies somewhat high on small splits.
-    """
-    chances, gold = _probabilities(probabilities, golds)
-    sums = resampled_sums(_calibration(chances, gold), seed=seed, resamples=resamples)
-    return intervals_of(_calibration_of_sums(sums, len(gold)), confidence)
+    return Measure(_calibration(chances, gold), of)

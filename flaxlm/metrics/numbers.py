@@ -1,18 +1,13 @@
 """Scores of numbers: correlations and errors of a regression."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from flaxlm.errors import DataError
-from flaxlm.metrics.bootstrap import (
-    CONFIDENCE,
-    RESAMPLES,
-    Interval,
-    check_lengths,
-    intervals_of,
-    resampled,
-)
+from flaxlm.metrics.measure import RESAMPLES, Measure, check_lengths
+
+SCORES = ("pearson", "spearman", "mse", "mae")
 
 
 def _numbers(predictions: Sequence[float], golds: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -40,26 +35,6 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.clip(r, -1.0, 1.0))
 
 
-def regression_scores(predictions: Sequence[float], golds: Sequence[float]) -> dict[str, float]:
-    """Return `pearson`, `spearman` (ties share their mean rank), `mse` and `mae` of numbers [N].
-
-    A correlation with a constant is not defined and counts as 0, what a system that says the same
-    of everything deserves.
-
-    Raises:
-      DataError: the lists differ in length or are empty, or hold a NaN or an infinity.
-    """
-    from scipy.stats import rankdata
-
-    predicted, gold = _numbers(predictions, golds)
-    return {
-        "pearson": _correlation(predicted, gold),
-        "spearman": _correlation(rankdata(predicted), rankdata(gold)),
-        "mse": float(np.mean((predicted - gold) ** 2)),
-        "mae": float(np.mean(np.abs(predicted - gold))),
-    }
-
-
 def _ranks(codes: np.ndarray, distinct: int) -> np.ndarray:
     """Return the mean rank of each value, given its place among the distinct ones.
 
@@ -69,31 +44,45 @@ def _ranks(codes: np.ndarray, distinct: int) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2.0)[codes]
 
 
-def regression_intervals(
-    predictions: Sequence[float],
-    golds: Sequence[float],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> dict[str, Interval]:
-    """Return {name: (low, high)} for every name of `regression_scores`."""
-    predicted, gold = _numbers(predictions, golds)
-    values_p, codes_p = np.unique(predicted, return_inverse=True)
-    values_g, codes_g = np.unique(gold, return_inverse=True)
+class _Regression(Measure):
+    """Scores of pairs of numbers, rows [N, 2]; resamples are drawn example by example."""
 
-    def statistic(rows: np.ndarray) -> tuple[float, float, float, float]:
-        error = predicted[rows] - gold[rows]
-        return (
-            _correlation(predicted[rows], gold[rows]),
-            _correlation(
-                _ranks(codes_p[rows], len(values_p)), _ranks(codes_g[rows], len(values_g))
-            ),
-            np.mean(error * error),
-            np.mean(np.abs(error)),
-        )
+    def resampled(self, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, np.ndarray]:
+        """Return {name: float64 [R]}, the scores of `resamples` draws."""
+        rng, n = np.random.default_rng(seed), len(self.rows)
+        return self._over(rng.integers(0, n, n) for _ in range(resamples))
 
-    drawn = resampled(statistic, len(gold), seed=seed, resamples=resamples)
-    return intervals_of(
-        dict(zip(("pearson", "spearman", "mse", "mae"), drawn.T, strict=True)), confidence
-    )
+    def scores(self) -> dict[str, float]:
+        """Return {name: score} of the examples."""
+        values = self._over([np.arange(len(self.rows))])
+        return {name: float(column[0]) for name, column in values.items()}
+
+    def _over(self, draws: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+        predicted, gold = self.rows.T
+        values_p, codes_p = np.unique(predicted, return_inverse=True)
+        values_g, codes_g = np.unique(gold, return_inverse=True)
+
+        def statistic(rows: np.ndarray) -> tuple[float, float, float, float]:
+            ranks = _ranks(codes_p[rows], len(values_p)), _ranks(codes_g[rows], len(values_g))
+            error = predicted[rows] - gold[rows]
+            return (
+                _correlation(predicted[rows], gold[rows]),
+                _correlation(*ranks),
+                np.mean(error * error),
+                np.mean(np.abs(error)),
+            )
+
+        columns = np.array([statistic(rows) for rows in draws]).T
+        return self._wanted(dict(zip(SCORES, columns, strict=True)))
+
+
+def regression_measure(predictions: Sequence[float], golds: Sequence[float]) -> Measure:
+    """Return the measure of numbers [N]: `pearson`, `spearman`, `mse`, `mae`.
+
+    Ties share their mean rank. A correlation with a constant is not defined and counts as 0, what
+    a system that says the same of everything deserves.
+
+    Raises:
+      DataError: the lists differ in length or are empty, or hold a NaN or an infinity.
+    """
+    return _Regression(np.stack(_numbers(predictions, golds), axis=1), lambda counts, cells: {})

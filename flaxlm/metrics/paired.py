@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxlm.errors import DataError, choose
-from flaxlm.metrics.bootstrap import (
+from flaxlm.metrics.measure import (
     CONFIDENCE,
     RESAMPLES,
     check_lengths,
+    mean_measure,
     percentiles,
-    resampled_sums,
 )
 
 
@@ -57,7 +57,7 @@ def paired_bootstrap(
     check_lengths(scores_a, scores_b)
     apart = np.asarray(scores_a, np.float64) - np.asarray(scores_b, np.float64)
     difference = float(apart.mean())
-    means = resampled_sums(apart[:, None], seed=seed, resamples=resamples)[:, 0] / len(apart)
+    means = mean_measure("apart", apart).resampled(seed, resamples)["apart"]
     strays = int((np.abs(means - difference) >= abs(difference)).sum())
     low, high = percentiles(means, confidence)
     return Difference(difference, low, high, (1 + strays) / (1 + resamples))

@@ -5,15 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from flaxlm.errors import DataError
-from flaxlm.metrics.bootstrap import (
-    CONFIDENCE,
-    RESAMPLES,
-    Interval,
-    check_lengths,
-    intervals_of,
-    resampled_sums,
-)
 from flaxlm.metrics.counts import macro_and_micro, ratio
+from flaxlm.metrics.measure import Measure, check_lengths, weighted_sums
 
 Tags = Sequence[Sequence[str]]
 
@@ -28,35 +21,15 @@ def _check(predictions: Tags, golds: Tags) -> None:
             )
 
 
-def tag_scores(predictions: Tags, golds: Tags) -> dict[str, float]:
-    """Return the scores of S sequences of tags, by scikit-learn.
+def tag_measure(predictions: Tags, golds: Tags) -> Measure:
+    """Return the measure of S sequences of tags; whole sequences are drawn.
 
-    Returns:
-      `accuracy` over all words; `precision_macro`, `recall_macro`, `f1_macro` over the tags that
-      occur on either side. What has no denominator counts as 0.
+    Its scores are `accuracy` over all words, and `precision_macro`, `recall_macro`, `f1_macro` over
+    the tags that occur on either side. What has no denominator counts as 0.
 
     Raises:
       DataError: as many sequences or tags are not on both sides.
     """
-    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
-
-    _check(predictions, golds)
-    predicted, gold = ([str(tag) for tags in side for tag in tags] for side in (predictions, golds))
-    macro = precision_recall_fscore_support(gold, predicted, average="macro", zero_division=0.0)
-    named = zip(("precision_macro", "recall_macro", "f1_macro"), macro[:3], strict=True)
-    accuracy = float(accuracy_score(gold, predicted))
-    return {"accuracy": accuracy} | {name: float(value) for name, value in named}
-
-
-def tag_intervals(
-    predictions: Tags,
-    golds: Tags,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> dict[str, Interval]:
-    """Return {name: (low, high)} for every name of `tag_scores`; whole sequences are drawn."""
     _check(predictions, golds)
     sides = [[[str(tag) for tag in tags] for tags in side] for side in (predictions, golds)]
     place = {tag: i for i, tag in enumerate(sorted({t for s in sides for tags in s for t in tags}))}
@@ -65,8 +38,11 @@ def tag_intervals(
         said, real = (np.array([place[t] for t in tags], np.int64) for tags in (predicted, gold))
         for group, tags in enumerate((said[said == real], said, real)):
             counts[s, group] = np.bincount(tags, minlength=len(place))
-    sums = resampled_sums(counts.reshape(len(golds), -1), seed=seed, resamples=resamples)
-    hit, said, real = np.split(sums, 3, axis=1)
-    scores = {"accuracy": ratio(hit.sum(axis=1), real.sum(axis=1))}
-    scores |= {k: v for k, v in macro_and_micro(hit, said, real).items() if k.endswith("_macro")}
-    return intervals_of(scores, confidence)
+
+    def of(drawn, cells):
+        hit, said, real = np.split(weighted_sums(drawn, cells), 3, axis=1)
+        scores = {"accuracy": ratio(hit.sum(axis=1), real.sum(axis=1))}
+        averages = macro_and_micro(hit, said, real)
+        return scores | {name: v for name, v in averages.items() if name.endswith("_macro")}
+
+    return Measure(counts.reshape(len(golds), -1).astype(np.float64), of)

@@ -18,15 +18,7 @@ import numpy as np
 
 from flaxlm.errors import DataError, choose
 from flaxlm.metrics.answers import normal_squad, overlap_f1
-from flaxlm.metrics.bootstrap import (
-    CONFIDENCE,
-    RESAMPLES,
-    Interval,
-    check_lengths,
-    mean_interval,
-    percentiles,
-    resampled_sums,
-)
+from flaxlm.metrics.measure import Measure, check_lengths, mean_measure, weighted_sums
 
 # Thai, Lao, Burmese, Khmer, kana, ideographs.
 _UNSPACED = re.compile(
@@ -68,8 +60,6 @@ class Language(NamedTuple):
 
 
 LANGUAGES = {"en": Language(True, "13a"), "zh": Language(False, "zh"), "": Language(False, "13a")}
-# Of sacrebleu's, those that need neither another package nor the net.
-BLEU_TOKENIZERS = ("13a", "intl", "zh", "char", "none")
 
 
 class _Words:
@@ -135,8 +125,15 @@ def check_language(references: Sequence[str | Sequence[str]], language: str) -> 
 
 
 def _rouge(
-    kind: str, predictions: Sequence[str], references: Sequence, language: str
+    kind: str,
+    predictions: Sequence[str],
+    references: Sequence[str | Sequence[str]],
+    language: str = "en",
 ) -> np.ndarray:
+    """Return the F1 [N] of what a text shares with its best reference (Lin, 2004).
+
+    That is words (`rouge1`), pairs of words (`rouge2`), or a longest common subsequence (`rougeL`).
+    """
     from rouge_score.rouge_scorer import RougeScorer
 
     texts, groups = _texts(predictions, references)
@@ -144,27 +141,6 @@ def _rouge(
     scorer = RougeScorer([kind], tokenizer=_rouge_tokenizer(LANGUAGES[language].stemmed))
     pairs = zip(groups, texts, strict=True)
     return np.array([scorer.score_multi(group, text)[kind].fmeasure for group, text in pairs])
-
-
-def rouge_1(
-    predictions: Sequence[str], references: Sequence[str | Sequence[str]], language: str = "en"
-) -> np.ndarray:
-    """Return ROUGE-1 F1 [N] of each text: the words it shares (Lin, 2004); best reference."""
-    return _rouge("rouge1", predictions, references, language)
-
-
-def rouge_2(
-    predictions: Sequence[str], references: Sequence[str | Sequence[str]], language: str = "en"
-) -> np.ndarray:
-    """Return ROUGE-2 F1 [N] of each text: the pairs of words it shares; best reference."""
-    return _rouge("rouge2", predictions, references, language)
-
-
-def rouge_l(
-    predictions: Sequence[str], references: Sequence[str | Sequence[str]], language: str = "en"
-) -> np.ndarray:
-    """Return ROUGE-L F1 [N] of each text: its longest common subsequence; best reference."""
-    return _rouge("rougeL", predictions, references, language)
 
 
 def exact_match(
@@ -196,24 +172,12 @@ def token_f1(
 
 
 TEXT_SCORES: dict[str, Callable[..., np.ndarray]] = {
-    "rouge_1": rouge_1,
-    "rouge_2": rouge_2,
-    "rouge_l": rouge_l,
+    "rouge_1": functools.partial(_rouge, "rouge1"),
+    "rouge_2": functools.partial(_rouge, "rouge2"),
+    "rouge_l": functools.partial(_rouge, "rougeL"),
     "exact_match": exact_match,
     "f1": token_f1,
 }
-
-
-def _bleu(tokenize: str):
-    from sacrebleu.metrics import BLEU
-
-    return BLEU(tokenize=choose("tokenize", tokenize, BLEU_TOKENIZERS), force=True)
-
-
-def _chrf():
-    from sacrebleu.metrics import CHRF
-
-    return CHRF()
 
 
 def _streams(groups: list[list[str]]) -> list[list[str | None]]:
@@ -222,66 +186,48 @@ def _streams(groups: list[list[str]]) -> list[list[str | None]]:
     return [[g[k] if k < len(g) else None for g in groups] for k in range(most)]
 
 
-def _corpus_score(metric, predictions: Sequence[str], references: Sequence) -> float:
-    texts, groups = _texts(predictions, references)
-    return float(metric.corpus_score(texts, _streams(groups)).score)
+def _bleu(language: str):
+    """Return sacrebleu's BLEU (Papineni et al., 2002), 0 to 100, over all references."""
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(tokenize=LANGUAGES[language].bleu, force=True)
 
 
-def _corpus_interval(
-    metric, predictions: Sequence[str], references: Sequence, seed, resamples, confidence
-) -> Interval:
+def _chrf(language: str):
+    """Return sacrebleu's chrF2 (Popović, 2015), 0 to 100; of several references the best."""
+    from sacrebleu.metrics import CHRF
+
+    return CHRF()
+
+
+CORPUS_SCORES: dict[str, Callable] = {"bleu": _bleu, "chrf": _chrf}
+
+
+def _corpus_measure(
+    name: str, predictions: Sequence[str], references: Sequence, language: str
+) -> Measure:
     # What sacrebleu's own bootstrap sums, text by text. Its interval is mean ± half a width, which
     # can leave 0 … 100, and takes its seed from the environment.
-    texts, groups = _texts(predictions, references)
+    metric, (texts, groups) = CORPUS_SCORES[name](language), _texts(predictions, references)
     columns = metric._extract_corpus_statistics(texts, _streams(groups))
-    sums = resampled_sums(columns, seed=seed, resamples=resamples).astype(np.int64).tolist()
-    scores = [metric._compute_score_from_stats(row).score for row in sums]
-    return percentiles(np.array(scores), confidence)
+
+    def of(counts, cells):
+        sums = weighted_sums(counts, cells).astype(np.int64).tolist()
+        return {name: np.array([metric._compute_score_from_stats(row).score for row in sums])}
+
+    return Measure(np.asarray(columns, np.float64), of)
 
 
-def bleu(
-    predictions: Sequence[str],
-    references: Sequence[str | Sequence[str]],
-    tokenize: str = "13a",
-) -> float:
-    """Return corpus BLEU, 0 to 100 (Papineni et al., 2002), by sacrebleu, over all references.
-
-    Args:
-      predictions: texts [N], not tokenized.
-      references: a text, or several, for each.
-      tokenize: one of `BLEU_TOKENIZERS`; 'zh' for Chinese, 'char' for other scripts without spaces.
-    """
-    return _corpus_score(_bleu(tokenize), predictions, references)
-
-
-def chrf(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> float:
-    """Return corpus chrF2, 0 to 100 (Popović, 2015), by sacrebleu; a text's best reference."""
-    return _corpus_score(_chrf(), predictions, references)
-
-
-# The metric that a language's corpus score is taken with.
-CORPUS_SCORES: dict[str, Callable] = {
-    "bleu": lambda language: _bleu(LANGUAGES[language].bleu),
-    "chrf": lambda language: _chrf(),
-}
-
-
-def _check_names(names: Sequence[str], language: str) -> None:
-    choose("language", language, LANGUAGES)
-    for name in names:
-        choose("score", name, [*TEXT_SCORES, *CORPUS_SCORES])
-
-
-def text_scores(
+def text_measures(
     predictions: Sequence[str],
     references: Sequence[str | Sequence[str]],
     names: Sequence[str],
     language: str = "en",
-) -> dict[str, float]:
-    """Return {name: score} of `names` out of `TEXT_SCORES` (means) and `CORPUS_SCORES`.
+) -> list[Measure]:
+    """Return the measures of texts: means of `TEXT_SCORES`, and `CORPUS_SCORES`.
 
     Args:
-      predictions: texts [N].
+      predictions: a text for each example.
       references: a text, or several, for each.
       names: in the order they are wanted in.
       language: one of `LANGUAGES`.
@@ -290,35 +236,13 @@ def text_scores(
       ConfigError: a name or the language is not known.
       DataError: the texts cannot be compared, or are not of that language.
     """
-    _check_names(names, language)
-    scores = {}
+    choose("language", language, LANGUAGES)
+    measures = []
     for name in names:
+        choose("score", name, [*TEXT_SCORES, *CORPUS_SCORES])
         if name in CORPUS_SCORES:
-            scores[name] = _corpus_score(CORPUS_SCORES[name](language), predictions, references)
-        else:
-            scores[name] = float(TEXT_SCORES[name](predictions, references, language).mean())
-    return scores
-
-
-def text_intervals(
-    predictions: Sequence[str],
-    references: Sequence[str | Sequence[str]],
-    names: Sequence[str],
-    language: str = "en",
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-) -> dict[str, Interval]:
-    """Return {name: (low, high)} for every name of `text_scores`."""
-    _check_names(names, language)
-    options = {"seed": seed, "resamples": resamples, "confidence": confidence}
-    intervals = {}
-    for name in names:
-        if name in CORPUS_SCORES:
-            metric = CORPUS_SCORES[name](language)
-            intervals[name] = _corpus_interval(metric, predictions, references, **options)
+            measures.append(_corpus_measure(name, predictions, references, language))
         else:
             values = TEXT_SCORES[name](predictions, references, language)
-            intervals[name] = mean_interval(values, **options)
-    return intervals
+            measures.append(mean_measure(name, values))
+    return measures

@@ -11,7 +11,7 @@ import numpy as np
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError
 from flaxlm.inference.requests import Reader, Request, Scores
-from flaxlm.metrics import Interval, mean_interval
+from flaxlm.metrics.measure import Measure, mean_measure
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.task import Answer, Example, Task, check_count
 
@@ -71,27 +71,17 @@ class Ranked(Task, abc.ABC):
         pairs = zip(examples, outputs["scores"], strict=True)
         return [self.answer(example, scores, outputs["masked"]) for example, scores in pairs]
 
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> dict[str, float]:
+    def measures(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> list[Measure]:
         """Return the mean of each of `values`, over all examples and over each group of them."""
-        return {name: float(values.mean()) for name, values in self._grouped(answers, golds)}
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[Gold], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        grouped = self._grouped(answers, golds)
-        return {name: mean_interval(values, seed=seed) for name, values in grouped}
-
-    def _grouped(self, answers, golds) -> Iterator[tuple[str, np.ndarray]]:
         columns = self.values(answers, golds)
         members: dict[str, list[int]] = {}
         for number, gold in enumerate(golds):
             for group in gold.groups:
                 members.setdefault(group, []).append(number)
-        yield from columns.items()
+        parts = [(name, values) for name, values in columns.items()]
         for group in sorted(members):
-            for name, values in columns.items():
-                yield f"{name}/{group}", values[members[group]]
+            parts += [(f"{name}/{group}", v[members[group]]) for name, v in columns.items()]
+        return [mean_measure(name, values) for name, values in parts]
 
     def show(self, value: Any, labels: Sequence[str] = ()) -> Any:
         """Return an answer's or a gold's value as JSON that a person can read."""

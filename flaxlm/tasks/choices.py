@@ -10,7 +10,7 @@ import numpy as np
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError
 from flaxlm.inference.requests import Reader, Request, Scores, cloze, request
-from flaxlm.metrics import Interval
+from flaxlm.metrics.measure import Measure, perplexity
 from flaxlm.tasks.by_likelihood import Gold, Prompted, preferred
 from flaxlm.tasks.records import Record
 from flaxlm.tasks.task import Answer, Example
@@ -193,30 +193,14 @@ class LastWord(Prompted):
             "perplexity": np.array([-answer.score for answer in answers]),
         }
 
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> dict[str, float]:
+    def measures(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> list[Measure]:
         """Return accuracy and the perplexity of a word."""
-        return _exp_perplexity(super().metrics(answers, golds))
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[Gold], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        return _exp_perplexity(super().intervals(answers, golds, seed))
+        accuracy, nats = super().measures(answers, golds)
+        return [accuracy, dataclasses.replace(nats, then=perplexity)]
 
     def mistake(self, answer: Answer, gold: Gold) -> float:
         """Return the nats of a word that was not found."""
         return 0.0 if answer.value else -answer.score
-
-
-def _exp_perplexity(found: dict) -> dict:
-    """Return the scores or intervals with nats made into perplexity."""
-    nats = found["perplexity"]
-    value = tuple(map(_exp, nats)) if isinstance(nats, tuple) else _exp(nats)
-    return found | {"perplexity": value}
-
-
-def _exp(nats: float) -> float:
-    return float(np.exp(min(nats, 700.0)))
 
 
 @dataclasses.dataclass(frozen=True)

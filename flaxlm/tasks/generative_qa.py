@@ -5,14 +5,9 @@ from collections.abc import Sequence
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.metrics import (
-    Interval,
-    span_intervals,
-    span_scores,
-    span_values,
-    text_intervals,
-    text_scores,
-)
+from flaxlm.metrics.answers import span_measures, span_values
+from flaxlm.metrics.measure import Measure
+from flaxlm.metrics.texts import text_measures
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.squad_json import note_id, read_questions
 from flaxlm.tasks.task import Answer, Example, values_of
@@ -89,23 +84,20 @@ class GenerativeQA(TextTask):
         texts = texts_of(dataclasses.replace(record, columns=columns), self.answers_column)
         return list(dict.fromkeys(texts))
 
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[References]) -> dict[str, float]:
+    def measures(self, answers: Sequence[Answer], golds: Sequence[References]) -> list[Measure]:
         """Return exact match and F1 as SQuAD defines them, and what else `scored_by` names.
 
-        Where some questions have no answer, also of either kind, as `span_scores` does.
+        Where some questions have no answer, also of either kind, as `span_measures` does.
         """
         texts, others = values_of(answers), [n for n in self.scored_by if n not in OWN]
-        found = span_scores(self._spans(texts), self._spans(golds), style=self._style)
-        return self._wanted(found) | text_scores(texts, golds, others, self.language)
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[References], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        texts, others = values_of(answers), [n for n in self.scored_by if n not in OWN]
-        spans = self._spans(texts), self._spans(golds)
-        found = span_intervals(*spans, style=self._style, seed=seed)
-        return self._wanted(found) | text_intervals(texts, golds, others, self.language, seed=seed)
+        spans, own = (
+            (self._spans(texts), self._spans(golds)),
+            [n for n in OWN if n in self.scored_by],
+        )
+        return [
+            *span_measures(*spans, style=self._style, names=own),
+            *text_measures(texts, golds, others, self.language),
+        ]
 
     def mistake(self, answer: Answer, gold: References) -> float:
         """Return 1 − F1, as SQuAD defines it."""
@@ -119,7 +111,3 @@ class GenerativeQA(TextTask):
     def _spans(self, texts: Sequence[References]) -> list[References]:
         """Return answers or golds as SQuAD's scores take them: '' says that there is none."""
         return ["" if self.no_answer and text == self.no_answer else text for text in texts]
-
-    def _wanted(self, found: dict) -> dict:
-        own = tuple(name for name in OWN if name in self.scored_by)
-        return {name: value for name, value in found.items() if name.startswith(own)}

@@ -8,7 +8,8 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError
-from flaxlm.metrics import Interval, multilabel_intervals, multilabel_scores
+from flaxlm.metrics.labels import multilabel_measure
+from flaxlm.metrics.measure import Measure
 from flaxlm.tasks.labels import label_ids
 from flaxlm.tasks.records import Record, found_labels, read_split
 from flaxlm.tasks.task import Answer, Example, Task, check_count, values_of
@@ -80,15 +81,9 @@ class MultiLabel(Task):
         rows = zip(given_NC.tolist(), sure_N.tolist(), chances_NC, strict=True)
         return [Answer(tuple(given), sure, chances) for given, sure, chances in rows]
 
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[Truths]) -> dict[str, float]:
-        """Return `multilabel_scores`."""
-        return multilabel_scores(values_of(answers), golds)
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[Truths], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        return multilabel_intervals(values_of(answers), golds, seed=seed)
+    def measures(self, answers: Sequence[Answer], golds: Sequence[Truths]) -> list[Measure]:
+        """Return the measure of the labels."""
+        return [multilabel_measure(values_of(answers), golds)]
 
     def mistake(self, answer: Answer, gold: Truths) -> float:
         """Return the sum over wrong labels of how far their probabilities are off."""

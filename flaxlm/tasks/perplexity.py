@@ -11,7 +11,7 @@ from flaxlm.data.sources import DataConfig, documents
 from flaxlm.data.split import split_documents
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.inference.requests import Reader, Request, Scores, windows
-from flaxlm.metrics import Interval, ratio_interval
+from flaxlm.metrics.measure import Measure, bits, perplexity, ratio_measure
 from flaxlm.tasks.by_likelihood import Gold, Ranked
 from flaxlm.tasks.task import Answer, Example
 
@@ -79,20 +79,13 @@ class Perplexity(Ranked):
 
     def metrics(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> dict[str, float]:
         """Return the perplexity of a token and of a word, bits a byte, and the number of tokens."""
-        sums = {name: values.sum() for name, values in self.values(answers, golds).items()}
-        found = {name: transform(sums["nats"] / max(sums[of], 1)) for name, of, transform in RATIOS}
-        return found | {"tokens": float(sums["tokens"])}
+        tokens = self.values(answers, golds)["tokens"]
+        return super().metrics(answers, golds) | {"tokens": float(tokens.sum())}
 
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[Gold], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval over documents of all of `metrics` but the count."""
+    def measures(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> list[Measure]:
+        """Return all of `metrics` but the count; documents are drawn."""
         columns = self.values(answers, golds)
-        found = {}
-        for name, of, transform in RATIOS:
-            low, high = ratio_interval(columns["nats"], columns[of], seed=seed)
-            found[name] = transform(low), transform(high)
-        return found
+        return [ratio_measure(name, columns["nats"], columns[of], to) for name, of, to in RATIOS]
 
     def mistake(self, answer: Answer, gold: Gold) -> float:
         """Return the nats a token."""
@@ -103,17 +96,9 @@ class Perplexity(Ranked):
         return example["text"][:SHOWN]
 
 
-def _exp(nats: float) -> float:
-    return float(np.exp(min(nats, 700.0)))
-
-
-def _bits(nats: float) -> float:
-    return float(nats / np.log(2))
-
-
 # Metric, what its nats are divided by, and what is made of the mean.
 RATIOS = (
-    ("perplexity", "tokens", _exp),
-    ("word_perplexity", "words", _exp),
-    ("bits_per_byte", "bytes", _bits),
+    ("perplexity", "tokens", perplexity),
+    ("word_perplexity", "words", perplexity),
+    ("bits_per_byte", "bytes", bits),
 )

@@ -10,15 +10,14 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError, choose
-from flaxlm.metrics import (
+from flaxlm.metrics.answers import (
     STYLES,
-    Interval,
     best_threshold,
     has_answer,
-    span_intervals,
-    span_scores,
+    span_measures,
     span_values,
 )
+from flaxlm.metrics.measure import Measure
 from flaxlm.tasks.answer_spans import best_spans, distinct, locate, shares
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.squad_json import answers_of, note_id, read_questions
@@ -203,12 +202,12 @@ class QuestionAnswering(Task):
         return Answer(Found(text, candidate, none - top, texts), score)
 
     def metrics(self, answers: Sequence[Answer], golds: Golds) -> dict[str, float]:
-        """Return exact match and F1 (see `span_scores`).
+        """Return the scores of `measures`.
 
         Where some questions have no answer also the best of each that any `null_threshold` gives,
         and `best_threshold`, the one that is best for F1.
         """
-        scores = span_scores([a.value.text for a in answers], golds, style=self.style)
+        scores = super().metrics(answers, golds)
         answerable = has_answer(golds)
         if self.unanswerable and 0 < answerable.sum() < len(answerable):
             values = span_values([a.value.candidate for a in answers], golds, style=self.style)
@@ -218,12 +217,9 @@ class QuestionAnswering(Task):
             scores["best_threshold"] = threshold
         return scores
 
-    def intervals(
-        self, answers: Sequence[Answer], golds: Golds, seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of exact match and F1."""
-        texts = [answer.value.text for answer in answers]
-        return span_intervals(texts, golds, style=self.style, seed=seed)
+    def measures(self, answers: Sequence[Answer], golds: Golds) -> list[Measure]:
+        """Return exact match and F1; see `span_measures`."""
+        return span_measures([answer.value.text for answer in answers], golds, style=self.style)
 
     def mistake(self, answer: Answer, gold: tuple[str, ...]) -> float:
         """Return 1 − F1."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError
-from flaxlm.metrics import Interval, regression_intervals, regression_scores
+from flaxlm.metrics.measure import Measure
+from flaxlm.metrics.numbers import regression_measure
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.task import Answer, Example, Task, check_count, values_of
 
@@ -30,18 +31,9 @@ class NumberTask(Task):
         check_count(outputs["values"], examples)
         return [Answer(value) for value in np.asarray(outputs["values"], np.float64).tolist()]
 
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[float]) -> dict[str, float]:
-        """Return the `scored` ones of `regression_scores`."""
-        return self._scored(regression_scores(values_of(answers), golds))
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[float], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        return self._scored(regression_intervals(values_of(answers), golds, seed=seed))
-
-    def _scored(self, values: Mapping) -> dict:
-        return {name: values[name] for name in self.scored}
+    def measures(self, answers: Sequence[Answer], golds: Sequence[float]) -> list[Measure]:
+        """Return the `scored` ones of `regression_measure`."""
+        return [regression_measure(values_of(answers), golds).only(self.scored)]
 
     def mistake(self, answer: Answer, gold: float) -> float:
         """Return the absolute error."""

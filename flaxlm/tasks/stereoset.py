@@ -1,7 +1,8 @@
 """StereoSet (Nadeem et al., 2021): does a model prefer sense to nonsense, and which sense?"""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError
 from flaxlm.inference.requests import Masked, Reader, Request, Scores, cloze, following, request
-from flaxlm.metrics import CONFIDENCE, RESAMPLES, Interval
+from flaxlm.metrics.measure import Measure
 from flaxlm.tasks.by_likelihood import Ranked, preferred
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.task import Answer, Example
@@ -94,35 +95,17 @@ class StereoSet(Ranked):
             "ss": np.array([float(answer.value["stereotype"]) for answer in answers]),
         }
 
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[Item]) -> dict[str, float]:
-        """Return `lm`, `ss` and `icat` over all, and over each group."""
-        return {
-            f"{name}{group}": float(values[0])
-            for group, columns, targets in self._parts(answers, golds)
-            for name, values in _over_targets(columns, targets, np.ones((1, len(targets)))).items()
-        }
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[Item], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`, examples drawn in each group."""
-        found = {}
-        tails = np.array([1 - CONFIDENCE, 1 + CONFIDENCE]) / 2
-        for group, columns, targets in self._parts(answers, golds):
-            size = len(targets)
-            drawn = np.random.default_rng(seed).multinomial(size, [1 / size] * size, RESAMPLES)
-            for name, values in _over_targets(columns, targets, drawn.astype(np.float64)).items():
-                found[f"{name}{group}"] = tuple(map(float, np.quantile(values, tails)))
-        return found
-
-    def _parts(self, answers, golds: Sequence[Item]) -> Iterator[tuple[str, dict, np.ndarray]]:
-        """Yield (name, columns of values, targets as numbers) of all examples and of each group."""
-        columns = self.values(answers, golds)
+    def measures(self, answers: Sequence[Answer], golds: Sequence[Item]) -> list[Measure]:
+        """Return `lm`, `ss` and `icat` over all, and over each group, drawn by itself."""
+        values = self.values(answers, golds)
         _, targets = np.unique([gold.target for gold in golds], return_inverse=True)
-        yield "", columns, targets
-        for group in sorted({group for gold in golds for group in gold.groups}):
-            rows = [number for number, gold in enumerate(golds) if group in gold.groups]
-            yield f"/{group}", {name: v[rows] for name, v in columns.items()}, targets[rows]
+        rows = np.stack([targets, values["lm"], values["ss"]], axis=1)
+        groups = sorted({group for gold in golds for group in gold.groups})
+        members = {f"/{group}": [group in gold.groups for gold in golds] for group in groups}
+        return [
+            Measure(part, functools.partial(_over_targets, ending), pooled=False)
+            for ending, part in [("", rows), *((name, rows[m]) for name, m in members.items())]
+        ]
 
     def mistake(self, answer: Answer, gold: Item) -> float:
         """Return the share of the unrelated text where it is the likeliest."""
@@ -137,18 +120,20 @@ class StereoSet(Ranked):
         return {"text": example["text"]} | dict(zip(SENSES, example["sentences"], strict=True))
 
 
-def _over_targets(columns: dict, targets: np.ndarray, weights_RN: np.ndarray) -> dict:
+def _over_targets(ending: str, counts_RN: np.ndarray, rows_NK: np.ndarray) -> dict:
     """Return {lm, ss, icat: [R]}: means over targets of their weighted means."""
-    member_NT = np.eye(targets.max() + 1)[targets]
-    total_RT = weights_RN @ member_NT
+    targets, *columns = rows_NK.T
+    member_NT = np.eye(int(targets.max()) + 1)[targets.astype(np.int64)]
+    total_RT = counts_RN @ member_NT
     present_RT = total_RT > 0
-    scores = {}
-    for name, values_N in columns.items():
-        sums_RT = weights_RN @ (member_NT * values_N[:, None])
+    scores = []
+    for values_N in columns:
+        sums_RT = counts_RN @ (member_NT * values_N[:, None])
         means_RT = np.divide(sums_RT, total_RT, out=np.zeros_like(sums_RT), where=present_RT)
-        scores[name] = means_RT.sum(axis=1) / present_RT.sum(axis=1)
-    ss = scores["ss"]
-    return scores | {"icat": scores["lm"] * np.minimum(ss, 1 - ss) / 0.5}
+        scores.append(means_RT.sum(axis=1) / present_RT.sum(axis=1))
+    lm, ss = scores
+    icat = lm * np.minimum(ss, 1 - ss) / 0.5
+    return {f"lm{ending}": lm, f"ss{ending}": ss, f"icat{ending}": icat}
 
 
 def _request(example: Example, sense: int, reader: Reader) -> Request:

@@ -7,14 +7,9 @@ from typing import Any, ClassVar
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import choose
-from flaxlm.metrics import (
-    Interval,
-    classification_intervals,
-    classification_scores,
-    mean_interval,
-    regression_intervals,
-    regression_scores,
-)
+from flaxlm.metrics.labels import classification_measure
+from flaxlm.metrics.measure import Measure, mean_measure
+from flaxlm.metrics.numbers import regression_measure
 from flaxlm.tasks.glue import GLUE, NLI, TWO_WAY, Glue, Stsb
 from flaxlm.tasks.task import Answer, Example, Task, check_count
 
@@ -122,27 +117,14 @@ class T5Glue(Task):
         ]
         return values, unparsed
 
-    def metrics(self, answers: Sequence[Answer], golds: Sequence) -> dict[str, float]:
-        """Return the scores that GLUE gives for the set, and `unparsed`."""
+    def measures(self, answers: Sequence[Answer], golds: Sequence) -> list[Measure]:
+        """Return the measures that GLUE gives for the set, and `unparsed`."""
         values, unparsed = self._graded(answers, golds)
         if self.words:
-            scores = classification_scores(values, golds, classes=len(self.words))
+            measure = classification_measure(values, golds, classes=len(self.words))
         else:
-            scores = regression_scores(values, golds)
-        reported = {name: scores[name] for name in self.glue.reported}
-        return reported | {"unparsed": sum(unparsed) / len(unparsed)}
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence, seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        values, unparsed = self._graded(answers, golds)
-        if self.words:
-            found = classification_intervals(values, golds, classes=len(self.words), seed=seed)
-        else:
-            found = regression_intervals(values, golds, seed=seed)
-        reported = {name: found[name] for name in self.glue.reported}
-        return reported | {"unparsed": mean_interval(unparsed, seed=seed)}
+            measure = regression_measure(values, golds)
+        return [measure.only(self.glue.reported), mean_measure("unparsed", unparsed)]
 
     def mistake(self, answer: Answer, gold: int | float) -> float:
         """Return 1 for a wrong label, and of a number the error."""

@@ -8,16 +8,9 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError, choose, nearest
-from flaxlm.metrics import (
-    SCHEMES,
-    Interval,
-    check_labels,
-    entities,
-    entity_intervals,
-    entity_scores,
-    tag_intervals,
-    tag_scores,
-)
+from flaxlm.metrics.entities import SCHEMES, check_labels, entities, entity_measure
+from flaxlm.metrics.measure import Measure
+from flaxlm.metrics.tags import tag_measure
 from flaxlm.tasks import conll
 from flaxlm.tasks.labels import find_label, label_ids
 from flaxlm.tasks.records import Record, read_split, records
@@ -186,17 +179,9 @@ class NamedEntities(Tagging):
         """Raise ConfigError where the labels are not tags of the scheme."""
         check_labels(labels, self.scheme.upper())
 
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[Tagged]) -> dict[str, float]:
+    def measures(self, answers: Sequence[Answer], golds: Sequence[Tagged]) -> list[Measure]:
         """Return precision, recall and F1 of entities, micro and macro; `tag_accuracy` of words."""
-        return entity_scores(_tags(values_of(answers)), _tags(golds), self.scheme.upper())
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[Tagged], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        return entity_intervals(
-            _tags(values_of(answers)), _tags(golds), self.scheme.upper(), seed=seed
-        )
+        return [entity_measure(_tags(values_of(answers)), _tags(golds), self.scheme.upper())]
 
     def mistake(self, answer: Answer, gold: Tagged) -> float:
         """Return the number of entities that are missed or made up."""
@@ -211,15 +196,9 @@ class PartsOfSpeech(Tagging):
 
     defaults: ClassVar[Mapping] = {"eval": {"metric": "accuracy", "mode": "max"}}
 
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[Tagged]) -> dict[str, float]:
+    def measures(self, answers: Sequence[Answer], golds: Sequence[Tagged]) -> list[Measure]:
         """Return accuracy, and precision, recall and F1, macro over the tags that occur."""
-        return tag_scores(_tags(values_of(answers)), _tags(golds))
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[Tagged], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        return tag_intervals(_tags(values_of(answers)), _tags(golds), seed=seed)
+        return [tag_measure(_tags(values_of(answers)), _tags(golds))]
 
     def mistake(self, answer: Answer, gold: Tagged) -> float:
         """Return the number of wrong tags."""

@@ -9,13 +9,8 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.metrics import (
-    Interval,
-    calibration_intervals,
-    calibration_scores,
-    classification_intervals,
-    classification_scores,
-)
+from flaxlm.metrics.labels import calibration_measure, classification_measure
+from flaxlm.metrics.measure import Interval, Measure, intervals_of, scores_of
 
 SPLITS = ("train", "valid", "test")
 
@@ -104,15 +99,17 @@ class Task:
         """Return an answer for each example from what the model put out for all of them."""
         return []
 
+    def measures(self, answers: Sequence[Answer], golds: Sequence) -> list[Measure]:
+        """Return what the answers of a whole split are judged by."""
+        return []
+
     def metrics(self, answers: Sequence[Answer], golds: Sequence) -> dict[str, float]:
         """Return {name: score} over a whole split."""
-        return {}
+        return scores_of(self.measures(answers, golds))
 
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence, seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return {name: (low, high)}, the 95 % bootstrap interval of each of `metrics`."""
-        return {}
+    def intervals(self, answers: Sequence[Answer], golds: Sequence) -> dict[str, Interval]:
+        """Return {name: (low, high)}, the 95 % bootstrap interval of each of `measures`."""
+        return intervals_of(self.measures(answers, golds))
 
     def mistake(self, answer: Answer, gold: Any) -> float:
         """Return how wrong an answer is, 0 for a right one: the worst errors are shown."""
@@ -181,18 +178,11 @@ class LabelTask(Task):
         sure_CC = np.eye(max(1, *golds) + 1)
         return [Answer(gold, 1.0, sure_CC[gold]) for gold in golds]
 
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[int]) -> dict[str, float]:
-        """Return `classification_scores`, and `calibration_scores` of the probabilities."""
-        scores = classification_scores(values_of(answers), golds)
-        return scores | calibration_scores([answer.scores for answer in answers], golds)
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[int], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        found = classification_intervals(values_of(answers), golds, seed=seed)
+    def measures(self, answers: Sequence[Answer], golds: Sequence[int]) -> list[Measure]:
+        """Return the measures of the labels, and of how far their probabilities can be believed."""
         shares_NC = [answer.scores for answer in answers]
-        return found | calibration_intervals(shares_NC, golds, seed=seed)
+        labels = classification_measure(values_of(answers), golds)
+        return [labels, calibration_measure(shares_NC, golds)]
 
     def mistake(self, answer: Answer, gold: int) -> float:
         """Return the probability given to a wrong label."""

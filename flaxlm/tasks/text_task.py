@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from flaxlm.errors import ConfigError, DataError, choose
-from flaxlm.metrics import (
+from flaxlm.metrics.measure import Measure
+from flaxlm.metrics.texts import (
     CORPUS_SCORES,
     LANGUAGES,
     TEXT_SCORES,
-    Interval,
     check_language,
     exact_match,
-    rouge_l,
-    text_intervals,
-    text_scores,
+    text_measures,
 )
 from flaxlm.tasks.records import Record
 from flaxlm.tasks.task import Answer, Example, Task, check_count, values_of
@@ -74,22 +72,16 @@ class TextTask(Task):
         pairs = zip(outputs["text"], sure, strict=True)
         return [Answer(str(text).strip(), float(score)) for text, score in pairs]
 
-    def metrics(self, answers: Sequence[Answer], golds: Sequence[References]) -> dict[str, float]:
-        """Return the score of each of `scored_by`, over all references."""
-        return text_scores(values_of(answers), golds, self.scored_by, self.language)
-
-    def intervals(
-        self, answers: Sequence[Answer], golds: Sequence[References], seed: int = 0
-    ) -> dict[str, Interval]:
-        """Return the 95 % bootstrap interval of each of `metrics`."""
-        return text_intervals(values_of(answers), golds, self.scored_by, self.language, seed=seed)
+    def measures(self, answers: Sequence[Answer], golds: Sequence[References]) -> list[Measure]:
+        """Return the measure of each of `scored_by`, over all references."""
+        return text_measures(values_of(answers), golds, self.scored_by, self.language)
 
     def mistake(self, answer: Answer, gold: References) -> float:
         """Return 1 − ROUGE-L in words of any language, 0 for a reference itself."""
         texts, golds = [answer.value], [gold]
         if exact_match(texts, golds)[0]:
             return 0.0
-        return 1.0 - float(rouge_l(texts, golds, "")[0])
+        return 1.0 - float(TEXT_SCORES["rouge_l"](texts, golds, "")[0])
 
 
 def texts_of(record: Record, column: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from flaxlm import files
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError, MissingInput
-from flaxlm.metrics import LANGUAGES
+from flaxlm.metrics.texts import LANGUAGES
 from flaxlm.tasks.published import in_directory
 from flaxlm.tasks.records import COMPRESSED, Record, read_split, read_table
 from flaxlm.tasks.task import Example
