@@ -55,7 +55,7 @@ class FakeCache:
         lengths = [len(document) for document in self.documents]
         self.tokens = np.concatenate([np.zeros(0, np.int64), *self.documents]).astype(np.int32)
         self.doc_offsets = np.cumsum([0, *lengths])
-        self.num_documents, self.num_tokens = len(lengths), len(self.tokens)
+        self.num_tokens = len(self.tokens)
         self.append_eos = eos
         self.sentence_offsets = self.doc_sentences = None
         if sentences is not None:
@@ -76,3 +76,8 @@ def text_of(document):
     """Return a stored document without BOS and EOS."""
     document = document[1:]
     return document[:-1] if len(document) and document[-1] == EOS else document
+
+
+def document(cache, number):
+    """Return the ids of one document, BOS and EOS included."""
+    return cache.take(np.arange(*cache.doc_offsets[number : number + 2]))

@@ -278,7 +278,7 @@ def test_holes_truncation_and_padding_in_the_file_do_no_harm(tmp_path):
     assert tokenizer.special_ids == {"pad": 9, "unk": 0, "bos": 9, "eos": 9}
     assert tokenizer.vocab_size == 13 and tokenizer.pieces([2, 3]) == ["", "a"]
     assert tokenizer.sentinel_ids.tolist() == [12, 11]
-    assert tokenizer.decode([2, 3, 9, 7, 12]) == "ab" and len(tokenizer.word_breaks) == 13
+    assert tokenizer.decode([2, 3, 9, 7, 12]) == "ab" and len(tokenizer.word_starts) == 13
     with pytest.raises(DataError, match="surrogate at character 1"):
         tokenizer.encode_batch(["a", "a\ud800"])
 

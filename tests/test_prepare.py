@@ -1,6 +1,7 @@
 """Preparing a run's data: tokenizer and caches, made once and found again."""
 
 import pytest
+from fakes import document
 
 from flaxlm.data.cache import cache_directory, open_cache, prepare
 from flaxlm.data.sources import DataConfig
@@ -50,7 +51,7 @@ def test_mixture_has_one_cache_a_path(tmp_path):
     paths = tuple(str(tmp_path / f"{name}.txt") for name in ("a", "b"))
     config = DataConfig(path=paths, weights=(1.0, 3.0), split="tail", valid_fraction=0.1)
     tokenizer, directories = prepare(config, TokenizerConfig(kind="byte"), tmp_path, quiet)
-    texts = [tokenizer.decode(open_cache(d, "train").document(0)) for d in directories]
+    texts = [tokenizer.decode(document(open_cache(d, "train"), 0)) for d in directories]
     assert texts == ["a" * 45, "b" * 45]
 
 
@@ -62,4 +63,4 @@ def test_shakespeare_cache(shared, tmp_path):
     text = path.read_text()
     train, valid = (open_cache(directory, split, tokenizer.hash) for split in ("train", "valid"))
     assert (train.num_tokens, valid.num_tokens) == (1003854 + 1, 111540 + 1)
-    assert tokenizer.decode(train.document(0)) + tokenizer.decode(valid.document(0)) == text
+    assert tokenizer.decode(document(train, 0)) + tokenizer.decode(document(valid, 0)) == text

@@ -70,7 +70,7 @@ def measure(workdir: str) -> list[dict]:
     )
     tokenizer, (directory,) = token_cache.prepare(data, TokenizerConfig(), workdir)
     cache = open_cache(directory, "train", tokenizer.hash)
-    print(f"{cache.num_tokens:,} tokens in {cache.num_documents:,} documents")
+    print(f"{cache.num_tokens:,} tokens in {cache.counts['documents']:,} documents")
     rows = []
     for name, (objective, fields) in CASES.items():
         for length in (128, 512, 1024):

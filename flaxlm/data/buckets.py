@@ -1,10 +1,10 @@
-"""Length buckets: rows of like length are batched together, and a batch is cut to what it needs.
+"""Length buckets: rows of similar length are batched together, and batches cut to what they need.
 
     an epoch's examples, permuted → windows of WINDOW batches → sorted by length → cut into
     batches → the batches of a window permuted
 
-Every example still comes exactly once an epoch, batch i is still a function of (seed, i), and each
-host knows the lengths of the whole global batch, so all agree on its columns.
+Every example still comes exactly once per epoch, batch i is still a function of (seed, i), and
+every host knows the lengths of the whole global batch, so that all agree on its columns.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from flaxlm.data.order import ExamplePlan, PerEpoch, Raw, permutation
 
 
 class Buckets:
-    """An ExamplePlan in batches of like length; a Plan for one batch size.
+    """An ExamplePlan in batches of similar length; a Plan for one batch size.
 
     Args:
       plan: where the rows come from.
       length: columns of its rows.
       buckets: smaller numbers of columns that a batch may have instead, ascending.
-      batch_size: rows of a batch; rows are counted through all epochs, and a batch that stands on
-        the border of two takes rows of both.
-      seed: of the order of batches. In a plan that is not shuffled, the whole epoch is sorted.
+      batch_size: rows of a batch; rows are counted through all epochs, and a batch across the
+        border of two takes rows of both.
+      seed: of the order of batches. Of a plan that is not shuffled, the whole epoch is sorted.
 
     Attributes:
-      report: the plan's, with the share of `padding` in rows of `length` and `padding_cut`, that
-        in the batches of the first epoch as they are cut.
-      mean_width: columns of a row of the first epoch, in the mean.
+      report: the plan's, with the share of `padding` in rows of `length` and, as `padding_cut`,
+        in the first epoch's batches as they are cut.
+      mean_width: mean number of columns of a row in the first epoch.
     """
 
     WINDOW = 50
@@ -58,8 +58,8 @@ class Buckets:
         examples = self.plan.order(epoch)
         if not self.plan.shuffle:
             return examples[np.argsort(self._lengths[examples], kind="stable")]
-        # Batches begin where the rows of all epochs do, so the first and the last of this one may
-        # be parts that the epochs beside it fill up.
+        # Batches are counted through all epochs, so the first and the last of this one may be
+        # parts, completed by the epochs beside it.
         begin = -(epoch * self.num_rows % self.batch_size)
         edges = np.arange(begin, self.num_rows + self.batch_size, self.batch_size)
         edges = np.unique(np.clip(edges, 0, self.num_rows))
@@ -78,7 +78,7 @@ class Buckets:
 
     def width(self, step: int) -> int:
         """Return the columns of batch `step`: all that its longest row needs."""
-        # What fills up the last batch of a sorted epoch are the shortest rows, which need nothing.
+        # The last batch of a sorted epoch is filled up with the shortest rows, which need nothing.
         rows = step * self.batch_size + np.arange(self.batch_size)
         epoch, index = np.divmod(rows, self.num_rows)
         longest = max(

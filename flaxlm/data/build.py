@@ -1,8 +1,8 @@
 """Building a token cache: parts, encoded in parallel, joined into shards and put in place.
 
 Parts are cut by characters alone, so that neither the number of workers nor a `kill -9` changes
-a byte of the result: finished parts are taken up again, the shards are assembled aside, and one
-rename makes the cache appear.
+a byte of the result: finished parts are reused, the shards are assembled aside, and one rename
+makes the cache appear.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ from flaxlm.errors import DataError, FlaxlmError, MissingInput
 from flaxlm.progress import Progress
 
 PART_CHARS = 2_000_000
-# Up to this many parts a worker process would cost more than it saves (0.3 s to start one).
+# For so few parts a worker process would cost more than it saves (0.3 s to start one).
 PARTS_IN_PROCESS = 2
-# What does not change the cache: where it lies, how fast it is made and read.
+# What does not change the cache's contents: where it lies, how fast it is made and read.
 _IRRELEVANT = ("cache_dir", "workers", "threads", "prefetch", "weights", "max_line_bytes")
 
 
@@ -48,10 +48,10 @@ def all_sources(config: DataConfig) -> list[Source]:
 def stat(path: str) -> tuple[int, int]:
     """Return a file's size in bytes and its time of change in nanoseconds."""
     try:
-        found = os.stat(path)
+        entry = os.stat(path)
     except OSError as error:
         raise MissingInput(f"cannot read {path}: {error.strerror}") from None
-    return found.st_size, found.st_mtime_ns
+    return entry.st_size, entry.st_mtime_ns
 
 
 def describe(config: DataConfig) -> dict:
@@ -73,7 +73,7 @@ def build(
     report: Callable[[str], None],
     shard_tokens: int,
 ) -> None:
-    """Build the cache at `directory`, from the parts of an interrupted build where there are."""
+    """Build the cache at `directory`, from the parts of an interrupted build if there are any."""
     source = describe(config)
     encoder = Encoder(tokenizer, config.sentences, config.append_eos)
     parts_directory = directory.with_name(f".{directory.name}.parts")
@@ -90,8 +90,8 @@ def build(
     try:
         todo = size * passes(config)
         with Progress(f"tokenizing into {directory}", todo, unit="MB", scale=1e6) as progress:
-            parts, found = _encode_parts(config, cleaner, encoder, parts_directory, progress.add)
-        _check_splits(config, found)
+            parts, splits = _encode_parts(config, cleaner, encoder, parts_directory, progress.add)
+        _check_splits(config, splits)
     except FlaxlmError as error:
         if isinstance(error, DataError | MissingInput):
             shutil.rmtree(parts_directory, ignore_errors=True)
@@ -119,7 +119,7 @@ def cores() -> int:
 
 
 def _open_parts(directory: pathlib.Path, identity: dict) -> None:
-    """Keep the parts of an interrupted build of the same thing, drop those of another."""
+    """Keep the parts of an interrupted build of the same cache, drop those of another."""
     marker = directory / "build.json"
     try:
         same = json.loads(marker.read_bytes()) == identity
@@ -132,15 +132,15 @@ def _open_parts(directory: pathlib.Path, identity: dict) -> None:
 
 
 def _encode_parts(config, cleaner, encoder, directory, progress):
-    """Encode what is not yet encoded; returns all part files in order and the splits met."""
+    """Encode what is not yet encoded; return all part files in order and the splits they hold."""
     parts: list[pathlib.Path] = []
-    found: set[str] = set()
+    splits: set[str] = set()
     waiting: list[Job] = []
     count = config.workers or cores()
     with contextlib.ExitStack() as stack:
         workers = None
         for items in _batches(split_documents(config, cleaner, progress)):
-            found.update(split for split, _ in items)
+            splits.update(split for split, _ in items)
             parts.append(directory / f"{len(parts):06d}.npz")
             if whole(parts[-1]):
                 continue
@@ -156,11 +156,11 @@ def _encode_parts(config, cleaner, encoder, directory, progress):
                 encoder(waiting.pop())
         for job in waiting:
             encoder(job)
-    return parts, found
+    return parts, splits
 
 
 def _batches(documents) -> Iterator[list[tuple[str, str]]]:
-    """Group (split, text) pairs to PART_CHARS characters each, whatever else happens."""
+    """Group (split, text) pairs to PART_CHARS characters each."""
     items, size = [], 0
     for split, document in documents:
         items.append((split, document.text))
@@ -172,16 +172,16 @@ def _batches(documents) -> Iterator[list[tuple[str, str]]]:
         yield items
 
 
-def _check_splits(config: DataConfig, found: set[str]) -> None:
+def _check_splits(config: DataConfig, splits: set[str]) -> None:
     where = ", ".join(config.paths)
-    if not found:
+    if not splits:
         raise DataError(f"the corpus {where} is empty: no document is left after cleaning")
     for split in config.split_names():
-        if split not in found:
+        if split not in splits:
             fix = {
                 "hash": "raise its fraction, use data.split='tail', or set it to 0",
                 "tail": "raise its fraction, or set it to 0",
-                "file": f"look into {getattr(config, f'{split}_path', '') or where}",
+                "file": f"check {getattr(config, f'{split}_path', '') or where}",
             }[config.split]
             if split == "train" and config.split != "file":
                 fix = "lower data.valid_fraction and data.test_fraction"

@@ -1,7 +1,7 @@
 """Making or reusing the tokenizer and the token cache of a run.
 
-Both are found again by what decides them: the config that matters, the tokenizer's hash, and the
-digests of the source files.
+Both are reused as long as what decides them is the same: the config that matters, the tokenizer's
+hash, and the digests of the source files.
 """
 
 import contextlib
@@ -51,8 +51,8 @@ def prepare(
 ) -> tuple[Tokenizer, list[pathlib.Path]]:
     """Return the tokenizer and the cache directory of each corpus, made where not there.
 
-    There is one corpus, or with `data.weights` one a path. When all is there this takes
-    milliseconds.
+    There is one corpus, or with `data.weights` one for each path. When everything is there this
+    takes milliseconds.
     """
     tokenizer = prepare_tokenizer(config, tokenizer_config, workdir, report)
     directories = []
@@ -90,8 +90,8 @@ def prepare_tokenizer(
     if tokenizer_config.path:
         tokenizer = load_tokenizer(tokenizer_config.path, tokenizer_config.sentinels)
     else:
-        found = [s for corpus in config.corpora() for s in all_sources(corpus)]
-        size = sum(os.path.getsize(part) for source in found for part in source.parts())
+        texts = [s for corpus in config.corpora() for s in all_sources(corpus)]
+        size = sum(os.path.getsize(part) for source in texts for part in source.parts())
         title = f"training the {tokenizer_config.kind} tokenizer"
         with Progress(title, size * passes(config), unit="MB", scale=1e6) as progress:
             texts = _texts(config, tokenizer_config.kind == "char", progress.add)
@@ -107,7 +107,7 @@ def prepare_tokenizer(
 
 
 def _check_tokenizer(directory: pathlib.Path, asked: dict) -> None:
-    """Refuse a config that asks for another tokenizer than the one that lies there."""
+    """Refuse a config that asks for another tokenizer than the one in `directory`."""
     with contextlib.suppress(OSError, ValueError):
         made = json.loads((directory / "config.json").read_bytes())
         changed = [k for k in asked if made.get(k, asked[k]) != asked[k]]
@@ -133,10 +133,10 @@ def build_cache(
     report: Callable[[str], None] = _report,
     shard_tokens: int = SHARD_TOKENS,
 ) -> pathlib.Path:
-    """Return `directory` with the cache of one corpus in it, built where not there or outdated.
+    """Return `directory` with the cache of one corpus in it, built where missing or outdated.
 
-    An interrupted build is taken up where it stopped; two builds of one cache wait for each
-    other. An empty split is a DataError.
+    An interrupted build goes on where it stopped; two builds of one cache wait for each other. An
+    empty split is a DataError.
     """
     directory = pathlib.Path(directory).absolute()
     if _current(directory, config, tokenizer):
@@ -166,17 +166,17 @@ def _locked(path: pathlib.Path, report) -> Iterator[None]:
 
 
 def _current(directory: pathlib.Path, config: DataConfig, tokenizer: Tokenizer) -> bool:
-    """Say whether the cache is there and made of this config, tokenizer and these files.
+    """Return whether the cache is there and made with this config, this tokenizer and these files.
 
-    A file with the size and time it had is taken as unchanged; else its digest decides.
+    A file of the same size and time is taken as unchanged; else its digest decides.
     """
-    found = all_sources(config)
+    current = all_sources(config)  # raises for what is missing
     if not (directory / MANIFEST).is_file():
         return False
     manifest = read_manifest(directory)
     if manifest["tokenizer"] != tokenizer.hash or manifest["config"] != relevant(config):
         return False
-    names = [part for source in found for part in source.parts()]
+    names = [part for source in current for part in source.parts()]
     known = manifest["source"]["files"]
     if names != [facts["path"] for facts in known]:
         return False

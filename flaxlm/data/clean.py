@@ -11,7 +11,7 @@ _CONTROL = {c: None for c in (*range(32), *range(127, 160)) if chr(c) not in "\t
 class Cleaner:
     """Cleans one pass over a corpus; `dropped` and `removed` count what it did.
 
-    Duplicates are known by 16 bytes of their sha-256: about 100 bytes of memory a document.
+    Duplicates are recognised by 16 bytes of sha-256: about 100 bytes of memory per document.
     """
 
     def __init__(self, config):

@@ -1,8 +1,8 @@
 """Encoding parts of a corpus, here or in worker processes.
 
-A worker is a fresh interpreter that speaks over its pipes, not a fork: the parent may hold
-jax's threads, and a fork of those can hang. It imports neither jax nor the parent's main module,
-and ends when its input closes, so that `kill -9` of the parent leaves nothing behind.
+A worker is a fresh interpreter that is spoken to over pipes, not a fork: the parent may hold
+jax's threads, and forking those can hang. It imports neither jax nor the parent's main module, and
+ends when its input closes, so that `kill -9` of the parent leaves nothing behind.
 """
 
 import concurrent.futures
@@ -25,7 +25,7 @@ from flaxlm.data.sentences import sentences
 from flaxlm.data.tokenizer import Tokenizer, load_tokenizer
 from flaxlm.errors import FlaxlmError, Preempted, StorageError
 
-# Counted for each split; `tokens` holds BOS and EOS, `bytes` is UTF-8, `words` is what white
+# Counted for each split; `tokens` include BOS and EOS, `bytes` are UTF-8, `words` are what white
 # space separates, `unrecoverable` is U+2581 under SentencePiece.
 COUNTS = ("documents", "tokens", "bytes", "characters", "words", "sentences")
 COUNTS += ("unknown", "unrecoverable")
@@ -41,7 +41,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Texts to a part file of arrays, the same bytes wherever it runs."""
+    """Turns texts into a part file of arrays, the same bytes wherever it runs."""
 
     tokenizer: Tokenizer
     sentences: bool
@@ -49,7 +49,7 @@ class Encoder:
 
     @property
     def dtype(self) -> np.dtype:
-        """Smallest unsigned type that holds every id."""
+        """The smallest unsigned type that holds every id."""
         return np.dtype(np.uint16 if self.tokenizer.vocab_size <= 1 << 16 else np.uint32)
 
     def __call__(self, job: Job) -> None:
@@ -86,7 +86,7 @@ class Encoder:
         tokens = np.concatenate(pieces)
         counts["documents"], counts["tokens"] = len(texts), len(tokens)
         counts["sentences"] = len(sentence_lengths) if self.sentences else 0
-        # GPT-2's <unk> is its EOS: every document has one, and none is unknown.
+        # GPT-2's <unk> is its EOS, which every document has without being unknown.
         own = tokenizer.unk_id not in (tokenizer.bos_id, tokenizer.eos_id)
         counts["unknown"] = own * int(np.count_nonzero(tokens == tokenizer.unk_id))
         arrays = {"tokens": tokens, "documents": np.array(lengths, np.int64)}
@@ -97,12 +97,12 @@ class Encoder:
 
 
 def whole(path: str | os.PathLike) -> bool:
-    """Say whether a part file is there and complete."""
+    """Return whether a part file is there and complete."""
     return zipfile.is_zipfile(path)
 
 
 class Workers:
-    """Worker processes that encode jobs; a context manager that waits for them, or ends them."""
+    """Worker processes that encode jobs; on exit they are waited for, or killed after an error."""
 
     def __init__(self, count: int, encoder: Encoder, tokenizer_directory: str):
         self._setup = (tokenizer_directory, encoder.sentences, encoder.append_eos)
@@ -120,7 +120,7 @@ class Workers:
         return self
 
     def submit(self, job: Job) -> None:
-        """Hand a job over; blocks while enough are waiting, raises what an earlier one raised."""
+        """Hand over a job; blocks while enough are waiting, raises what an earlier one raised."""
         self._room.acquire()
         self._results.append(self._threads.submit(self._run, job))
         while self._results and self._results[0].done():
@@ -181,16 +181,16 @@ class _Worker:
 
 
 def serve() -> None:
-    """Encode the jobs that come in on standard input until it closes: a worker's whole life."""
+    """Encode the jobs that come in on standard input until it closes: a worker's whole work."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nothing that a library prints may fall into the answers
+    os.dup2(2, 1)  # nothing that a library prints may get into the answers
     jobs = sys.stdin.buffer
     directory, *options = pickle.load(jobs)
     run: Callable[[Job], None] = Encoder(load_tokenizer(directory), *options)
     while True:
         try:
             job = pickle.load(jobs)
-        except (EOFError, pickle.UnpicklingError):  # the parent is gone, perhaps half through
+        except (EOFError, pickle.UnpicklingError):  # the parent is gone, perhaps in mid-job
             return
         try:
             run(job)

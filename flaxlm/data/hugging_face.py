@@ -1,7 +1,7 @@
-"""Hugging Face tokenizers behind the shared face: `tokenizer.json` through `tokenizers`.
+"""Hugging Face tokenizers: `tokenizer.json` through the `tokenizers` library.
 
-A directory's older files (`vocab.txt`, `vocab.json` with `merges.txt`) are made into what the
-library would have saved, so that a checkpoint carries one self-contained file. Nothing of a
+A directory's older files (`vocab.txt`, `vocab.json` with `merges.txt`) are converted to what the
+library would have saved, so that a checkpoint carries one self-contained file. No code from a
 directory is ever executed.
 """
 
@@ -20,7 +20,7 @@ from flaxlm.data.hugging_face_files import (
     class_of,
     named,
     of_library,
-    read,
+    read_bytes,
     read_json,
     sentence_piece,
     wordpiece,
@@ -51,7 +51,7 @@ KNOWN = {
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A `tokenizers.Tokenizer` behind the shared face.
+    """A `tokenizers.Tokenizer` as a Tokenizer.
 
     `model` is a line of JSON, the ids of the `roles` and the spelling of the special `tokens`,
     and behind it the text of tokenizer.json. Truncation and padding stored there are off.
@@ -77,7 +77,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.sentinel_ids = find_sentinels(vocabulary)
         self._prefix = getattr(library.model, "continuing_subword_prefix", None) or ""
         self._words = type(library.model).__name__ == "WordPiece"
-        # A run of unknown characters in bytes: this model alone gives each byte the whole run.
+        # This model alone lets each byte of a run of unknown characters span the whole run.
         self._fused = type(library.model).__name__ == "Unigram" and "<0x00>" in vocabulary
         stages = str(library.pre_tokenizer) + str(library.decoder)
         self._byte_level = _byte_values() if "ByteLevel" in stages else None
@@ -111,7 +111,7 @@ class HuggingFaceTokenizer(Tokenizer):
         for probe in ("a", "A", "0", "的"):
             encoding = self._library.encode(*[probe] * texts)
             owners = encoding.sequence_ids
-            # Every text has tokens, and they stand in the texts' order.
+            # Every text has tokens, in the texts' order.
             if [o for o in dict.fromkeys(owners) if o is not None] == list(range(texts)):
                 break
         else:
@@ -146,8 +146,8 @@ class HuggingFaceTokenizer(Tokenizer):
         return encoding.ids, encoding.offsets
 
     def _encode_batch(self, texts: list[str]) -> list[list[int]]:
-        found = self._library.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def _decode(self, ids: list[int]) -> str:
         return self._library.decode(ids, skip_special_tokens=False)
@@ -156,7 +156,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._library.id_to_token(index)
 
     def _spell(self, piece: str) -> str:
-        if self._words:  # what continues no word begins one
+        if self._words:  # a piece that continues no word begins one
             inside = piece.startswith(self._prefix)
             return piece.removeprefix(self._prefix) if inside else SPACE + piece
         if self._byte_level is not None and all(c in self._byte_level for c in piece):
@@ -167,7 +167,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 def has_vocabulary(directory: pathlib.Path) -> bool:
-    """Say whether a directory holds Hugging Face's own files, SentencePiece models apart."""
+    """Return whether a directory holds Hugging Face's own files, SentencePiece models apart."""
     pair = all((directory / name).is_file() for name in ("vocab.json", "merges.txt"))
     if pair or any((directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         return True
@@ -181,7 +181,7 @@ def load_hugging_face(directory: str | os.PathLike, model_config: dict | None = 
       directory: where to look, in this order, for tokenizer.json; vocab.txt; vocab.json with
         merges.txt; a SentencePiece model; a tokenizer_config.json of ByT5, which needs no more.
       model_config: the model's config.json, which names the family and the decoder's first
-        token; None reads the directory's own, if there is one.
+        token; None reads the directory's, if there is one.
 
     Raises:
       MissingInput: there is none of these files.
@@ -244,9 +244,9 @@ def _load(directory: pathlib.Path, config: Mapping, model_config: Mapping) -> To
 
 
 def _wrap(path, library, config, names, model_config) -> HuggingFaceTokenizer:
-    """Return the tokenizer of a library (None: that of the file `path`) with its roles found."""
+    """Return the tokenizer of a library (None: that of the file `path`) with its roles."""
     if library is None:
-        text = read(path)
+        text = read_bytes(path)
         library = _library(text, str(path))
     else:
         text = library.to_str().encode()
@@ -254,8 +254,8 @@ def _wrap(path, library, config, names, model_config) -> HuggingFaceTokenizer:
     spelt = {role: name for role, name in names.items() if name in vocabulary}
     if not names:
         for role, known in KNOWN.items():
-            found = next((name for name in known if name in vocabulary), None)
-            spelt |= {role: found} if found else {}
+            spelling = next((name for name in known if name in vocabulary), None)
+            spelt |= {role: spelling} if spelling else {}
     for role, name in named(config).items():
         spelt.pop(role, None)
         if name in vocabulary:
@@ -273,15 +273,15 @@ def _wrap(path, library, config, names, model_config) -> HuggingFaceTokenizer:
 
 
 def _roles(ids: Mapping[str, int], model_config: Mapping) -> dict[str, int]:
-    """Return the id of every role, −1 for a mask that there is not."""
+    """Return the id of every role, −1 where there is no mask."""
 
     def configured(key: str) -> int:
         value = model_config.get(key)
         value = value[0] if isinstance(value, list) and value else value
         return value if isinstance(value, int) and value >= 0 else -1
 
-    def first(*found: int) -> int:
-        return next((i for i in found if i >= 0), -1)
+    def first(*candidates: int) -> int:
+        return next((i for i in candidates if i >= 0), -1)
 
     ids = {role: ids.get(role, -1) for role in KNOWN}
     for role in ("bos", "eos", "pad"):

@@ -1,6 +1,6 @@
 """Hugging Face's files other than tokenizer.json: what the library would have made of them.
 
-What their classes do in code of their own is known for a few classes; the others are refused.
+Some of it their classes do in code, which is known here for a few classes; others are refused.
 """
 
 import json
@@ -12,7 +12,7 @@ from flaxlm.data.sentence_piece import SentencePieceTokenizer
 from flaxlm.data.vocabulary import SPECIALS, Tokenizer
 from flaxlm.errors import DataError, MissingInput
 
-LIMIT = 500_000_000  # bytes; what is larger is no tokenizer
+LIMIT = 500_000_000  # bytes; a larger file is no tokenizer
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 BERT_NAMES = {role: f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")}
 GPT2_NAMES = dict.fromkeys(("unk", "bos", "eos"), "<|endoftext|>")
@@ -29,7 +29,7 @@ GENERIC = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend"
 
 
 def named(config: Mapping) -> dict[str, str | None]:
-    """Return the spelling of each role that the files name; None says that there is none."""
+    """Return the spelling of each role that the files name; None where they say there is none."""
     values = {role: config[f"{role}_token"] for role in ROLES if f"{role}_token" in config}
     return {
         role: value.get("content") if isinstance(value, dict) else value
@@ -62,12 +62,14 @@ def wordpiece(path: pathlib.Path, config: Mapping, model_config: Mapping):
     name = class_of(config, model_config)
     if name and name not in WORDPIECE:
         raise refuse(path, name, WORDPIECE)
-    read(path)
+    read_bytes(path)
     vocabulary = of_library(path, models.WordPiece.read_file, str(path))
     names = BERT_NAMES | named(config)
     for role in ("unk", "cls", "sep"):
         if names[role] not in vocabulary:
-            raise DataError(f"{path} lacks {names[role]}: it is no WordPiece vocabulary of BERT's")
+            raise DataError(
+                f"{path} lacks {names[role]}: it is not a WordPiece vocabulary of BERT's kind"
+            )
     library = Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk"]))
     library.normalizer = normalizers.BertNormalizer(
         clean_text=True,
@@ -90,7 +92,7 @@ def byte_pairs(directory: pathlib.Path, config: Mapping, model_config: Mapping):
     path, name = directory / "vocab.json", class_of(config, model_config)
     files = [str(path), str(directory / "merges.txt")]
     for file in files:
-        read(pathlib.Path(file))
+        read_bytes(pathlib.Path(file))
     vocabulary, merges = of_library(path, models.BPE.read_file, *files)
     if not name:
         name = "gpt2" if "<|endoftext|>" in vocabulary else "roberta" * ("</s>" in vocabulary)
@@ -127,7 +129,7 @@ def _frame_with(library, single: str, more: str, tokens) -> None:
 
 
 def _add(path: pathlib.Path, library, config: Mapping, names: Mapping) -> None:
-    """Mark the special tokens in a library, and add what the directory's files add behind."""
+    """Mark the special tokens in a library, and append those that the directory's files add."""
     from tokenizers import AddedToken
 
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -154,7 +156,7 @@ def _add(path: pathlib.Path, library, config: Mapping, names: Mapping) -> None:
 
 def sentence_piece(path: pathlib.Path, config: Mapping, model_config: Mapping) -> Tokenizer:
     """Return a SentencePiece model with the roles and the template of its family."""
-    data, name = read(path), class_of(config, model_config)
+    data, name = read_bytes(path), class_of(config, model_config)
     try:
         plain = SentencePieceTokenizer(data, "sentencepiece", 0)
     except DataError as error:
@@ -190,7 +192,7 @@ def sentence_piece(path: pathlib.Path, config: Mapping, model_config: Mapping) -
 
 
 def of_library(where: object, function: Callable, *arguments):
-    """Call the library, whose errors have no class of their own, with the file named."""
+    """Call the library, whose errors have no class of their own, and name the file in them."""
     try:
         return function(*arguments)
     except Exception as error:
@@ -203,15 +205,15 @@ def read_json(path: pathlib.Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(read(path))
+        value = json.loads(read_bytes(path))
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise DataError(f"{path} is damaged: it is no JSON object")
+        raise DataError(f"{path} is damaged: it is not a JSON object")
     return value
 
 
-def read(path: pathlib.Path) -> bytes:
+def read_bytes(path: pathlib.Path) -> bytes:
     """Return a file of reasonable size; DataError or MissingInput name it otherwise."""
     try:
         if path.stat().st_size > LIMIT:

@@ -1,4 +1,4 @@
-"""Where tokens stand in the text that they were made of, in characters (Unicode code points)."""
+"""Where tokens stand in the text that they came from, in characters (Unicode code points)."""
 
 import itertools
 import re
@@ -22,7 +22,7 @@ def tidy(text: str, spans: Spans) -> np.ndarray:
     size = len(text)
     index = np.arange(size)
     space = np.fromiter(map(str.isspace, text), bool, size)
-    # Entry i: the first character from i on that is no space, and the end of the last before i.
+    # Entry i: the first character from i on that is no space; the end of the last one before i.
     ahead = np.minimum.accumulate(np.append(np.where(space, size, index), size)[::-1])[::-1]
     behind = np.maximum.accumulate(np.append(0, np.where(space, 0, index + 1)))
     begin = np.minimum(ahead[begin], end)
@@ -43,10 +43,10 @@ def of_bytes(text: str) -> list[tuple[int, int]]:
 
 
 def fill(spans: Spans, pieces: Sequence[str], space: str) -> list[tuple[int, int]]:
-    """Return spans in which every part of a character has the whole of it.
+    """Return spans in which every piece of a character spans all of it.
 
-    SentencePiece gives a character that became several pieces (its bytes, or ½ as 1⁄2) to the
-    last of them, and an empty span to the others. Those that are `space` alone stay empty.
+    SentencePiece assigns a character that became several pieces (its bytes, or ½ as 1⁄2) to the
+    last of them, and empty spans to the others. Pieces that are `space` alone stay empty.
     """
     whole = list(spans)
     for i in range(len(whole) - 2, -1, -1):
@@ -56,7 +56,7 @@ def fill(spans: Spans, pieces: Sequence[str], space: str) -> list[tuple[int, int
 
 
 def part(text: str, spans: Spans, pieces: Sequence[str]) -> list[tuple[int, int]]:
-    """Return spans in which a byte, `<0x…>`, has its character and not the run that it is of."""
+    """Return spans in which a byte, `<0x…>`, spans its character instead of a run of them."""
     parted, first = list(spans), 0
     for (begin, end), run in itertools.groupby(zip(spans, pieces, strict=True), lambda x: x[0]):
         names = [piece for _, piece in run]
@@ -79,11 +79,11 @@ def plain(text: str, lower: bool) -> tuple[str, np.ndarray]:
         kept = [c for c in unicodedata.normalize("NFKD", unit) if not unicodedata.combining(c)]
         characters += kept
         places += [match.span()] * len(kept)
-    found = "".join(characters)
-    return found.lower() if lower else found, np.array(places, np.int64).reshape(-1, 2)
+    joined = "".join(characters)
+    return joined.lower() if lower else joined, np.array(places, np.int64).reshape(-1, 2)
 
 
 def back(spans: Spans, places: np.ndarray) -> list[tuple[int, int]]:
-    """Return spans of a text whose characters stood at `places` [n, 2] of another one, there."""
+    """Return spans in the text that another text's characters came from, at `places` [n, 2]."""
     edges = np.append(places[:, 0], places[-1, 1] if len(places) else 0)
     return [(int(edges[b]), int(places[e - 1, 1]) if e > b else int(edges[b])) for b, e in spans]

@@ -111,7 +111,7 @@ def permutation(seed: int, name: str, epoch: int, n: int) -> np.ndarray:
 
 
 class PerEpoch:
-    """Keep what a plan computes once an epoch, for the last two epochs, safe for threads."""
+    """What a plan computes once per epoch, kept for the last two epochs; thread-safe."""
 
     def __init__(self, make: Callable[[int], Any]):
         self._make, self._kept, self._lock = make, {}, threading.Lock()
@@ -127,13 +127,13 @@ class PerEpoch:
 
 
 def ragged(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (owner, rank) of Σ counts items: `owner` repeats i counts[i] times, rank counts up."""
+    """Return (owner, rank) of Σ counts items: i is the owner of counts[i], `rank` numbers them."""
     owner = np.repeat(np.arange(len(counts)), counts)
     first = np.cumsum(counts) - counts
     return owner, np.arange(len(owner)) - first[owner]
 
 
-def spread(take: Callable, source, target, segment, used, width) -> Raw:
+def gather_runs(take: Callable, source, target, segment, used, width) -> Raw:
     """Gather runs of consecutive cache tokens into rows.
 
     Args:
@@ -142,7 +142,7 @@ def spread(take: Callable, source, target, segment, used, width) -> Raw:
       target: int64[R], ascending: flat index in [b, width] where each run begins. A run ends
         where the next begins; the first run of each row begins at its column 0.
       segment: int32[R], 1, 2, … in each row.
-      used: int64[b], columns in use; what lies behind is padding.
+      used: int64[b], columns in use; the others are padding.
       width: columns.
 
     Returns:
@@ -176,8 +176,8 @@ class ConcatPlan:
     Row r is the stream's [r·L, r·L + L + 1), so that with inputs x[:-1] and targets x[1:] every
     token but each document's BOS is a target exactly once an epoch. When shuffling, documents and
     rows are permuted, and the stream is rotated: it begins o < L tokens inside its first document,
-    whose first o + 1 tokens stand at the end. One long document thus gives new windows in every
-    epoch, in the same number of rows and with no token left out.
+    whose first o + 1 tokens come at the end. So even one long document gives new windows in every
+    epoch, in the same number of rows and without losing a token.
     """
 
     def __init__(self, cache, length: int, seed: int, shuffle: bool):
@@ -229,21 +229,21 @@ class ConcatPlan:
             source += self._offsets[documents[piece]]
             source[piece == 0] += rotation
         target = begin - start[owner] + owner * width
-        raw = spread(self.cache.take, source, target, rank + 1, stop - start, width)
+        raw = gather_runs(self.cache.take, source, target, rank + 1, stop - start, width)
         return raw | {"example_ids": row.astype(np.int32)}
 
 
 class ExamplePlan:
-    """One row an example, permuted each epoch: for supervised objectives.
+    """A row for each example, permuted each epoch: for supervised objectives.
 
     Args:
       sequences: `{name: (values int32[T], offsets int64[N + 1], width)}`, each example's tokens
         under that name; no longer than width.
-      columns: `{name: array [N, ...]}` numbers an example has one of.
+      columns: `{name: array [N, ...]}`, one entry for each example.
       seed, shuffle: the order.
       report: numbers to carry along.
       fixed: names of sequences that keep their width where rows are cut (see `buckets`). Of the
-        others those are cut that are as wide as a row or wider.
+        others, those are cut that are at least as wide as a row.
     """
 
     def __init__(
@@ -285,8 +285,8 @@ class ExamplePlan:
                 width -= length - columns
             lengths = offsets[example + 1] - offsets[example]
             real = np.arange(width) < lengths[:, None]
-            found = np.where(real, offsets[example][:, None] + np.arange(width), 0)
-            padded = values[found] if len(values) else np.zeros(found.shape, np.int32)
+            place = np.where(real, offsets[example][:, None] + np.arange(width), 0)
+            padded = values[place] if len(values) else np.zeros(place.shape, np.int32)
             raw[name] = padded * real
             raw[f"{name}_lengths"] = lengths.astype(np.int32)
         return raw | {name: column[example] for name, column in self.columns.items()}
@@ -296,8 +296,8 @@ class Mixture:
     """Rows of several plans in fixed proportions; each plan runs through its own epochs.
 
     A period of 4,096 rows holds each plan in proportion to its weight (within one row), evenly
-    spread. How many rows a plan has given before global row g is a table look-up, so nothing has
-    to be counted. Rows of different widths are padded with 0 to the widest.
+    distributed. How many rows a plan has given before global row g is a table look-up, so nothing
+    has to be counted. Rows of different widths are padded with 0 to the widest.
     """
 
     PERIOD = 4096
@@ -367,7 +367,7 @@ def _join(parts: list[Raw], places: list[np.ndarray]) -> Raw:
 
 
 def fetch_rows(plan: Plan, rows: np.ndarray) -> Raw:
-    """Return rows int64[b] counted through all epochs: nothing is dropped where an epoch ends."""
+    """Return rows int64[b], counted through all epochs: nothing is dropped where one ends."""
     epoch, index = np.divmod(rows, plan.num_rows)
     epochs = np.unique(epoch)
     if len(epochs) == 1:

@@ -3,7 +3,7 @@
 The composition of the rows is a function of the histogram of lengths, so an epoch has the same
 number of rows every time, and which piece of a length fills which slot of that length is the
 epoch's permutation. A cost is what a piece of n tokens takes of each capacity; span corruption
-has two of them (encoder and decoder), and both are known from n. So nothing ever overflows.
+has two of them (encoder and decoder), both known from n, so that nothing ever overflows.
 """
 
 import bisect
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from flaxlm.data.order import PerEpoch, Raw, permutation, ragged, spread
+from flaxlm.data.order import PerEpoch, Raw, gather_runs, permutation, ragged
 from flaxlm.errors import ConfigError, DataError
 
 
@@ -29,8 +29,8 @@ def pack(counts: np.ndarray, costs: np.ndarray, capacity: np.ndarray):
       slots[row_offsets[r] : row_offsets[r + 1]], longest first.
     """
     empty = tuple(int(c) for c in capacity)
-    # Open rows by what is left of their capacities, tightest first; each entry is a list of
-    # [composition ((length, how many), …), how many such rows].
+    # Open rows by what remains of their capacities, tightest first; each entry is a list of
+    # [composition ((length, how many), …), number of such rows].
     open_rows: dict[tuple, list] = {}
     tightest: list[tuple] = []
 
@@ -41,7 +41,7 @@ def pack(counts: np.ndarray, costs: np.ndarray, capacity: np.ndarray):
         open_rows[left].append([composition, number])
 
     def find(cost):
-        """Return the tightest open row that takes `cost`, or None."""
+        """Return the tightest open row that has room for `cost`, or None."""
         for left in tightest[bisect.bisect_left(tightest, cost) :]:
             if all(have >= need for have, need in zip(left, cost, strict=True)):
                 return left
@@ -81,7 +81,54 @@ def pack(counts: np.ndarray, costs: np.ndarray, capacity: np.ndarray):
     return np.cumsum(np.concatenate([[0], *sizes])), np.concatenate(slots)
 
 
-class PackedPlan:
+class Packed:
+    """Rows of slots of a few kinds, which the items of each kind fill in each epoch's order.
+
+    Args:
+      what: what the items are called, in the plural; it names their permutation.
+      kinds: int[N], each item's kind: an index into the histogram that was packed.
+      rows, slots: from `pack`.
+      seed, shuffle: the order.
+    """
+
+    def __init__(self, what: str, kinds, rows, slots, seed: int, shuffle: bool):
+        self.seed, self.shuffle = seed, shuffle
+        self._what, self._kinds, self._rows = what, kinds, rows
+        # Slots and items, each sorted by kind, correspond one to one.
+        self._slot_rank = np.empty(len(slots), np.int64)
+        self._slot_rank[np.argsort(slots, kind="stable")] = np.arange(len(slots))
+        self.num_rows = len(rows) - 1
+        self._most = int(np.diff(rows).max())
+        self._epoch = PerEpoch(self._order)
+
+    def _order(self, epoch: int):
+        """Return (item of each slot, rows or None)."""
+        if not self.shuffle:
+            return np.argsort(self._kinds, kind="stable")[self._slot_rank], None
+        items = permutation(self.seed, self._what, epoch, len(self._kinds)).astype(np.int64)
+        kinds = self._kinds[items]
+        if kinds.max() < 2**16:  # 16-bit stable sorts are radix sorts
+            kinds = kinds.astype(np.uint16)
+        items = items[np.argsort(kinds, kind="stable")]
+        return items[self._slot_rank], permutation(self.seed, "rows", epoch, self.num_rows)
+
+    def _filled(self, epoch: int, index: np.ndarray):
+        """Return the rows [b] at `index`, and of each item in them its number, row and rank."""
+        items, permuted = self._epoch(epoch if self.shuffle else 0)
+        row = index if permuted is None else permuted[index].astype(np.int64)
+        owner, rank = ragged(self._rows[row + 1] - self._rows[row])
+        return row, items[self._rows[row][owner] + rank], owner, rank
+
+
+def _places(sizes, owner, rows: int, width: int):
+    """Return the flat begin of each item in [rows, width], one behind the other; columns used."""
+    end = np.cumsum(sizes)
+    last = np.cumsum(np.bincount(owner, minlength=rows)) - 1
+    used = np.diff(end[last], prepend=0)
+    return end - sizes - (end[last] - used)[owner] + owner * width, used
+
+
+class PackedPlan(Packed):
     """Documents cut into pieces of at most `longest` tokens and packed, best fit.
 
     BOS and EOS of the stored documents are left out: the objective adds what it needs. `before`
@@ -109,9 +156,10 @@ class PackedPlan:
         after: int = 0,
     ):
         if longest < 1:
-            raise ConfigError(f"rows of {capacity} tokens hold no text; increase train.length")
-        self.cache, self.seed, self.shuffle = cache, seed, shuffle
-        self._before, self._after = before, after
+            raise ConfigError(
+                f"rows of {capacity} tokens leave no room for text; increase train.length"
+            )
+        self.cache, self._before, self._after = cache, before, after
         starts, lengths = content(cache)
         pieces = -(-lengths // longest)
         owner, rank = ragged(pieces)
@@ -122,14 +170,10 @@ class PackedPlan:
         counts = np.bincount(lengths)
         costs = cost(np.arange(len(counts)))
         self._ends_cache = int(starts[-1] + lengths[-1]) + after > cache.num_tokens
-        self._rows, slots = pack(counts, costs, np.asarray(capacity))
-        # Slots and pieces, each sorted by length, correspond one to one.
-        self._slot_rank = np.empty(len(slots), np.int64)
-        self._slot_rank[np.argsort(slots, kind="stable")] = np.arange(len(slots))
+        rows, slots = pack(counts, costs, np.asarray(capacity))
         self._starts, self._lengths = starts, lengths.astype(np.int32)
-        self.num_rows = len(self._rows) - 1
-        self._most = int(np.diff(self._rows).max())
-        framed = np.concatenate([[0], np.cumsum(slots + before + after)])[self._rows]
+        super().__init__("pieces", self._lengths, rows, slots, seed, shuffle)
+        framed = np.concatenate([[0], np.cumsum(slots + before + after)])[rows]
         self.width = int(np.diff(framed).max())
         used = costs[slots].sum(axis=0) / (self.num_rows * np.asarray(capacity))
         self.report = {
@@ -140,46 +184,26 @@ class PackedPlan:
         }
         if len(used) > 1:
             self.report["padding_targets"] = 1 - float(used[1])
-        self._epoch = PerEpoch(self._order)
 
     def _take(self, index: np.ndarray) -> np.ndarray:
-        # Behind the last token stands nothing that a free column could read: only where documents
-        # have no EOS does a piece end there.
+        # Free columns behind the cache's last token have nothing to read: this happens only where
+        # documents have no EOS and a piece ends there.
         if self._ends_cache:
             np.minimum(index, self.cache.num_tokens - 1, out=index)
         return self.cache.take(index)
-
-    def _order(self, epoch: int):
-        """Return (piece of each slot, rows or None)."""
-        if not self.shuffle:
-            return np.argsort(self._lengths, kind="stable")[self._slot_rank], None
-        pieces = permutation(self.seed, "pieces", epoch, len(self._lengths)).astype(np.int64)
-        lengths = self._lengths[pieces]
-        if lengths.max() < 2**16:  # 16-bit stable sorts are radix sorts
-            lengths = lengths.astype(np.uint16)
-        pieces = pieces[np.argsort(lengths, kind="stable")]
-        rows = permutation(self.seed, "rows", epoch, self.num_rows)
-        return pieces[self._slot_rank], rows
 
     def fetch(self, epoch: int, index: np.ndarray) -> Raw:
         """Return tokens, segment_ids, positions [b, width]; lengths [b, S]; example_ids [b].
 
         The free columns of a piece carry its segment id; positions count from its first column.
         """
-        pieces, permuted = self._epoch(epoch if self.shuffle else 0)
-        row = index if permuted is None else permuted[index].astype(np.int64)
-        owner, rank = ragged(self._rows[row + 1] - self._rows[row])
-        piece = pieces[self._rows[row][owner] + rank]
+        row, piece, owner, rank = self._filled(epoch, index)
         length = self._lengths[piece].astype(np.int64)
         framed = length + self._before + self._after
-        end = np.cumsum(framed)
-        last = np.cumsum(np.bincount(owner, minlength=len(row))) - 1
-        used = np.diff(end[last], prepend=0)
-        column = end - framed - (end[last] - used)[owner]
-        target = column + owner * self.width
-        # A free column reads its neighbour in the cache, and is emptied after.
+        target, used = _places(framed, owner, len(row), self.width)
+        # A free column reads its neighbour in the cache, and is emptied afterwards.
         source = self._starts[piece] - self._before
-        raw = spread(self._take, source, target, rank + 1, used, self.width)
+        raw = gather_runs(self._take, source, target, rank + 1, used, self.width)
         flat = raw["tokens"].reshape(-1)
         for free in range(self._before):
             flat[target + free] = 0
@@ -190,10 +214,10 @@ class PackedPlan:
         return raw | {"lengths": lengths, "example_ids": row.astype(np.int32)}
 
 
-class PackedExamples:
-    """Examples, several a row, packed best fit by the lengths of all their sequences.
+class PackedExamples(Packed):
+    """Examples, several to a row, packed best fit by the lengths of all their sequences.
 
-    Arguments are those of an ExamplePlan; a width is what the examples of a row have together.
+    Arguments are those of an ExamplePlan; a width is that of a whole row of examples.
     """
 
     def __init__(
@@ -205,57 +229,33 @@ class PackedExamples:
         report: Mapping[str, float],
     ):
         self.sequences, self.columns = dict(sequences), dict(columns)
-        self.seed, self.shuffle = seed, shuffle
         sizes = np.stack([np.diff(offsets) for _, offsets, _ in self.sequences.values()], axis=1)
         capacity = np.array([width for *_, width in self.sequences.values()])
         # Examples of the same sizes are one kind; those that take the largest share come last,
         # where `pack` begins.
-        kinds, self._kinds, counts = np.unique(
-            sizes, axis=0, return_inverse=True, return_counts=True
-        )
+        kinds, kind_of, counts = np.unique(sizes, axis=0, return_inverse=True, return_counts=True)
         order = np.argsort((kinds / capacity).max(axis=1), kind="stable")
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
-        self._kinds = rank[self._kinds.reshape(-1)]
-        self._rows, slots = pack(counts[order], kinds[order], capacity)
-        self._slot_rank = np.empty(len(slots), np.int64)
-        self._slot_rank[np.argsort(slots, kind="stable")] = np.arange(len(slots))
-        self.num_rows = len(self._rows) - 1
-        self._most = int(np.diff(self._rows).max())
+        rows, slots = pack(counts[order], kinds[order], capacity)
+        super().__init__("examples", rank[kind_of.reshape(-1)], rows, slots, seed, shuffle)
         used = float((sizes.sum(axis=0) / (self.num_rows * capacity)).max())
         self.report = {"rows": self.num_rows, **report, "padding": 1 - used}
-        self._epoch = PerEpoch(self._order)
-
-    def _order(self, epoch: int):
-        """Return (example of each slot, rows)."""
-        number = len(self._kinds)
-        examples, rows = np.arange(number), np.arange(self.num_rows)
-        if self.shuffle:
-            examples = permutation(self.seed, "examples", epoch, number).astype(np.int64)
-            rows = permutation(self.seed, "rows", epoch, self.num_rows).astype(np.int64)
-        examples = examples[np.argsort(self._kinds[examples], kind="stable")]
-        return examples[self._slot_rank], rows
 
     def fetch(self, epoch: int, index: np.ndarray) -> Raw:
         """Return each sequence, `<name>_segments` and `<name>_positions` [b, width].
 
         Columns are [b, S], one entry for each segment, 0 behind the last; example_ids number rows.
         """
-        examples, permuted = self._epoch(epoch if self.shuffle else 0)
-        row = permuted[index]
-        owner, rank = ragged(self._rows[row + 1] - self._rows[row])
-        example = examples[self._rows[row][owner] + rank]
-        last = np.cumsum(np.bincount(owner, minlength=len(row))) - 1
+        row, example, owner, rank = self._filled(epoch, index)
         raw = {"example_ids": row.astype(np.int32)}
         for name, (values, offsets, width) in self.sequences.items():
-            end = np.cumsum(offsets[example + 1] - offsets[example])
-            used = np.diff(end[last], prepend=0)
-            begin = np.append(0, end[:-1]) - (end[last] - used)[owner]
-            target = begin + owner * width
-            found = spread(values.take, offsets[example], target, rank + 1, used, width)
-            raw[name] = found["tokens"]
-            raw[f"{name}_segments"] = found["segment_ids"]
-            raw[f"{name}_positions"] = found["positions"]
+            sizes = offsets[example + 1] - offsets[example]
+            target, used = _places(sizes, owner, len(row), width)
+            runs = gather_runs(values.take, offsets[example], target, rank + 1, used, width)
+            raw[name] = runs["tokens"]
+            raw[f"{name}_segments"] = runs["segment_ids"]
+            raw[f"{name}_positions"] = runs["positions"]
         for name, column in self.columns.items():
             raw[name] = np.zeros((len(row), self._most), column.dtype)
             raw[name][owner, rank] = column[example]

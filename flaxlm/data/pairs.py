@@ -2,7 +2,7 @@
 
 Each document is cut into chunks of whole sentences that fill a row `[CLS] A [SEP] B [SEP]`. A
 chunk is a row of every epoch: its sentences are split in two at a random place, and with
-probability ½ what follows A gives way to sentences of another document (Devlin et al., 2019).
+probability ½ what follows A is replaced by sentences of another document (Devlin et al., 2019).
 """
 
 import numpy as np
@@ -15,19 +15,21 @@ IS_NEXT, RANDOM = 0, 1  # BERT's convention
 
 
 class PairPlan:
-    """One chunk of a document a row, split in two, half of them with another document's text.
+    """A chunk of a document in each row, split in two, half of them with another document's text.
 
     A sentence of more than half a row is cut into pieces, and a chunk of one sentence (a document
-    of one sentence, or its last) into two halves, so that a chunk of two tokens or more can be
-    either kind of pair and what a pair looks like does not give its label away. The other
-    document's sentences begin at a sentence drawn uniformly from all others' and are as many as
-    fit where the chunk's own would have stood: up to the row's end, or, at the end of a document,
-    up to the length of the chunk.
+    of one sentence, or its last) into two halves, so that a chunk of two tokens or more can become
+    either kind of pair, and what a pair looks like does not give its label away. The other
+    document's sentences begin at one drawn uniformly from those of all other documents, and are as
+    many as fit in place of the chunk's own: up to the row's end or, at the end of a document, up
+    to the length of the chunk.
     """
 
     def __init__(self, cache, length: int, seed: int, shuffle: bool, *, bos_id: int, eos_id: int):
         if length < 5:
-            raise ConfigError(f"train.length={length} holds no sentence pair; 5 is the least")
+            raise ConfigError(
+                f"train.length={length} is too short for sentence pairs; 5 is the least"
+            )
         if cache.sentence_offsets is None:
             raise ConfigError(
                 "next-sentence prediction needs sentence boundaries: set data.sentences=True, "
@@ -58,7 +60,7 @@ class PairPlan:
         self._epoch = PerEpoch(lambda epoch: permutation(seed, "rows", epoch, self.num_rows))
 
     def _pieces(self, cache):
-        """Return (first token, tokens, document) of sentences, over-long ones in pieces.
+        """Return (first token, tokens, document) of sentences, overlong ones in pieces.
 
         Documents are numbered without those that have no sentence.
         """
@@ -151,7 +153,7 @@ class PairPlan:
         middle = (tokens_a + 1).astype(np.int32)  # column of the first SEP
         final = (middle + tokens_b + 1).astype(np.int32)
         types = column > middle[:, None]
-        # Before and behind the texts the index is that of a neighbour; it is overwritten.
+        # Around the texts the index is that of a neighbour, which is overwritten.
         index = np.where(types, (first_b - middle - 1)[:, None], (first_a - 1)[:, None])
         index += column
         np.minimum(index, self.cache.num_tokens - 1, out=index)

@@ -16,10 +16,10 @@ Batch = dict[str, np.ndarray]
 
 
 class Batches:
-    """Training batches without end; the random numbers of a row come from its global number.
+    """An endless sequence of training batches; a row's random numbers come from its global number.
 
-    `buckets` are smaller numbers of columns than `length` that a batch of short rows may have;
-    `source` is the plan before it is put into them.
+    `buckets` are numbers of columns below `length` that a batch of short rows may have; `source`
+    is the plan before bucketing.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Batches:
         if buckets:
             if not isinstance(plan, ExamplePlan):
                 raise ConfigError(
-                    f"train.buckets={tuple(buckets)}: {objective.name} fills its rows, there is "
+                    f"train.buckets={tuple(buckets)}: {objective.name} fills its rows, so there is "
                     "nothing to cut; leave it out"
                 )
             self.plan = Buckets(plan, length, buckets, batch_size, seed)
@@ -66,9 +66,9 @@ class Batches:
 class EvalBatches(Batches):
     """Each row of the plan exactly once; `len` says how many batches.
 
-    They come in the plan's order or, in buckets, by length: `example_ids` say who is who.
+    They come in the plan's order or, in buckets, by length: `example_ids` identify them.
 
-    The last batch is filled with rows of `example_ids` −1 and zeros elsewhere, which have no
+    The last batch is filled up with rows of `example_ids` −1 and zeros elsewhere, which have no
     weight. Random numbers come from (seed, example id), so no score depends on the batch size.
     """
 
@@ -79,7 +79,7 @@ class EvalBatches(Batches):
         """Return rows start … stop − 1 of batch `step`, every array [stop − start, ...]."""
         rows = step * self.batch_size + np.arange(start, stop)
         real = np.count_nonzero(rows < self.plan.num_rows)
-        # A part that holds filling alone still needs the shapes of a row.
+        # A part that is all filling still needs the shapes of a row.
         raw = self.plan.fetch(0, rows[:real] if real else np.array([step * self.batch_size]))
         rng = RowRandom(self.seed, raw["example_ids"].astype(np.int64))
         batch = self.objective.preprocess(raw, rng, self.tokenizer, self.width(step))
@@ -102,16 +102,16 @@ def loader(
     prefetch: int = 4,
     rows: tuple[int, int] | None = None,
 ) -> Iterator[Batch]:
-    """Iterate over batches start … stop − 1 in order, made ahead by threads.
+    """Iterate over batches start … stop − 1 in order, prepared ahead of time by threads.
 
     Args:
       batches: where they come from.
       start, stop: steps.
-      threads: 0 makes each batch when it is asked for.
+      threads: with 0 each batch is made when it is asked for.
       prefetch: how many batches may wait.
       rows: the range of rows within each batch that this host needs; all by default.
     """
-    # Here and not above: grain takes a second to import, and inspecting a run needs none of it.
+    # Imported here because grain takes a second to import, and inspecting a run does not need it.
     import grain
 
     first, last = rows or (0, batches.batch_size)

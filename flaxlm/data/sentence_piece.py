@@ -11,10 +11,10 @@ from flaxlm.data import offsets
 from flaxlm.data.vocabulary import SPACE, SPECIALS, Frame, Template, Tokenizer, find_sentinels
 from flaxlm.errors import DataError
 
-# Names under which other people's models keep the same roles.
+# Names that models from elsewhere give to the same roles.
 ALIASES = {"bos": ("<s>", "[CLS]"), "eos": ("</s>", "[SEP]"), "mask": ("<mask>", "[MASK]")}
-# Where projects keep a SentencePiece model, and whose models are read by themselves: the others
-# renumber the pieces or add to them in code of their own. ALBERT's read uncased (or cased) text.
+# Names of SentencePiece files, and the families whose models can be read by themselves: the others
+# renumber the pieces or add to them in code of their own. ALBERT's reads uncased (or cased) text.
 MODEL_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 FAMILIES = ("t5", "llama", "albert", "albert_cased")
 ENCODE_CHUNK = 1 << 16  # characters; bounds SentencePiece's lattice on book-sized documents
@@ -23,11 +23,11 @@ _UNITS = re.compile(r"[\n\t\r]| ?[^ \n\t\r]+| +(?= )| +")
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece model behind the shared face.
+    """A SentencePiece model as a Tokenizer.
 
     `exact_breaks` says that the newline is a symbol of its own in the model, so that long text
-    can be encoded in chunks of lines: the same ids, but for ties that rounding decides. A model
-    of one of FAMILIES has that family's ids, and no more; others are given the roles they lack.
+    can be encoded in chunks of lines: the same ids, except where rounding decides a tie. A model
+    of one of FAMILIES has that family's ids and no others; other models are given missing roles.
     """
 
     def __init__(
@@ -48,24 +48,24 @@ class SentencePieceTokenizer(Tokenizer):
         self._size = size = sp.get_piece_size()
         self._exact_breaks = exact_breaks
         self.sentinel_ids = np.arange(size + sentinels - 1, size - 1, -1, dtype=np.int32)
-        found = {"pad": sp.pad_id(), "unk": sp.unk_id(), "bos": sp.bos_id(), "eos": sp.eos_id()}
+        roles = {"pad": sp.pad_id(), "unk": sp.unk_id(), "bos": sp.bos_id(), "eos": sp.eos_id()}
         for role, names in ALIASES.items():
             named = (sp.piece_to_id(name) for name in names)
-            if found.get(role, -1) < 0:
-                found[role] = next((i for i in named if i != sp.unk_id()), -1)
+            if roles.get(role, -1) < 0:
+                roles[role] = next((i for i in named if i != sp.unk_id()), -1)
         if family:
             own = find_sentinels(self.piece_ids)  # mT5's model holds them itself
             if len(own):
                 sentinels, self.sentinel_ids = 0, own
-            found["eos"] = found["eos"] if found["eos"] >= 0 else found["unk"]
+            roles["eos"] = roles["eos"] if roles["eos"] >= 0 else roles["unk"]
             for role in ("bos", "pad"):
-                found[role] = found[role] if found[role] >= 0 else found["eos"]
+                roles[role] = roles[role] if roles[role] >= 0 else roles["eos"]
             fresh = iter([size + sentinels])
         else:
-            fresh = iter(range(size + sentinels, size + sentinels + len(found)))
-            found |= {role: next(fresh) for role in SPECIALS if found[role] < 0}
+            fresh = iter(range(size + sentinels, size + sentinels + len(roles)))
+            roles |= {role: next(fresh) for role in SPECIALS if roles[role] < 0}
         for role in SPECIALS:
-            setattr(self, f"{role}_id", found[role])
+            setattr(self, f"{role}_id", roles[role])
         self.vocab_size = next(fresh)
         self._bytes = [sp.piece_to_id(f"<0x{b:02X}>") for b in range(256)]
         self._words: dict[str, int] | None = None
@@ -93,7 +93,7 @@ class SentencePieceTokenizer(Tokenizer):
         if self.family.startswith("albert"):
             text = _plain(text, lower=self.family == "albert")
         if self._words is not None:
-            return self._encode_words(text)
+            return [i for i, _, _ in self._units(text)]
         if len(text) <= ENCODE_CHUNK or not self._exact_breaks:
             return self._processor.encode(text)
         ids: list[int] = []
@@ -107,8 +107,8 @@ class SentencePieceTokenizer(Tokenizer):
             ids, spans = self._pieces_with_offsets(plain)
             return ids, offsets.back(spans, places)
         if self._words is not None:
-            found = list(self._units(text))
-            return [i for i, _, _ in found], [(begin, end) for _, begin, end in found]
+            units = list(self._units(text))
+            return [i for i, _, _ in units], [(begin, end) for _, begin, end in units]
         if len(text) <= ENCODE_CHUNK or not self._exact_breaks:
             return self._pieces_with_offsets(text)
         ids, spans, start = [], [], 0
@@ -120,16 +120,13 @@ class SentencePieceTokenizer(Tokenizer):
         return ids, spans
 
     def _pieces_with_offsets(self, text: str) -> tuple[list[int], offsets.Spans]:
-        found = self._processor.encode(text, return_type="offset_mapping")
-        return found["ids"], offsets.fill(found["offsets"], found["pieces"], SPACE)
-
-    def _encode_words(self, text: str) -> list[int]:
-        return [i for i, _, _ in self._units(text)]
+        encoded = self._processor.encode(text, return_type="offset_mapping")
+        return encoded["ids"], offsets.fill(encoded["offsets"], encoded["pieces"], SPACE)
 
     def _units(self, text: str) -> Iterator[tuple[int, int, int]]:
         """Yield (id, begin, end) of each word, or of its bytes where it is not known."""
-        # SentencePiece's own word encoder neither splits at newlines nor gives spaces back once
-        # it falls back to bytes, so the vocabulary is looked up here.
+        # SentencePiece's own word encoder neither splits at newlines nor preserves spaces once it
+        # falls back to bytes, so the vocabulary is looked up here.
         for match in _UNITS.finditer(text):
             unit, begin = match[0], match.start()
             piece = None if SPACE in unit else self._words.get(unit.replace(" ", SPACE))
@@ -146,7 +143,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.id_to_piece(index) if index < self._size else None
 
     def unrecoverable(self, text: str) -> int:
-        """Count U+2581 in `text`: SentencePiece writes its spaces so and cannot tell them apart."""
+        """Count U+2581 in `text`: SentencePiece writes spaces so, and gives back a space."""
         return text.count(SPACE)
 
 

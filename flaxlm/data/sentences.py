@@ -2,9 +2,9 @@
 
 import re
 
-# A full stop, question or exclamation mark with the quotes that close on it, before white space;
-# an ideographic stop needs no space; a blank line ends whatever stands there. Newlines stay with
-# the sentence that they end, spaces go with the word that they precede.
+# A full stop, question or exclamation mark with its closing quotes, before white space; an
+# ideographic stop needs no space; a blank line always ends a sentence. Newlines stay with the
+# sentence that they end, spaces go with the word that they precede.
 _END = re.compile(
     r"""(?:[.!?…]+["'”’»)\]]*(?=[ \t\n\r])|[。！？]+[”’」』）]*)[\r\n]*"""
     r"""|[\r\n][ \t]*[\r\n]\s*(?<=\n)"""
@@ -23,7 +23,7 @@ def sentences(text: str) -> list[str]:
     split by simple rules as well): a stop before a lower-case letter or after an abbreviation
     does not end a sentence.
     """
-    found, start = [], 0
+    parts, start = [], 0
     for match in _END.finditer(text):
         end = match.end()
         if end == len(text):
@@ -35,11 +35,11 @@ def sentences(text: str) -> list[str]:
             if _ABBREVIATION.search(text, max(start, end - 12), end):
                 continue
         if text[start:end].strip():
-            found.append(text[start:end])
+            parts.append(text[start:end])
             start = end
     rest = text[start:]
-    if found and not rest.strip():
-        found[-1] += rest
+    if parts and not rest.strip():
+        parts[-1] += rest
     elif rest:
-        found.append(rest)
-    return found
+        parts.append(rest)
+    return parts

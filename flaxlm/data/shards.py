@@ -1,9 +1,9 @@
 """The token cache on disk: memory-mapped shards and offsets under a manifest.
 
-manifest.json               written last; the cache is whole where it verifies
-<split>.tokens-00000.bin    ids, uint16 or uint32 little-endian, SHARD_TOKENS a file
+manifest.json               written last; the cache is complete if it verifies
+<split>.tokens-00000.bin    ids, uint16 or uint32 little-endian, SHARD_TOKENS per file
 <split>.documents.npy       int64 [D+1], where each document starts; the last entry is the end
-<split>.sentences.npy       int64 [S+1], where each sentence starts (only where asked for)
+<split>.sentences.npy       int64 [S+1], where each sentence starts (with data.sentences)
 <split>.document_sentences.npy  int64 [D+1], each document's first sentence
 """
 
@@ -20,7 +20,7 @@ from flaxlm.errors import DataError, MissingInput, Unsafe, choose
 FORMAT = 1
 MANIFEST = "manifest.json"
 SHARD_TOKENS = 1 << 28  # 512 MiB of uint16
-SMALL = 1 << 20  # bytes; files up to this size are verified by digest at every opening
+SMALL = 1 << 20  # bytes; files up to this size are verified by digest each time they are opened
 
 
 class TokenCache:
@@ -35,7 +35,7 @@ class TokenCache:
       counts: documents, tokens (BOS and EOS among them), bytes of UTF-8, characters, words,
         sentences, unknown tokens, unrecoverable characters.
       append_eos: whether documents end with EOS.
-      hash: what was cached, by content; equal wherever and whenever it was built.
+      hash: of the contents; the same wherever and whenever the cache was built.
     """
 
     def __init__(self, directory: pathlib.Path, split: str, manifest: dict):
@@ -45,7 +45,7 @@ class TokenCache:
         self.tokenizer_hash: str = manifest["tokenizer"]
         self.append_eos: bool = manifest["append_eos"]
         self.counts: dict[str, int] = part["counts"]
-        self.num_documents, self.num_tokens = self.counts["documents"], self.counts["tokens"]
+        self.num_tokens = self.counts["tokens"]
         self._shard_tokens: int = manifest["shard_tokens"]
         dtype = np.dtype(manifest["dtype"])
         self._shards = [
@@ -76,10 +76,6 @@ class TokenCache:
             chosen = shard_of == number
             out[chosen] = self._shards[number][index[chosen] - number * self._shard_tokens]
         return out
-
-    def document(self, number: int) -> np.ndarray:
-        """Return the ids of one document, int32, BOS and EOS included."""
-        return self.take(np.arange(self.doc_offsets[number], self.doc_offsets[number + 1]))
 
 
 def read_manifest(directory: str | os.PathLike) -> dict:
@@ -129,8 +125,8 @@ def open_cache(
         if good and (verify or size <= SMALL):
             good = files.sha256(path) == facts["sha256"]
         if not good:
-            found = "is missing" if size is None else "does not match its manifest"
-            raise DataError(f"{path} {found}; delete {directory} and tokenize again")
+            fault = "is missing" if size is None else "does not match its manifest"
+            raise DataError(f"{path} {fault}; delete {directory} and tokenize again")
     return TokenCache(directory, split, manifest)
 
 

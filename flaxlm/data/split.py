@@ -1,4 +1,4 @@
-"""Sending documents to train, valid and test."""
+"""Splitting documents into train, valid and test."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ def split_documents(
 ) -> Iterator[tuple[str, Document]]:
     """Yield (split, cleaned document), always in the same order, a few in memory at a time.
 
-    `cleaner` (a fresh one) holds the counts of the cleaning afterwards; `progress` is called
-    with the number of bytes just read.
+    `cleaner` (a fresh one) holds the counts of the cleaning afterwards; `progress` is called with
+    the number of bytes just read.
     """
     if config.split == "whole":
         raise ConfigError(
@@ -60,7 +60,7 @@ def _cleaned(config, split, cleaner, progress) -> Iterator[Document]:
 
 
 def _cut(documents, total, config) -> Iterator[tuple[str, Document]]:
-    """Cut `total` characters at the two borders, through the documents that they fall in."""
+    """Cut `total` characters at the two borders, through the documents in which they fall."""
     held = config.valid_fraction + config.test_fraction
     borders = {
         "train": int(total * (1 - held)),

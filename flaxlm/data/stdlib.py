@@ -23,18 +23,18 @@ def stdlib_files(include: Sequence[str] = (), exclude: Sequence[str] = ()) -> li
     """Return the `.py` files of the running Python's standard library, sorted by name.
 
     `include` and `exclude` are patterns on the name below the library's folder, such as
-    `json/*`: with `include` only what matches one is kept, and nothing that `exclude` matches.
+    `json/*`: what matches `exclude` is left out, and with `include` whatever matches none of it.
     """
     root = stdlib_root()
-    found = []
+    sources = []
     for folder, folders, names in os.walk(root):
         folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS]
         for name in names:
             if name.endswith(".py") and not any(fnmatch.fnmatch(name, s) for s in SKIPPED_FILES):
-                found.append(pathlib.Path(folder, name).relative_to(root).as_posix())
-    if not found:
+                sources.append(pathlib.Path(folder, name).relative_to(root).as_posix())
+    if not sources:
         raise MissingInput(f"this Python has no standard library source below {root}")
-    return [root / name for name in sorted(found) if wanted(name, include, exclude)]
+    return [root / name for name in sorted(sources) if wanted(name, include, exclude)]
 
 
 def wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ import os
 import pathlib
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from flaxlm.data import hugging_face
 from flaxlm.data.sentence_piece import MODEL_FILES, SentencePieceTokenizer
@@ -69,19 +69,17 @@ class TokenizerConfig:
             )
 
 
-def train_tokenizer(
-    config: TokenizerConfig, texts: Iterable[str], progress: Callable[[int], None] | None = None
-) -> Tokenizer:
-    """Train on `texts` (one pass; the same texts and config give the same hash anywhere).
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    """Train on `texts` in one pass; the same texts and config give the same hash anywhere.
 
-    `progress` is called with the number of characters just read. `kind='byte'` reads nothing.
+    `kind='byte'` reads nothing.
     """
     if config.kind == "byte":
         return ByteTokenizer(config.sentinels)
     if config.kind == READY:
         raise ConfigError(f"tokenizer.kind={READY!r} is not trained; name one with tokenizer.path")
     characters: set[str] | None = set() if config.kind == "char" else None
-    lines = _sample_lines(_watched(texts, characters, progress), config.train_chars, config.seed)
+    lines = _sample_lines(_watched(texts, characters), config.train_chars, config.seed)
     if not lines:
         raise DataError("there is no text to train the tokenizer on: the corpus is empty")
     if characters is not None:
@@ -155,11 +153,11 @@ def load_tokenizer(path: str | os.PathLike, sentinels: int = 100) -> Tokenizer:
     if hugging_face.has_vocabulary(path):
         return hugging_face.load_hugging_face(path)
     if path.is_dir():
-        found = [path / name for name in MODEL_FILES if (path / name).is_file()]
-        if not found:
+        models = [path / name for name in MODEL_FILES if (path / name).is_file()]
+        if not models:
             names = ", ".join((*hugging_face.VOCABULARIES, *MODEL_FILES))
             raise MissingInput(f"{path} holds no tokenizer; looked for {names}")
-        path = found[0]
+        path = models[0]
     return _of_file(path, "sentencepiece", sentinels)
 
 
@@ -216,14 +214,11 @@ def _read(path: pathlib.Path) -> bytes:
         raise MissingInput(f"cannot read the tokenizer file {path}: {error.strerror}") from None
 
 
-def _watched(
-    texts: Iterable[str], characters: set[str] | None, progress: Callable[[int], None] | None
-) -> Iterator[str]:
+def _watched(texts: Iterable[str], characters: set[str] | None) -> Iterator[str]:
+    """Yield the texts, and note their characters where a set is given."""
     for text in texts:
         if characters is not None:
             characters.update(text)
-        if progress is not None:
-            progress(len(text))
         yield text
 
 

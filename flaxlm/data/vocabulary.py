@@ -1,4 +1,4 @@
-"""The face that every tokenizer shows, and the byte-level ones, which need no training."""
+"""The interface of every tokenizer, and the byte-level ones, which need no training."""
 
 import abc
 import dataclasses
@@ -83,7 +83,7 @@ class Template(NamedTuple):
 
 
 class Tokenizer(abc.ABC):
-    """Shared face of all tokenizers; `encode` adds no specials, `decode` drops them.
+    """Interface of all tokenizers; `encode` adds no specials, `decode` drops them.
 
     A role that the vocabulary does not have is −1 (GPT-2 has no mask); several roles may share
     an id (GPT-2's BOS is its EOS).
@@ -98,7 +98,7 @@ class Tokenizer(abc.ABC):
     mask_id: int
     sentinel_ids: np.ndarray  # int32 [sentinels] in their order, which need not be that of ids
     model: bytes  # the trained contents; empty for byte
-    family: str = ""  # whose special tokens and template another project's model follows
+    family: str = ""  # of a model from elsewhere: whose special tokens and template it follows
     add_bos_token: bool | None = None  # what another project's files say of it
 
     @abc.abstractmethod
@@ -160,7 +160,7 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def _silent(self) -> frozenset[int]:
-        """Ids that stand for no text; unk does stand for some."""
+        """Ids that stand for no text; unk is not among them."""
         roles = {i for role, i in self.special_ids.items() if role != "unk"}
         return frozenset(roles | set(self.sentinel_ids.tolist()))
 
@@ -225,26 +225,17 @@ class Tokenizer(abc.ABC):
     def _all_pieces(self) -> list[str]:
         names = {i: SPECIALS[role] for role, i in self.special_ids.items()}
         names |= {int(i): f"<extra_id_{n}>" for n, i in enumerate(self.sentinel_ids)}
-        # Another project's vocabulary may leave ids unused; such a piece is empty.
+        # A vocabulary from elsewhere may leave ids unused; such a piece is empty.
         return [self._piece(i) or names.get(i, "") for i in range(self.vocab_size)]
 
     def unrecoverable(self, text: str) -> int:
-        """Count the characters of `text` that decode to something else whatever the vocabulary."""
+        """Count the characters of `text` that no vocabulary of this kind can give back."""
         return 0
 
     @functools.cached_property
     def word_starts(self) -> np.ndarray:
         """Bool [V]: the piece begins a word by itself (specials do, a mid-word piece does not)."""
         return np.array([_starts_word(piece) for piece in self._spellings])
-
-    @functools.cached_property
-    def word_breaks(self) -> np.ndarray:
-        """Bool [V]: whatever follows the piece begins a word (newline, bracket, special).
-
-        With `word_starts` this places word boundaries: a token begins a word if its own piece
-        does or the piece before it breaks.
-        """
-        return np.array([_breaks_word(piece) for piece in self._spellings])
 
     @functools.cached_property
     def _spellings(self) -> list[str]:
@@ -262,7 +253,7 @@ class Tokenizer(abc.ABC):
         """Whether a space and the word after it are one piece, which decodes to both."""
         for index, text in enumerate(self._spellings):
             if len(text) > 1 and text[0] == SPACE != text[1]:
-                # Some decoders drop the first space of a text: then it stays with what was before.
+                # Some decoders drop a text's first space: then it belongs to what came before.
                 return self.decode([index]).startswith(" ")
         return False
 
@@ -351,10 +342,10 @@ def _unicode(text: str) -> str:
 
 
 def find_sentinels(vocabulary: Mapping[str, int]) -> np.ndarray:
-    """Return the ids of <extra_id_0>, <extra_id_1> … up to the first that there is not, int32."""
-    found = {int(m[1]): i for token, i in vocabulary.items() if (m := _SENTINEL.fullmatch(token))}
-    count = next(n for n in range(len(found) + 1) if n not in found)
-    return np.array([found[n] for n in range(count)], np.int32)
+    """Return the ids of <extra_id_0>, <extra_id_1> … up to the first missing one, int32."""
+    ids = {int(m[1]): i for token, i in vocabulary.items() if (m := _SENTINEL.fullmatch(token))}
+    count = next(n for n in range(len(ids) + 1) if n not in ids)
+    return np.array([ids[n] for n in range(count)], np.int32)
 
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -379,7 +370,3 @@ def _inside_word(character: str) -> bool:
 
 def _starts_word(spelling: str) -> bool:
     return not spelling or not _inside_word(spelling[0])
-
-
-def _breaks_word(spelling: str) -> bool:
-    return not spelling or (spelling[-1] != SPACE and not _inside_word(spelling[-1]))
