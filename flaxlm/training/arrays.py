@@ -60,7 +60,7 @@ def begin(directory: Path, arrays: Mapping[str, Any]):
         return ocp.save_async(str(directory), tree.unflatten(dict(arrays)))
 
 
-def load(directory: Path, abstract: Mapping[str, Any], partial: bool = False) -> dict[str, Any]:
+def read(directory: Path, abstract: Mapping[str, Any], partial: bool = False) -> dict[str, Any]:
     """Read arrays; raises Damaged, naming the leaves, where that fails.
 
     Args:

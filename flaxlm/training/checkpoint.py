@@ -96,10 +96,7 @@ class Checkpointer:
 
     def best(self) -> int | None:
         """Return the kept step with the best metric, or None where no step has it."""
-        scores = {
-            s: record.metrics.get(self.metric) for s, record in self._store.readable().items()
-        }
-        return next(iter(ranked(scores, self.mode)), None)
+        return next(iter(ranked(self._store.scores(self.metric), self.mode)), None)
 
     def manifest(self, step: int | None = None) -> Manifest:
         """Return a step's manifest (the newest step's by default) without reading arrays."""
@@ -344,7 +341,7 @@ class Checkpointer:
             asked = request(record)
             manifest.verify_files(directory, record.files)
             partial = len(asked) < len(record.leaves)
-            return arrays.load(directory / "state", asked, partial), record
+            return arrays.read(directory / "state", asked, partial), record
 
         got, record = arrays.together(read)
         arrays.verify(record, got)

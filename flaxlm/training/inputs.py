@@ -142,16 +142,14 @@ class Inputs:
         ]
 
     def _plans(self, split: str, shuffle: bool) -> list:
-        return [
-            self.config.objective.plan(
-                source,
-                self.config.train.length,
-                self.tokenizer,
-                seed=self.config.seed,
-                shuffle=shuffle,
-            )
-            for source in self.sources(split)
-        ]
+        row, order = (self.config.train.length, self.tokenizer), {"seed": self.config.seed}
+        plan = self.config.objective.plan
+        return [plan(source, *row, **order, shuffle=shuffle) for source in self.sources(split)]
+
+    def _batches(self, kind: type, plan, batch_size: int):
+        config = self.config
+        row = (config.objective, self.tokenizer, config.train.length)
+        return kind(plan, *row, config.seed, batch_size, config.train.shorter)
 
     def train(self, batch_size: int) -> Batches:
         """Return the training batches: batch i is a function of (seed, i)."""
@@ -166,15 +164,7 @@ class Inputs:
             )
         plans = self._plans("train", shuffle=True)
         plan = Mixture(plans, self.config.data.weights) if len(plans) > 1 else plans[0]
-        return Batches(
-            plan,
-            self.config.objective,
-            self.tokenizer,
-            self.config.train.length,
-            self.config.seed,
-            batch_size,
-            self.config.train.shorter,
-        )
+        return self._batches(Batches, plan, batch_size)
 
     def evaluation(self, split: str, batch_size: int) -> list[EvalBatches]:
         """Return, for each corpus, the batches of a split in which each row stands once."""
@@ -186,22 +176,10 @@ class Inputs:
                 f"one of: {', '.join(data.split_names())}"
             )
         if (split, batch_size) not in self._evaluation:
-            self._evaluation[split, batch_size] = self._batches(split, batch_size)
+            plans = self._plans(split, shuffle=False)
+            batches = [self._batches(EvalBatches, plan, batch_size) for plan in plans]
+            self._evaluation[split, batch_size] = batches
         return self._evaluation[split, batch_size]
-
-    def _batches(self, split: str, batch_size: int) -> list[EvalBatches]:
-        return [
-            EvalBatches(
-                plan,
-                self.config.objective,
-                self.tokenizer,
-                self.config.train.length,
-                self.config.seed,
-                batch_size,
-                self.config.train.shorter,
-            )
-            for plan in self._plans(split, shuffle=False)
-        ]
 
     def counts(self, split: str) -> dict:
         """Return bytes and words of a split's text; empty for tasks."""

@@ -91,7 +91,7 @@ def _halves(shape: tuple[int, ...], inputs: int) -> tuple[tuple[int, ...], tuple
     return shape[:inputs], shape[inputs:]
 
 
-def trained(config: LoraConfig, paths) -> set[str]:
+def trainable(config: LoraConfig, paths) -> set[str]:
     """Return the paths that are trained: all of them, or the factors and what `train` names.
 
     ConfigError where a pattern matches nothing, but for the default: a tied head has no parameters.

@@ -166,7 +166,7 @@ def trained(config: OptimizerConfig, adapters: lora.LoraConfig, paths: Iterable[
     """
     paths = list(paths)
     frozen = tree.select("optimizer.freeze", config.freeze, paths)
-    left = lora.trained(adapters, paths) - frozen
+    left = lora.trainable(adapters, paths) - frozen
     if not left:
         raise ConfigError(f"optimizer.freeze={config.freeze!r} leaves no parameter to train")
     return left
