@@ -103,22 +103,22 @@ class FlaxLM(LM):
                 texts[member] = generation.text
         return texts
 
-    def _options(self, given: dict) -> generate.GenerateConfig:
+    def _options(self, words: dict) -> generate.GenerateConfig:
         """Return how to generate, from the harness's words for it."""
-        given = dict(given)
-        stop = given.pop("until", ())
-        samples = given.pop("do_sample", given.get("temperature", 0) > 0)
+        words = dict(words)
+        stop = words.pop("until", ())
+        samples = words.pop("do_sample", words.get("temperature", 0) > 0)
         options = {
             "stop": (stop,) if isinstance(stop, str) else tuple(filter(None, stop or ())),
-            "max_new_tokens": int(given.pop("max_gen_toks", self.new_tokens)),
-            "temperature": float(given.pop("temperature", 1.0)) if samples else 0.0,
-            "top_k": int(given.pop("top_k", 0)),
-            "top_p": float(given.pop("top_p", 1.0)),
+            "max_new_tokens": int(words.pop("max_gen_toks", self.new_tokens)),
+            "temperature": float(words.pop("temperature", 1.0)) if samples else 0.0,
+            "top_k": int(words.pop("top_k", 0)),
+            "top_p": float(words.pop("top_p", 1.0)),
             "batch_size": self.batch_size,
         }
-        if given:
+        if words:
             raise ConfigError(
-                f"generation_kwargs {', '.join(given)}: flaxlm has until, do_sample, max_gen_toks, "
+                f"generation_kwargs {', '.join(words)}: flaxlm has until, do_sample, max_gen_toks, "
                 "temperature, top_k and top_p"
             )
         return generate.GenerateConfig(**options)

@@ -50,8 +50,8 @@ class ShardingConfig:
                 "(all devices that are left) may stand once"
             )
         for rule in self.rules:
-            name, found, axes = rule.partition("=")
-            if not found:
+            name, equals, axes = rule.partition("=")
+            if not equals:
                 raise ConfigError(f"sharding.rules: {rule!r} is not of the form logical=mesh,mesh")
             choose("sharding.rules", name, RULES)
             for axis in filter(None, axes.split(",")):
@@ -195,9 +195,9 @@ def like_params(state, params, shardings, mesh: Mesh):
     def sharding(path, leaf):
         parts = path.split("/")
         for start in range(len(parts)):
-            shape, found = known.get("/".join(parts[start:]), (None, None))
+            shape, place = known.get("/".join(parts[start:]), (None, None))
             if shape == leaf.shape:
-                return found
+                return place
         return NamedSharding(mesh, PartitionSpec())
 
     return tree.map_paths(sharding, state)

@@ -190,7 +190,7 @@ class Loop:
         self.program, self.inputs, self.saved, self.started = program, inputs, saved, started
         self.config, self.workdir, self.total = program.config, workdir, total
         self.scores: dict = {}
-        self.found: tuple[int, Evaluation] | None = None  # the last one, and the step it is of
+        self.evaluated: tuple[int, Evaluation] | None = None  # the last one, and the step it is of
 
     def run(self, state, step: int, batches) -> dict:
         """Run from `step` to the end; return the result."""
@@ -297,7 +297,7 @@ class Loop:
     def evaluate(self, state, step: int, writer: MetricWriter, interrupt: "Interrupt"):
         """Score the evaluation split; return the state that notes it and whether it is best."""
         config = self.config.eval
-        found = evaluate_split(
+        evaluation = evaluate_split(
             self.program,
             state.averaged(),
             self.inputs,
@@ -305,7 +305,7 @@ class Loop:
             label="evaluate",
             pause=interrupt.check,
         )
-        self.found, scores = (step, found), found.scores
+        self.evaluated, scores = (step, evaluation), evaluation.scores
         value, best = scores[config.metric], float(state.best)
         better = is_better(value, best, config.mode)
         stale = 0 if better else int(state.stale) + 1
@@ -350,6 +350,6 @@ class Loop:
             params, step = load_params(self.program, self.workdir, "")
         if report.step_of(report.place(self.workdir, config, config.eval.split)) == step:
             return {}
-        at, found = self.found or (None, None)
-        known = found if at == step else None
+        at, evaluation = self.evaluated or (None, None)
+        known = evaluation if at == step else None
         return report.examine(self.program, params, self.inputs, config.eval.split, step, known)

@@ -88,13 +88,13 @@ def select(what: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str]
     """
     paths, chosen = list(paths), set()
     for pattern in patterns:
-        found = {path for path in paths if re.search(pattern, path)}
-        if not found:
+        matching = {path for path in paths if re.search(pattern, path)}
+        if not matching:
             near = sorted(paths, key=lambda path: -_likeness(pattern, path))[:3]
             raise ConfigError(
                 f"{what}: {pattern!r} matches no parameter; the nearest are: {', '.join(near)}"
             )
-        chosen |= found
+        chosen |= matching
     return chosen
 
 
@@ -120,10 +120,10 @@ def match_all(rules: Rules, tree):
     rules = tuple(rules)
 
     def value(path, _):
-        found = first_match(rules, path, missing)
-        if found is missing:
+        match = first_match(rules, path, missing)
+        if match is missing:
             raise ConfigError(f"no rule matches the parameter {path!r}; add a row for it")
-        return found
+        return match
 
     return map_paths(value, tree)
 

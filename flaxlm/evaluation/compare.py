@@ -16,8 +16,8 @@ from flaxlm.metrics.paired import mcnemar, over_seeds, paired_bootstrap, paired_
 
 def members(run: pathlib.Path) -> list[pathlib.Path]:
     """Return a run's directories, one a seed; the run itself where it has one seed."""
-    found = [p for p in run.glob("seed_*") if p.name.removeprefix("seed_").isdigit()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("seed_"))) or [run]
+    seeds = [p for p in run.glob("seed_*") if p.name.removeprefix("seed_").isdigit()]
+    return sorted(seeds, key=lambda p: int(p.name.removeprefix("seed_"))) or [run]
 
 
 def reports(run: pathlib.Path, name: str) -> list[pathlib.Path]:
@@ -30,29 +30,29 @@ def reports(run: pathlib.Path, name: str) -> list[pathlib.Path]:
     Raises:
       MissingInput: one of them has none.
     """
-    found = [member / "evaluations" / name for member in members(run)]
-    for directory in found:
+    directories = [member / "evaluations" / name for member in members(run)]
+    for directory in directories:
         if not (directory / "predictions.jsonl").is_file():
             there = sorted(p.name for p in directory.parent.glob("*") if p.is_dir())
             raise MissingInput(
                 f"{directory} is not there, so nothing can be compared with it (there: "
                 f"{', '.join(there) or 'nothing'}); run `evaluate` on {directory.parents[1]} first"
             )
-    return found
+    return directories
 
 
 def mistakes(report: pathlib.Path) -> dict[str, float]:
     """Return {id: mistake} of a report's examples, 0 where the answer is right."""
-    found = {}
+    by_id = {}
     with (report / "predictions.jsonl").open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             row = json.loads(line)
             if row["mistake"] is None:
                 raise DataError(f"{report}/predictions.jsonl, line {number} has no right answer")
-            if row["id"] in found:
+            if row["id"] in by_id:
                 raise DataError(f"{report}/predictions.jsonl, line {number}: {row['id']} again")
-            found[row["id"]] = row["mistake"]
-    return found
+            by_id[row["id"]] = row["mistake"]
+    return by_id
 
 
 def on_examples(ours: Sequence[pathlib.Path], theirs: Sequence[pathlib.Path]) -> dict[str, float]:
@@ -78,15 +78,15 @@ def on_examples(ours: Sequence[pathlib.Path], theirs: Sequence[pathlib.Path]) ->
     ours_SN, theirs_SN = (
         np.array([[answered[i] for i in ids] for answered in side]) for side in sides
     )
-    found = {}
+    comparison = {}
     for name, of in (("right", lambda m: (m == 0).mean(0)), ("mistake", lambda m: m.mean(0))):
         test = paired_bootstrap(of(ours_SN), of(theirs_SN))
-        found |= {name: test.difference, f"{name}_low": test.low, f"{name}_high": test.high}
-        found[f"{name}_p"] = test.p
+        comparison |= {name: test.difference, f"{name}_low": test.low, f"{name}_high": test.high}
+        comparison[f"{name}_p"] = test.p
     if len(ours_SN) == len(theirs_SN) == 1:
         test = mcnemar(ours_SN[0] == 0, theirs_SN[0] == 0)
-        found |= {"only_ours": test.only_a, "only_theirs": test.only_b, "mcnemar_p": test.p}
-    return found
+        comparison |= {"only_ours": test.only_a, "only_theirs": test.only_b, "mcnemar_p": test.p}
+    return comparison
 
 
 def scores(reports: Sequence[pathlib.Path]) -> dict[str, list[float]]:
@@ -110,20 +110,20 @@ def summary(run: pathlib.Path, name: str, metric: str, mode: str, baseline: str 
       MissingInput, DataError: the two cannot be compared.
     """
     ours = reports(run, name)
-    found, ours_scores = {}, scores(ours)
+    result, ours_scores = {}, scores(ours)
     if len(ours) > 1:
         for score, values in ours_scores.items():
             over = over_seeds(values, mode)
-            found |= {f"{score}_mean": over.mean, f"{score}_sd": over.sd}
+            result |= {f"{score}_mean": over.mean, f"{score}_sd": over.sd}
         best = (max if mode == "max" else min)(ours_scores[metric])
         at = ours_scores[metric].index(best)
-        found |= {f"{metric}_best": best, "best_seed": members(run)[at].name}
+        result |= {f"{metric}_best": best, "best_seed": members(run)[at].name}
     if not baseline:
-        return found
+        return result
     theirs = reports(pathlib.Path(baseline), name)
-    found |= {f"baseline/{key}": value for key, value in on_examples(ours, theirs).items()}
+    result |= {f"baseline/{key}": value for key, value in on_examples(ours, theirs).items()}
     if len(ours) == len(theirs) > 1:
         test = paired_t(ours_scores[metric], scores(theirs)[metric])
-        found |= {f"baseline/{metric}": test.difference, f"baseline/{metric}_low": test.low}
-        found |= {f"baseline/{metric}_high": test.high, f"baseline/{metric}_p": test.p}
-    return found
+        result |= {f"baseline/{metric}": test.difference, f"baseline/{metric}_low": test.low}
+        result |= {f"baseline/{metric}_high": test.high, f"baseline/{metric}_p": test.p}
+    return result

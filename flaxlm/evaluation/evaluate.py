@@ -87,20 +87,20 @@ def judged(
     totals: dict[str, np.ndarray] = {}
     parts: list[tuple[np.ndarray, dict]] = []
 
-    def add(ids, made):
-        for name, pair in made[0].items():
+    def add(ids, batch_sums, predictions):
+        for name, pair in batch_sums.items():
             totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
         if outputs:
-            found = {name: np.asarray(array) for name, array in made[1].items()}
-            parts.append((np.asarray(replicate_ids(ids)), found))
+            arrays = {name: np.asarray(array) for name, array in predictions.items()}
+            parts.append((np.asarray(replicate_ids(ids)), arrays))
 
     waiting = None
     for batches in corpora:
         for batch in global_batches(program, batches, label, pause):
-            made = run(batch)
+            judgement = run(batch)
             if waiting is not None:
                 add(*waiting)
-            waiting = batch.get("example_ids"), made
+            waiting = batch.get("example_ids"), *judgement
     add(*waiting)
     of = {name: (float(total), float(weight)) for name, (total, weight) in totals.items()}
     return of, _in_order(parts) if outputs else {}
@@ -225,10 +225,10 @@ def evaluate_split(
             loss = ratio_measure("loss", -outputs["log_likelihood"], outputs["num_targets"])
             scores |= ends_of(loss.intervals())
         outputs = answers(program, params, inputs.tokenizer, plan, label and "generate", pause)
-    found = task.postprocess(outputs, examples)
+    answered = task.postprocess(outputs, examples)
     if graded:
-        scores |= task.metrics(found, golds)
-    evaluation = Evaluation(scores, examples, golds, found)
+        scores |= task.metrics(answered, golds)
+    evaluation = Evaluation(scores, examples, golds, answered)
     return completed(evaluation, task, plan.report) if full else evaluation
 
 
@@ -267,22 +267,22 @@ def rank(program: Program, params, inputs, split: str, label: str, full: bool) -
     examples = inputs.examples(split)
     reader = Reader(inputs.tokenizer, model.family, limit)
     asked = task.requests(examples, reader)
-    found = likelihood.score(
+    likelihoods = likelihood.score(
         model,
         [request for requests in asked for request in requests],
         task.max_length,
         label,
     )
-    groups = found.groups([len(requests) for requests in asked])
+    groups = likelihoods.groups([len(requests) for requests in asked])
     outputs = {"scores": groups, "masked": model.traits.bidirectional}
-    given = task.postprocess(outputs, examples)
+    answered = task.postprocess(outputs, examples)
     golds = task.golds(examples)
     cut = sum(bool(group.cut.any()) for group in groups)
     scores = {"examples": len(examples), "cut": cut}
     if known(golds):
-        scores = task.metrics(given, golds) | scores
-        scores |= ends_of(task.intervals(given, golds)) if full else {}
-    return Evaluation(scores, examples, golds, given)
+        scores = task.metrics(answered, golds) | scores
+        scores |= ends_of(task.intervals(answered, golds)) if full else {}
+    return Evaluation(scores, examples, golds, answered)
 
 
 def answers(
@@ -309,8 +309,8 @@ def answers(
             bar.update(done)
 
         model = program.trained(params, tokenizer)
-        made = generate.generate(model, prompts, options, progress)
-    return {"text": [g.text for g in made], "log_likelihood": [g.logprob for g in made]}
+        texts = generate.generate(model, prompts, options, progress)
+    return {"text": [g.text for g in texts], "log_likelihood": [g.logprob for g in texts]}
 
 
 def is_better(score_: float, best: float, mode: str) -> bool:

@@ -45,15 +45,15 @@ def examine(
     config = program.config
     if known and known.answers and not config.objective.generates:
         batches = inputs.evaluation(split, batch_size_of(program))[0]
-        found = completed(known, config.task, batches.source.report)
+        evaluation = completed(known, config.task, batches.source.report)
     else:
-        found = evaluate_split(program, params, inputs, split, label="evaluate", full=True)
-    if found.examples and jax.process_index() == 0:
+        evaluation = evaluate_split(program, params, inputs, split, label="evaluate", full=True)
+    if evaluation.examples and jax.process_index() == 0:
         labels = getattr(config.objective, "labels", ())
-        write(place(inputs.workdir, config, split), found, config.task, labels, step)
+        write(place(inputs.workdir, config, split), evaluation, config.task, labels, step)
     of = config.task_name if config.data.split == "whole" else split
-    scores = {f"{of}/{name}": value for name, value in found.scores.items()}
-    if config.baseline and found.scores and jax.process_index() == 0:
+    scores = {f"{of}/{name}": value for name, value in evaluation.scores.items()}
+    if config.baseline and evaluation.scores and jax.process_index() == 0:
         name, judged = place(inputs.workdir, config, split).name, config.eval
         scores |= compare.summary(inputs.workdir, name, judged.metric, judged.mode, config.baseline)
     return scores
@@ -140,9 +140,9 @@ def worst(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()) -> str
     for index in order:
         row = shown[index]
         parts.append(f"\n{row['id']}\n")
-        given = row["input"] if isinstance(row["input"], dict) else {"input": row["input"]}
+        inputs = row["input"] if isinstance(row["input"], dict) else {"input": row["input"]}
         sure = "" if row["score"] is None else f"  ({row['score']:.3f})"
-        entries = given | {"gold": row["gold"], "prediction": row["prediction"]}
+        entries = inputs | {"gold": row["gold"], "prediction": row["prediction"]}
         for name, value in entries.items():
             text = " ".join(_plain(value).split()) + (sure if name == "prediction" else "")
             lead = f"  {name:12}"

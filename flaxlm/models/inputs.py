@@ -18,13 +18,13 @@ def default_positions(tokens_BL: jax.Array, segments_BL: jax.Array | None) -> ja
 
 def positions_of(batch: dict, prefix: str = "") -> jax.Array:
     """Return the batch's positions [B, L], or their default; `prefix` is "" or "encoder_"."""
-    given = batch.get(f"{prefix}positions")
-    if given is not None:
-        return given
+    positions = batch.get(f"{prefix}positions")
+    if positions is not None:
+        return positions
     return default_positions(batch[f"{prefix}tokens"], batch.get(f"{prefix}segment_ids"))
 
 
 def segments_of(batch: dict, prefix: str = "") -> jax.Array:
     """Return the batch's segment ids [B, L], by default all ones."""
-    given = batch.get(f"{prefix}segment_ids")
-    return jnp.ones_like(batch[f"{prefix}tokens"]) if given is None else given
+    segments = batch.get(f"{prefix}segment_ids")
+    return jnp.ones_like(batch[f"{prefix}tokens"]) if segments is None else segments

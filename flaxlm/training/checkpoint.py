@@ -301,8 +301,8 @@ class Checkpointer:
     def _first_good(self, request: Callable, step: int | None) -> tuple[dict, Manifest]:
         """Return the arrays that `request(manifest)` names of the newest step that verifies."""
         self.wait()
-        found = self._store.found()
-        steps = found[::-1] if step is None else [s for s in found if s == step]
+        committed = self._store.found()
+        steps = committed[::-1] if step is None else [s for s in committed if s == step]
         if not steps:
             raise self._store.missing(step)
         damaged: dict[int, str] = {}
@@ -321,7 +321,7 @@ class Checkpointer:
                     for bad in damaged:
                         self._store.set_aside_damaged(bad)
             return got
-        if self._store.found() != found:
+        if self._store.found() != committed:
             # A reader beside a run: the run deleted these while they were read.
             return self._first_good(request, step)
         listing = "; ".join(f"step {s}: {cause}" for s, cause in damaged.items())

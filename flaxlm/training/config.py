@@ -284,15 +284,15 @@ MOST_LABELS = 100  # that an error message lists
 
 def _show_labels(task, data: DataConfig) -> None:
     """Raise ConfigError with the labels that stand in the data, where a config names none."""
-    found = task.found_labels(data)
-    if len(found) > MOST_LABELS:
+    labels = task.found_labels(data)
+    if len(labels) > MOST_LABELS:
         raise ConfigError(
-            f"objective.labels is empty, and {', '.join(data.paths)} has {len(found)} different "
-            f"ones ({', '.join(map(repr, found[:5]))}, …): do they stand in the right column?"
+            f"objective.labels is empty, and {', '.join(data.paths)} has {len(labels)} different "
+            f"ones ({', '.join(map(repr, labels[:5]))}, …): do they stand in the right column?"
         )
-    if found:
+    if labels:
         # Ready for a shell, in which these mean something within quotation marks.
-        listed = re.sub(r'(["\\$`])', r"\\\1", repr(tuple(found)))
+        listed = re.sub(r'(["\\$`])', r"\\\1", repr(tuple(labels)))
         raise ConfigError(
             f"objective.labels is empty; those of {', '.join(data.paths)} are "
             f'--config.objective.labels="{listed}"'

@@ -228,9 +228,9 @@ def find_tokenizer(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
         source = pathlib.Path(config.init) / "tokenizer"
         if not source.is_dir():
             raise MissingInput(f"init={config.init} has no tokenizer: {source} is not there")
-        made = run_config.read_run(config.init).get("tokenizer", {})
-        asked = {key: config.raw["tokenizer"].get(key) for key in made}
-        if changed := changes({"tokenizer": made}, {"tokenizer": asked}):
+        theirs = run_config.read_run(config.init).get("tokenizer", {})
+        ours = {key: config.raw["tokenizer"].get(key) for key in theirs}
+        if changed := changes({"tokenizer": theirs}, {"tokenizer": ours}):
             raise ConfigError(
                 f"init={config.init} brings its tokenizer along, so these keys would have no "
                 f"effect; leave them out: {'; '.join(changed)}"

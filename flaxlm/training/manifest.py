@@ -89,12 +89,12 @@ class Manifest:
         """Read `directory/manifest.json`; raises Damaged if it is not what was written."""
         try:
             body = json.loads((directory / NAME).read_bytes())
-            found, kind = body.pop("checksum"), body["format"]
+            checksum, kind = body.pop("checksum"), body["format"]
         except FileNotFoundError:
             raise Damaged(f"{NAME} is missing") from None
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise Damaged(f"{NAME} cannot be read ({type(error).__name__})") from error
-        if found != _checksum(body):
+        if checksum != _checksum(body):
             raise Damaged(f"{NAME} is not what was written (its checksum differs)")
         if kind != FORMAT:
             raise Damaged(f"{NAME} has format {kind}; this version of flaxlm reads {FORMAT}")
@@ -133,10 +133,10 @@ def verify_files(directory: Path, files: Mapping[str, str]) -> None:
     """Raise Damaged, naming it, where a file is not there or has not the SHA-256 of `files`."""
     for name, expected in files.items():
         try:
-            found = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+            digest = hashlib.sha256((directory / name).read_bytes()).hexdigest()
         except OSError as error:
             raise Damaged(f"file {name} cannot be read ({error.strerror})") from error
-        if found != expected:
+        if digest != expected:
             raise Damaged(f"file {name} is not what was written (its SHA-256 differs)")
 
 
@@ -144,13 +144,13 @@ def verify_files(directory: Path, files: Mapping[str, str]) -> None:
 def versions() -> dict[str, str]:
     """Return the versions of what computes and stores a state."""
     names = ("flaxlm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    found = {"python": platform.python_version()}
+    versions_of = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions_of[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "source"  # run from a checkout, not installed
-    return found
+            versions_of[name] = "source"  # run from a checkout, not installed
+    return versions_of
 
 
 def fingerprint() -> dict[str, Any]:

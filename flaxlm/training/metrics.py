@@ -135,11 +135,11 @@ def folded(rows: dict) -> dict[str, str]:
     def text(value) -> str:
         return f"{value:,.4f}" if isinstance(value, float) else str(value)
 
-    found = {name: text(value) for name, value in rows.items()}
+    texts = {name: text(value) for name, value in rows.items()}
     for name in rows:
         if f"{name}_low" in rows and f"{name}_high" in rows:
-            found[name] += f" ({found.pop(f'{name}_low')} to {found.pop(f'{name}_high')})"
-    return found
+            texts[name] += f" ({texts.pop(f'{name}_low')} to {texts.pop(f'{name}_high')})"
+    return texts
 
 
 def write_result(workdir: pathlib.Path, result: dict) -> None:
