@@ -9,6 +9,7 @@ an activation whose batch is split over it already.
 import contextlib
 import contextvars
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -66,18 +67,13 @@ class ShardingConfig:
 def make_mesh(config: ShardingConfig, devices=None) -> Mesh:
     """Return the (data, fsdp, tensor) mesh over all devices; ConfigError if sizes do not fit."""
     devices = jax.devices() if devices is None else devices
-    sizes = [config.data, config.fsdp, config.tensor]
-    known = int(np.prod([size for size in sizes if size > 0]))
-    if len(devices) % known:
+    stated = dict(zip(MESH_AXES, (config.data, config.fsdp, config.tensor), strict=True))
+    left = len(devices) // math.prod(size for size in stated.values() if size > 0)
+    sizes = [left if size == -1 else size for size in stated.values()]
+    if math.prod(sizes) != len(devices):
         raise ConfigError(
-            f"sharding {dict(zip(MESH_AXES, sizes, strict=True))} does not divide "
-            f"the {len(devices)} devices"
-        )
-    sizes = [len(devices) // known if size == -1 else size for size in sizes]
-    if np.prod(sizes) != len(devices):
-        raise ConfigError(
-            f"sharding {dict(zip(MESH_AXES, sizes, strict=True))} uses "
-            f"{np.prod(sizes)} of {len(devices)} devices; set one size to -1"
+            f"sharding {stated} does not divide the {len(devices)} devices; set one size to -1, "
+            "for all that the others leave"
         )
     # jax.make_mesh defaults to Explicit axes, under which Linen modules break.
     return jax.make_mesh(
@@ -99,6 +95,10 @@ def use(mesh: Mesh, config: ShardingConfig):
         _rules.reset(token)
 
 
+def _devices(mesh_shape, axes) -> int:
+    return math.prod(mesh_shape[axis] for axis in axes)
+
+
 def spec(names, shape, mesh_shape, table) -> PartitionSpec:
     """Return the PartitionSpec of one array; the longest dividing prefix of axes is used."""
     used: set[str] = set()
@@ -109,7 +109,7 @@ def spec(names, shape, mesh_shape, table) -> PartitionSpec:
             width = mesh_shape[axis]
             if axis in used or width == 1:
                 continue
-            if size % (int(np.prod([mesh_shape[a] for a in axes])) * width):
+            if size % (_devices(mesh_shape, axes) * width):
                 break
             axes += (axis,)
         used.update(axes)
@@ -133,7 +133,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
             choose("constrain", name, table)
     if "batch" in names:
         axis = names.index("batch")
-        width = int(np.prod([mesh.shape[a] for a in table["batch"]]))
+        width = _devices(mesh.shape, table["batch"])
         if x.shape[axis] % width:
             raise ConfigError(f"a batch of {x.shape[axis]} does not divide over {width} devices")
     return jax.lax.with_sharding_constraint(x, spec(names, x.shape, mesh.shape, table))
@@ -173,7 +173,7 @@ def unsplit(axes, params, mesh: Mesh, config: ShardingConfig) -> list[str]:
     for path, leaf in tree.flatten(params).items():
         names = tree.first_match(axes, path)
         for name, size in zip(reversed(names), reversed(leaf.shape), strict=False):
-            width = int(np.prod([mesh.shape[a] for a in table[name]])) if name else 1
+            width = _devices(mesh.shape, table[name]) if name else 1
             if size % width:
                 lines.append(f"{path}: {name} {size} does not divide over {width}")
     return lines
@@ -245,7 +245,7 @@ def batch_width(mesh: Mesh | None = None, config: ShardingConfig | None = None) 
     if mesh is None:
         return 1
     table = config.table() if config else _rules.get() or RULES
-    return int(np.prod([mesh.shape[axis] for axis in table["batch"]]))
+    return _devices(mesh.shape, table["batch"])
 
 
 def spread(batch: dict) -> dict:
