@@ -1,19 +1,23 @@
 # Two commands set everything up on a machine with Python, pip and make:
 #   make quickstart [FAMILY=gpt|bert|t5]    train, score and write with a small model
 #   make test                               the test suite
+# make test-isas runs its fast third with SSE4.2, AVX2 and AVX-512, on one core and on two.
 # make parity runs the parity tests with every head, and writes the table of docs/hugging_face.md.
 PYTHON ?= python3
 VENV ?= .venv
 FAMILY ?= gpt
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test parity lint clean
+.PHONY: quickstart test test-isas parity lint clean
 
 quickstart: $(VENV)/.run
 	$(RUN) experiments/quickstart/quickstart.py --family=$(FAMILY)
 
 test: $(VENV)/.test
 	$(RUN) -m pytest $(TESTS)
+
+test-isas: $(VENV)/.test
+	$(RUN) tests/isas.py
 
 parity: $(VENV)/.test
 	mkdir -p runs/parity

@@ -5,6 +5,7 @@ code, streams, working memory and limits, and runs the package as `python -m` do
 touched before the fork.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -53,6 +54,19 @@ class CommandLine:
         self.server.stdin.close()
         self.server.wait()
         self.server.stdout.close()
+
+
+@contextlib.contextmanager
+def trained(root: pathlib.Path, recipe: dict):
+    """Train a recipe, which is left in `root`; yield (command line, run directory)."""
+    (root / "recipe.json").write_text(json.dumps(recipe))
+    line, workdir = CommandLine(root, cwd=root), root / "run"
+    try:
+        done = line("train", f"--config={root / 'recipe.json'}", f"--workdir={workdir}")
+        assert done.code == 0, done.err
+        yield line, workdir
+    finally:
+        line.close()
 
 
 def serve() -> None:

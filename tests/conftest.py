@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -13,6 +14,13 @@ if not {"FLAXLM_PARITY", "FLAXLM_ZERO_SHOT"} & os.environ.keys():
     os.environ.setdefault(
         "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     )
+# An instruction set that programs are compiled for, beside whatever else is asked for: `isas.py`.
+if "FLAXLM_TEST_ISA" in os.environ:
+    cap = f"--xla_cpu_max_isa={os.environ['FLAXLM_TEST_ISA']}"
+    if cap not in os.environ.get("XLA_FLAGS", "").split():  # workers inherit what is set here
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {cap}"
+
+import gc
 
 import jax
 import pytest
@@ -23,6 +31,33 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SHARED = pathlib.Path(
     os.environ.get("FLAXLM_TEST_DATA", pathlib.Path(__file__).parents[2] / "shared")
 )
+
+
+# The files that take longest, in turn: begun first, so that no worker is left alone with one.
+LONGEST = """
+test_train test_hf_parity test_models test_step test_hf_training test_exact_evaluation test_lora
+test_generate test_zero_shot_runs test_seeds test_glue_verb test_text_runs test_hf_verbs
+test_objective_models test_tagging_run test_question_answering_run test_checkpoint_damage
+test_presets test_freeze test_hf_tokenizer test_sequence_tasks test_bad_input test_regression
+test_likelihood test_hf_hostile test_processes test_decoding test_tasks test_parity
+""".split()
+
+
+def pytest_collection_modifyitems(items):
+    """Order the files, the longest first; tests stay as they stand in theirs."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_of_a_file(request):
+    """Give back what a file compiled and kept when it is done; a worker would grow to 5 GB."""
+    yield
+    for value in list(vars(request.module).values()):
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,3 +87,54 @@ def shared():
         return path
 
     return find
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Compile for one device: `pytest.mark.usefixtures` for files that are of no mesh."""
+    import tiny_runs
+
+    with tiny_runs.one_device():
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, compilation_cache):
+    """Return the command line, in a folder of its own."""
+    from command_line import CommandLine
+
+    here = tmp_path_factory.mktemp("line")
+    line = CommandLine(here, cwd=here)
+    yield line
+    line.close()
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """Return some files of Python's standard library, to train tokenizers on."""
+    from flaxlm.data.stdlib import stdlib_files
+
+    names = stdlib_files(include=["json/*", "textwrap.py", "shlex.py"])
+    return [name.read_text(encoding="utf-8") for name in names]
+
+
+@pytest.fixture(scope="module")
+def abstract():
+    """Return the checkpoint tests' state as ShapeDtypeStructs."""
+    import checkpoint_cases
+
+    return checkpoint_cases.abstract_of(checkpoint_cases.make_state())
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Return a run directory with three checkpoints, to be read."""
+    import checkpoint_cases
+
+    return checkpoint_cases.write_steps(tmp_path_factory.mktemp("written"))
+
+
+@pytest.fixture
+def copied(written, tmp_path):
+    """Return a copy of `written`, to damage."""
+    return pathlib.Path(shutil.copytree(written, tmp_path / "run"))

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-from pathlib import Path
 
 import checkpoint_child as child
 import jax
@@ -15,7 +14,6 @@ from checkpoint_cases import (
     make_state,
     mesh_of,
     over,
-    write_steps,
 )
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
@@ -23,22 +21,6 @@ from flaxlm import tree
 from flaxlm.errors import ConfigError, MissingInput, StorageError, Unsafe
 from flaxlm.training import manifest
 from flaxlm.training.checkpoint import CheckpointConfig, Checkpointer
-
-
-@pytest.fixture(scope="module")
-def abstract():
-    return abstract_of(make_state())
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    return write_steps(tmp_path_factory.mktemp("written"))
-
-
-@pytest.fixture
-def run(written, tmp_path):
-    """A copy of `written` to damage."""
-    return Path(shutil.copytree(written, tmp_path / "run"))
 
 
 def test_digest_is_the_same_on_every_layout_and_the_host():
@@ -265,15 +247,15 @@ def test_retention_on_disk(tmp_path):
     assert saver.manifest(7).metrics == {"valid/accuracy": None}
 
 
-def test_the_step_just_saved_is_never_deleted(run):
-    saver = Checkpointer(run, CheckpointConfig(keep=1, keep_best=0))
+def test_the_step_just_saved_is_never_deleted(copied):
+    saver = Checkpointer(copied, CheckpointConfig(keep=1, keep_best=0))
     saver.save(2, make_state(20), wait=True)  # behind step 3, as after going back to step 1
     assert saver.steps() == [2, 3]
     assert child.equal(saver.restore_params(2)[0], make_state(20).params)
 
 
-def test_saving_a_step_again_adds_its_metrics_or_replaces_it(run, abstract):
-    saver = Checkpointer(run, CheckpointConfig(keep=3))
+def test_saving_a_step_again_adds_its_metrics_or_replaces_it(copied, abstract):
+    saver = Checkpointer(copied, CheckpointConfig(keep=3))
     before = (saver.path(3) / "state").stat().st_ino
     saver.save(3, make_state(3), {"valid/accuracy": 0.5}, wait=True)
     assert (saver.path(3) / "state").stat().st_ino == before

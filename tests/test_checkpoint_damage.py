@@ -15,32 +15,14 @@ import checkpoint_child as child
 import numpy as np
 import pytest
 from checkpoint_cases import (
-    abstract_of,
     leaf_bytes,
     make_state,
-    write_steps,
 )
 
 from flaxlm.errors import StorageError
 from flaxlm.training.checkpoint import CheckpointConfig, Checkpointer
 
 CHILD = Path(child.__file__)
-
-
-@pytest.fixture(scope="module")
-def abstract():
-    return abstract_of(make_state())
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    return write_steps(tmp_path_factory.mktemp("written"))
-
-
-@pytest.fixture
-def run(written, tmp_path):
-    """A copy of `written` to damage."""
-    return Path(shutil.copytree(written, tmp_path / "run"))
 
 
 # Damage.
@@ -104,10 +86,10 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named_and_the_step_before_is_used(run, abstract, caplog, name):
+def test_damage_is_named_and_the_step_before_is_used(copied, abstract, caplog, name):
     harm, message = DAMAGE[name]
-    saver = Checkpointer(run, CheckpointConfig(keep=3))
-    harm(run, saver.path(3))
+    saver = Checkpointer(copied, CheckpointConfig(keep=3))
+    harm(copied, saver.path(3))
     with caplog.at_level(logging.WARNING, "flaxlm"):
         got, record = saver.restore(abstract)
     assert record.step == 2 and child.equal(got, make_state(2))
@@ -117,12 +99,12 @@ def test_damage_is_named_and_the_step_before_is_used(run, abstract, caplog, name
     # It is out of the way: not chosen, and its number is free; a good step clears it away.
     assert saver.steps() == [1, 2] and (saver.root / "damaged_step_00000003").is_dir()
     saver.save(3, make_state(3), wait=True)
-    assert child.equal(Checkpointer(run).restore(abstract)[0], make_state(3))
+    assert child.equal(Checkpointer(copied).restore(abstract)[0], make_state(3))
     assert sorted(p.name for p in saver.root.iterdir()) == [f"step_0000000{i}" for i in (1, 2, 3)]
 
 
-def test_no_flip_anywhere_is_ever_restored_silently(run, abstract):
-    reader = Checkpointer(run, read_only=True)
+def test_no_flip_anywhere_is_ever_restored_silently(copied, abstract):
+    reader = Checkpointer(copied, read_only=True)
     directory = reader.path(3)
     files = sorted(p for p in directory.rglob("*") if p.is_file())
     sizes = np.array([p.stat().st_size for p in files])
@@ -144,9 +126,9 @@ def test_no_flip_anywhere_is_ever_restored_silently(run, abstract):
     assert reader.restore(abstract)[1].step == 3
 
 
-def test_when_all_are_damaged_each_is_listed_and_nothing_starts_fresh(run, abstract):
-    saver = Checkpointer(run)
-    flip_in_leaf(run, saver.path(3))
+def test_when_all_are_damaged_each_is_listed_and_nothing_starts_fresh(copied, abstract):
+    saver = Checkpointer(copied)
+    flip_in_leaf(copied, saver.path(3))
     (saver.path(2) / "config.json").unlink()
     shutil.rmtree(saver.path(1) / "state")
     with pytest.raises(StorageError) as error:
@@ -161,38 +143,38 @@ def test_when_all_are_damaged_each_is_listed_and_nothing_starts_fresh(run, abstr
         shutil.rmtree(saver.path(step))
         saver.path(step).mkdir()
     with pytest.raises(StorageError, match="1, 2, 3"):
-        Checkpointer(run).latest()
+        Checkpointer(copied).latest()
 
 
-def test_a_step_asked_for_has_no_stand_in(run, abstract):
-    saver = Checkpointer(run)
-    flip_in_leaf(run, saver.path(3))
+def test_a_step_asked_for_has_no_stand_in(copied, abstract):
+    saver = Checkpointer(copied)
+    flip_in_leaf(copied, saver.path(3))
     with pytest.raises(StorageError, match="step 3: leaf params/layers/kernel"):
         saver.restore(abstract, step=3)
     assert saver.restore(abstract, step=1)[1].step == 1
 
 
-def test_a_reader_moves_and_cleans_nothing(run, abstract):
+def test_a_reader_moves_and_cleans_nothing(copied, abstract):
     def names():
-        return sorted(str(p) for p in run.rglob("*"))
+        return sorted(str(p) for p in copied.rglob("*"))
 
-    shutil.rmtree(run / "checkpoints" / "step_00000003" / "state")
-    (run / "checkpoints" / ".writing-step_00000004").mkdir()
+    shutil.rmtree(copied / "checkpoints" / "step_00000003" / "state")
+    (copied / "checkpoints" / ".writing-step_00000004").mkdir()
     before = names()
-    assert Checkpointer(run, read_only=True).restore(abstract)[1].step == 2
+    assert Checkpointer(copied, read_only=True).restore(abstract)[1].step == 2
     assert names() == before
 
 
 # Kills.
 
 
-def test_unfinished_saves_are_cleaned_and_finished_ones_get_their_name(run, abstract):
-    root = run / "checkpoints"
+def test_unfinished_saves_are_cleaned_and_finished_ones_get_their_name(copied, abstract):
+    root = copied / "checkpoints"
     (root / ".writing-step_00000004" / "state").mkdir(parents=True)
     shutil.copytree(root / "step_00000001", root / ".trash-step_00000001")
     # Killed between the manifest and the rename: all of it is on the disk.
     os.rename(root / "step_00000003", root / ".writing-step_00000003")
-    saver = Checkpointer(run)
+    saver = Checkpointer(copied)
     assert sorted(p.name for p in root.iterdir()) == [f"step_0000000{i}" for i in (1, 2, 3)]
     assert child.equal(saver.restore(abstract)[0], make_state(3))
 

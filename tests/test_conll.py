@@ -7,7 +7,7 @@ import re
 import pyarrow
 import pyarrow.parquet
 import pytest
-import zstandard
+from compressed import write
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
@@ -62,16 +62,6 @@ FILES = {
     "rows.jsonl": "".join(json.dumps(row) + "\n" for row in TABLE),
     "rows.parquet": "",
 }
-
-
-def write(path, text):
-    data = text.encode()
-    if path.suffix == ".gz":
-        data = gzip.compress(data)
-    elif path.suffix == ".zst":
-        data = zstandard.compress(data)
-    path.write_bytes(data)
-    return str(path)
 
 
 @pytest.mark.parametrize("name", FILES)

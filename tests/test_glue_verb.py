@@ -35,10 +35,7 @@ def sentences(seed, count):
     return [" ".join(draw.choices(WORDS, k=3)) for _ in range(count)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with tiny.one_device():
-        yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module")

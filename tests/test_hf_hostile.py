@@ -151,7 +151,7 @@ def test_a_hostile_directory_is_refused(name, good, tmp_path, monkeypatch):
     directory = tmp_path / "model"
     shutil.copytree(good / kind, directory)
     change(directory)
-    begun = time.monotonic()
+    begun = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(FlaxlmError) as caught:
@@ -162,7 +162,7 @@ def test_a_hostile_directory_is_refused(name, good, tmp_path, monkeypatch):
     said = str(caught.value)
     assert caught.type is error and message in said, said
     assert str(directory) in said and "\n" not in said and len(said) < 900 + len(str(directory))
-    assert peak < 60e6 and time.monotonic() - begun < 10
+    assert peak < 60e6 and time.process_time() - begun < 10
     assert not (tmp_path / WITNESS).exists()
 
 

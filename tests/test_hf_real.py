@@ -7,18 +7,9 @@ import pathlib
 
 import numpy as np
 import pytest
-from command_line import CommandLine
 from scipy.stats import pearsonr, spearmanr
 
 from flaxlm import from_pretrained
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, compilation_cache):
-    here = tmp_path_factory.mktemp("line")
-    line = CommandLine(here, cwd=here)
-    yield line
-    line.close()
 
 
 @pytest.fixture(scope="module")

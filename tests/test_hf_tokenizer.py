@@ -25,7 +25,6 @@ from transformers import (
 from flaxlm import files
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.pipeline import EvalBatches
-from flaxlm.data.stdlib import stdlib_files
 from flaxlm.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from flaxlm.errors import ConfigError, DataError, MissingInput, Unsafe
 from flaxlm.interop.tokenizer import export_tokenizer
@@ -34,12 +33,6 @@ from flaxlm.objectives.masked_lm import special_tokens
 
 PAIR = "Hello you, dear reader", "the second text"
 VOCABULARIES = ("bert-base-uncased", "bert-base-chinese", "gpt2", "albert-v2", "stories260K")
-
-
-@pytest.fixture(scope="module")
-def texts():
-    names = stdlib_files(include=["json/*", "textwrap.py", "shlex.py"])
-    return [name.read_text(encoding="utf-8") for name in names]
 
 
 @pytest.fixture(scope="module")

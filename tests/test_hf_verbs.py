@@ -9,7 +9,6 @@ import safetensors.numpy
 import tokenizers
 import torch
 import transformers
-from command_line import CommandLine
 from hf_cases import CASES
 from tokenizers import models, pre_tokenizers
 
@@ -17,14 +16,6 @@ from flaxlm.data.hugging_face import load_hugging_face
 
 TEXT = "the cat sat on the mat. a dog ran to the cat; the mat was red.\n\n" * 40
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, compilation_cache):
-    here = tmp_path_factory.mktemp("line")
-    line = CommandLine(here, cwd=here)
-    yield line
-    line.close()
 
 
 def good(done):

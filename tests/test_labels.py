@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from command_line import ROOT, CommandLine
+from command_line import ROOT
 
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.labels import find_label, order_of_labels
@@ -53,14 +53,6 @@ def test_a_label_of_a_file_is_found_by_its_name_alone():
     assert find_label("b", ("a", "A", "b")) == "b"
     assert find_label("ä", ("a", "A")) is None
     assert find_label("A ", ("a", "A")) is None  # which of them?
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, compilation_cache):
-    here = tmp_path_factory.mktemp("line")
-    line = CommandLine(here, cwd=here)
-    yield line
-    line.close()
 
 
 @pytest.fixture(scope="module")

@@ -326,16 +326,13 @@ def test_every_way_to_cut_is_as_likely():
     assert [x[0] for x in objective.spans(np.array([n]))] == [5, 3]
     plan = objective.plan(FakeCache.of([range(200, 200 + n)]), 20, TOKENIZER, seed=0, shuffle=True)
     batch = Batches(plan, objective, TOKENIZER, 20, 0, 12_000)[0]
+    names = ("encoder_tokens", "encoder_segment_ids", "targets", "segment_ids")
+    sides = np.stack([np.pad(batch[n], ((0, 0), (0, 20 - batch[n].shape[1]))) for n in names], 1)
+    rows, counts = np.unique(sides, axis=0, return_counts=True)  # one text: a row is a way to cut
     found = collections.Counter()
-    for encoder, targets, a, b in zip(
-        batch["encoder_tokens"],
-        batch["targets"],
-        batch["encoder_segment_ids"],
-        batch["segment_ids"],
-        strict=True,
-    ):
-        _, spans = restore(encoder[a > 0], targets[b > 0])
-        found[tuple((span[0], len(span)) for span in spans)] += 1
+    for (encoder, above, targets, below), count in zip(rows, counts.tolist(), strict=True):
+        _, spans = restore(encoder[above > 0], targets[below > 0])
+        found[tuple((span[0], len(span)) for span in spans)] += count
     ways = math.comb(4, 2) * math.comb(8, 2)  # compositions of 5 and of 9 into 3 parts
     assert len(found) == ways
     assert stats.chisquare(list(found.values())).pvalue > 1e-3

@@ -59,7 +59,7 @@ def test_it_trains_is_judged_and_reported(trec, tmp_path):
     assert (config.eval.metric, config.eval.mode) == ("accuracy", "max")
     assert len(config.objective.labels) == 6
     result = train(config, tmp_path / "run")
-    assert result["valid/accuracy"] == 1.0 and 0 <= result["valid/ece"] < 1
+    assert result["valid/accuracy"] > 0.7 and 0 <= result["valid/ece"] < 1
     report = tmp_path / "run" / "evaluations" / "trec-valid"
     rows = [json.loads(line) for line in (report / "predictions.jsonl").open()]
     assert [row["gold"] for row in rows[:3]] == ["LOC", "HUM", "NUM"]

@@ -27,10 +27,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with tiny.one_device():
-        yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def rows(seed, count, golds):

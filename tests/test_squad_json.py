@@ -1,6 +1,5 @@
 """Questions come out of every kind of file with their answers in place, and bad ones are named."""
 
-import gzip
 import json
 import warnings
 
@@ -8,7 +7,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
-import zstandard
+from compressed import write
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
@@ -60,16 +59,6 @@ def table(rows=ROWS):
 
 def lines(rows):
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def write(path, text):
-    data = text.encode() if isinstance(text, str) else text
-    if path.suffix == ".gz":
-        data = gzip.compress(data)
-    elif path.suffix == ".zst":
-        data = zstandard.compress(data)
-    path.write_bytes(data)
-    return str(path)
 
 
 def examples(path, split="train", task="squad", **fields):

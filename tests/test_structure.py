@@ -127,6 +127,26 @@ def test_files_stay_under_400_lines():
     assert not {path: length for path, length in lengths.items() if length >= 400}
 
 
+def test_nothing_imports_lm_evaluation_harness_unless_asked():
+    for path in FILES:
+        adapted = room(path) == "lm_eval_adapter"
+        for name in imported(path):
+            assert adapted or "lm_eval" not in name, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_two_test_files_define_the_same_function():
+    """Of six lines and more; what two files need stands in conftest.py or a module of its own."""
+    places = {}
+    for path in TESTS:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+                if node.end_lineno - first >= 5:
+                    places.setdefault(ast.unparse(node), set()).add(f"{path.name}: {node.name}")
+    twice = [names for names in places.values() if len({n.split(":")[0] for n in names}) > 1]
+    assert not twice, twice
+
+
 def undocumented(path: pathlib.Path) -> list[str]:
     """Return the public names of a file without a docstring, "module" for the file itself."""
     tree = parsed(path)

@@ -13,7 +13,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flaxlm.data import sentence_piece
-from flaxlm.data.stdlib import stdlib_files
 from flaxlm.data.tokenizer import (
     KINDS,
     ByteTokenizer,
@@ -26,12 +25,6 @@ from flaxlm.errors import ConfigError, DataError, MissingInput
 
 HARD = "hello  world\n\tx\r\n ▅ 中文\x00 \x01\x7f\u2028 \xa0 \x85\ufeff e\u0301 ⁇ "
 HARD += "<s></s><unk> <0x41>\U0001f600 "
-
-
-@pytest.fixture(scope="module")
-def texts():
-    names = stdlib_files(include=["json/*", "textwrap.py", "shlex.py"])
-    return [name.read_text(encoding="utf-8") for name in names]
 
 
 @pytest.fixture(scope="module")

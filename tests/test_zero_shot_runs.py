@@ -2,9 +2,7 @@
 lm-evaluation-harness.
 """
 
-import ast
 import json
-import pathlib
 import random
 import types
 
@@ -19,7 +17,6 @@ from command_line import CommandLine
 from hf_cases import CASES
 from tokenizers import models, pre_tokenizers
 
-import flaxlm
 from flaxlm import lm_eval_adapter, sharding
 from flaxlm.commands import convert
 from flaxlm.errors import ConfigError
@@ -299,14 +296,3 @@ def test_rolling_and_generation_are_those_of_the_model(root, model):
     assert made == [text for *_, text in given]
     with pytest.raises(ConfigError, match="generation_kwargs num_beams: flaxlm has until"):
         model.generate_until(asked(("a", {"num_beams": 4})))
-
-
-def test_nothing_imports_the_harness_unless_asked():
-    package = pathlib.Path(flaxlm.__file__).parent
-    for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            roots = {name.split(".")[0] for name in names}
-            others = any("lm_eval_adapter" in name for name in names)
-            assert path.stem == "lm_eval_adapter" or not (roots & {"lm_eval"} or others), path

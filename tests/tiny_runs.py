@@ -50,10 +50,15 @@ def recipe(family: str, **sections) -> dict:
 
 @contextlib.contextmanager
 def one_device():
-    """Compile for one device, in half the time: for tests that are of no mesh."""
-    make, one = sharding.make_mesh, jax.devices()[:1]
+    """Compile for one device, in half the time, wherever a config asks for no number of them."""
+    make = sharding.make_mesh
+
+    def mesh(config, devices=None):
+        asked = max(config.data, 1) * max(config.fsdp, 1) * max(config.tensor, 1)
+        return make(config, jax.devices()[:asked] if devices is None else devices)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_mesh", lambda config, devices=None: make(config, one))
+        patch.setattr(sharding, "make_mesh", mesh)
         yield
 
 
