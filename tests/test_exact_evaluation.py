@@ -15,6 +15,8 @@ from flaxlm.training import config as run_config
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.step import make_train_step
 
+# One example of 23 more or less moves a mean by 4 %: rounding is given 1e-5 (80 eps), for sums of
+# 24 columns through two layers.
 N = 23  # a prime: no batch size divides it
 DRAW = random.Random(3)
 TEXTS = ["".join(DRAW.choices("abcdefgh 中文", k=DRAW.randint(1, 24))) + "x" for _ in range(N)]
@@ -102,15 +104,15 @@ def test_counts_are_identical_and_likelihoods_within_rounding(found):
     for key, other in results.items():
         values = [[a.value for a in e.answers] for e in (first, other)]
         if isinstance(values[0][0], float):
-            np.testing.assert_allclose(*values, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-5)
         else:
             assert list(map(show, values[0])) == list(map(show, values[1])), key
         scores = [[a.score for a in e.answers] for e in (first, other)]
-        np.testing.assert_allclose(*scores, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(*scores, rtol=1e-5, atol=1e-5)
         assert other.scores.keys() == first.scores.keys()
         for score, value in other.scores.items():
             whatever = score.startswith(SUMS)
-            close = pytest.approx(first.scores[score], rel=2e-6, abs=1e-6)
+            close = pytest.approx(first.scores[score], rel=1e-5, abs=1e-5)
             assert value == (close if whatever else first.scores[score]), (name, key, score)
 
 

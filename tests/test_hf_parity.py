@@ -21,6 +21,7 @@ import safetensors.numpy
 import torch
 import transformers
 from hf_cases import CASES
+from numerics import EPS
 
 from flaxlm import tree
 from flaxlm.errors import ConfigError
@@ -223,7 +224,8 @@ def test_gradients(both, seen):
         name: norm(ours[name] - g) / max(norm(g), 1e-3 * whole) for name, g in expected.items()
     }
     worst = max(shares, key=lambda name: shares[name])
-    assert shares[worst] <= 1e-4, worst
+    for name, g in expected.items():  # what cancels is rounded as what is added: see `numerics`
+        assert norm(ours[name] - g) <= 1e-4 * norm(g) + 32 * EPS * whole, name
     seen("gradients", shares[worst])
 
 

@@ -11,7 +11,7 @@ SIZES = {"lstm": 4, "gru": 3}
 
 @pytest.mark.parametrize("cell", SIZES)
 def test_layers_equal_torch(cell):
-    """Two layers over one document; float32, 1e-5."""
+    """Two layers over one document; float32, summed in another order."""
     c, module, params = tiny.model("recurrent", cell=cell)
     theirs = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell](
         c.width, c.width, 2, batch_first=True
@@ -28,7 +28,7 @@ def test_layers_equal_torch(cell):
         tokens = tiny.packed()["tokens"]
         expected = theirs(torch.tensor(params["recurrent"]["token"][tokens]))[0].numpy()
     hidden = jax.jit(module.apply)({"params": params}, {"tokens": tokens})["hidden"]
-    np.testing.assert_allclose(hidden, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(hidden, expected, rtol=0, atol=5e-5)
 
 
 def test_dropout_acts_in_training_alone():

@@ -195,7 +195,7 @@ def test_judging_gives_sums_and_answers_and_runs_the_model_once():
         functions = (program.sums, program.predict, program.judge)
         compiled = [function.lower(params, batch).compile() for function in functions]
         sums, outputs, both = [function(params, batch) for function in compiled]
-    assert_close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)  # noqa: E731
+    assert_close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
     jax.tree.map(assert_close, (sums, outputs), both)
     alone, _, flops = [function.cost_analysis()["flops"] for function in compiled]
     assert flops < 1.01 * alone
