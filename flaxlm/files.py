@@ -209,25 +209,32 @@ def _piped(name: str, command: str) -> str:
     return f"{cat} {shlex.quote(name)} | {command} > NEW_FILE"
 
 
-def text_lines(path: str | os.PathLike, most: int) -> Iterator[tuple[int, str]]:
+def text_lines(
+    path: str | os.PathLike, most: int, progress: Callable[[int], None] | None = None
+) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, text with its end) of each line; `.gz` and `.zst` are unpacked.
 
-    The mark of an encoding before the first is left out; `most` bounds a line in bytes.
+    The mark of an encoding before the first is left out; `most` bounds a line in bytes;
+    `progress` is as in `opened`.
     """
     name = str(path)
-    with opened(path) as file:
+    with opened(path, progress) as file:
         for number, offset, line in lines(file, name, most):
             text = decoded(line, name, number, offset)
             yield number, text.removeprefix(MARK) if number == 1 else text
 
 
-def bare_lines(path: str | os.PathLike, most: int = MOST_LINE_BYTES) -> Iterator[tuple[int, str]]:
+def bare_lines(
+    path: str | os.PathLike,
+    most: int = MOST_LINE_BYTES,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, text without its end) of each line; see `text_lines`.
 
     A carriage return within a line is a character like any other, but DataError where there are
     such alone: the whole file would be one line.
     """
-    for number, line in text_lines(path, most):
+    for number, line in text_lines(path, most, progress):
         if number == 1:
             refuse_old_ends(line, str(path))
         yield number, line.removesuffix("\n").removesuffix("\r")

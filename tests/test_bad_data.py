@@ -67,6 +67,20 @@ def test_a_missing_column_is_named_with_the_line_and_what_there_is(tmp_path, nam
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_half_a_surrogate_pair_in_any_text_is_named_with_its_line(tmp_path, name):
+    labels, row, _ = FAMILIES[name]
+    for key, value in row.items():
+        text = json.dumps(value).replace('"', '"\\ud83d', 1)
+        if "ud83d" in text:
+            (tmp_path / "a.jsonl").write_text(
+                f"{json.dumps(row)}\n{json.dumps(row)[:-1]}, {json.dumps(key)}: {text}}}\n"
+            )
+            data = DataConfig(path=str(tmp_path / "a.jsonl"), split="whole")
+            with pytest.raises(DataError, match=r"line 2[:,]"):
+                TASKS[name]().examples(data, "train", labels)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_an_empty_text_is_named_with_its_line(tmp_path, name):
     _, row, _ = FAMILIES[name]
     for column in [key for key, value in row.items() if isinstance(value, str)]:

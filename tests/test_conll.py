@@ -126,6 +126,11 @@ BAD = {
     "blank.conll": ("a\tO\n\u00a0\tO\n", r"line 2: the word in column '0' is empty"),
     "tag.conll": ("a\tO\nb\tB-X\n", r"line 2: tag 'B-X' of the word 'b'.*valid: O, B-L, I-L"),
     "near.conll": ("a\tB-LL\n", r"line 1: tag 'B-LL'.*did you mean 'B-L'"),
+    "raw.txt": ("今天天气很好。\n", r"raw.txt has one column \('今天天气很好。' …\), and CoNLL"),
+    "mac.conll": ("a\tO\rb\tO\r", r"its lines end in a carriage return"),
+    "wide.conll": ("a\tO\nb\tO\n".encode("utf-16"), r"begins with the mark of UTF-16"),
+    "deep.jsonl": ('{"tokens": ' + "[" * 100_000, r"line 1 is not JSON: it is nested too deeply"),
+    "half.jsonl": ('{"tokens": ["a\\ud83d"], "tags": ["O"]}', r"line 1: .*an unpaired surrogate"),
     "one.conll": ("a\nb\n", r"line 1: there is no column '-1'; columns: 0"),
     "latin.conll": (b"a\tO\n\xff\tO\n", r"byte 4 \(line 2\) is not UTF-8"),
     "nul.conll": ("a\tO\n\0\tO\n", r"\(line 2\) is NUL"),
@@ -204,6 +209,24 @@ def test_a_test_split_without_tags_has_words_and_no_golds(tmp_path, name):
     with pytest.raises(DataError, match="no column"):
         moved = DataConfig(path=data.test_path, split="file", valid_path=data.valid_path)
         task.examples(moved, "train", LABELS)
+
+
+@pytest.mark.parametrize("form", ["conll", "conllu", "jsonl"])
+def test_the_config_says_what_a_text_file_is(tmp_path, form):
+    names = {"conll": "tabs.conll", "conllu": "universal.conllu", "jsonl": "rows.jsonl"}
+    path = write(tmp_path / "a.txt", FILES[names[form]])
+    found = [[w.strip() for w in r.columns["words"]] for r in read(path, MOST, form=form)]
+    assert found == WORDS
+    with pytest.raises(ConfigError, match=r"data.format='text' .*auto, conll, conllu, jsonl, csv"):
+        next(read(path, MOST, form="text"))
+
+
+def test_words_without_tags_are_read_where_the_config_says_so(tmp_path):
+    data = DataConfig(path=write(tmp_path / "a.txt", "a\nb\n\nc\n"), split="whole", format="conll")
+    assert [e["words"] for e in TASKS["ner"]().examples(data, "test", LABELS)] == [
+        ["a", " b"],
+        ["c"],
+    ]
 
 
 # --- real data

@@ -115,7 +115,7 @@ BAD = {
     "empty label": ('{"text": "b", "label": ""}', r"line 1: column 'label' is empty"),
     "null": ('{"text": null, "label": "pos"}', r"line 1: column 'text' holds null, not a text"),
     "json": (GOOD + "{oops}", r"line 2 is not JSON"),
-    "list": ("[1, 2]", r"line 1 is not a JSON object but list"),
+    "list": ("[1, 2]", r"row 1 is not a JSON object but int"),
     "utf-8": (GOOD.encode() + b'{"text": "\xff"}', r"byte 40 \(line 2\) is not UTF-8"),
     "no rows": ("\n\n", r"the train split is empty.*0 rows"),
 }  # fmt: skip
@@ -138,8 +138,12 @@ def test_a_bad_row_is_refused_with_file_line_and_column(tmp_path, case):
         ("a.csv", "text,label\na,pos,more\n", r"line 2 has 3 fields.*2 columns: text, label"),
         ("a.csv", 'text,label\n"a,pos\n', r"line 2 cannot be read as a table"),
         ("a.csv", "text,text\na,pos\n", r"line 1: the header must name each column once"),
-        ("a.tsv", "text,label\na,pos\n", r"line 2: there is no column 'text'.*columns: text,label"),
-        ("a.txt", "a pos\n", r"a.txt: what kind of table.*\.csv, \.tsv, \.jsonl"),
+        (
+            "a.tsv",
+            "text,label\na,pos\n",
+            r"line 2: there is no column 'text'.*columns: text,label",
+        ),
+        ("a.txt", "a pos\n", r"a.txt: what kind of table.*\.jsonl, .*\.csv, \.tsv"),
         ("a.jsonl.gz", GOOD, r"a.jsonl.gz is damaged or not gzip"),
     ],
 )

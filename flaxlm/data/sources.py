@@ -4,26 +4,20 @@ import dataclasses
 import glob
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Iterator
 
 from flaxlm.data.read import Document, read
 from flaxlm.data.stdlib import stdlib_files, wanted
+from flaxlm.data.tables import SUFFIXES, TABLES, format_of, stem_of
 from flaxlm.errors import ConfigError, MissingInput, choose
 
-FORMATS = ("auto", "text", "jsonl", "parquet", "datasets")
+FORMATS = ("auto", "text", *TABLES, "conll", "conllu")
 DOCUMENTS = ("file", "line", "paragraph")
 SPLITS = ("train", "valid", "test")
 SPLITTERS = ("hash", "file", "tail", "whole")
-SUFFIXES = {
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-    ".py": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-}
+# What a folder is searched for; CSV and TSV files are named by a path.
+SOUGHT = tuple(end for end, form in SUFFIXES.items() if form in ("text", "jsonl", "parquet"))
 STDLIB = "stdlib"
 
 
@@ -164,10 +158,11 @@ def _resolve(path: str, config: DataConfig, key: str) -> list[Source]:
             return [Source(path, "datasets", "")]
         root = pathlib.Path(path)
         names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-        names = [n for n in names if config.format != "auto" or _suffix(n) in SUFFIXES]
+        if config.format == "auto":
+            names = [n for n in names if os.path.splitext(stem_of(n))[1] in SOUGHT]
         if not names:
             raise MissingInput(
-                f"the folder {path} holds no file with a known ending ({', '.join(SUFFIXES)}, "
+                f"the folder {path} holds no file with a known ending ({', '.join(SOUGHT)}, "
                 "plain, .gz or .zst); use a glob with data.format"
             )
         chosen = [str(root / n) for n in names if wanted(n, config.include, config.exclude)]
@@ -177,16 +172,18 @@ def _resolve(path: str, config: DataConfig, key: str) -> list[Source]:
         if not matches:
             raise MissingInput(f"{key}: {path} does not exist, nor matches a file as a glob")
         chosen = [m for m in matches if wanted(m, config.include, config.exclude)]
-    return [Source(name, _format(name, config.format), config.document) for name in chosen]
-
-
-def _suffix(name: str) -> str:
-    stem, end = os.path.splitext(name)
-    return os.path.splitext(stem)[1] if end in (".gz", ".zst") else end
-
-
-def _format(name: str, given: str) -> str:
-    return SUFFIXES.get(_suffix(name), "text") if given == "auto" else given
+    if config.format == "auto":
+        forms = [format_of(name) for name in chosen]
+        forms = [form if form in TABLES else "text" for form in forms]
+        return [Source(*both, config.document) for both in zip(chosen, forms, strict=True)]
+    for name in chosen:
+        if format_of(name) not in ("", "text", config.format):
+            warnings.warn(
+                f"{name} is read as {config.format}, as data.format says and its name does not",
+                stacklevel=1,
+            )
+            break  # one says it
+    return [Source(name, config.format, config.document) for name in chosen]
 
 
 def _datasets_directory(path: str) -> bool:

@@ -138,13 +138,13 @@ class Prompted(Ranked):
           example: makes an example of a row; `text` is its context, `solved` what belongs behind.
           gold: as in `read_split`.
         """
-        found = read_split(data, split, example, gold)
+        found = read_split(data, split, example, gold, task=self)
         pool = found
         if self.shots_path:
             shown = dataclasses.replace(
                 data, path=self.shots_path, split="whole", valid_path="", test_path="", weights=()
             )
-            pool = read_split(shown, "train", example)
+            pool = read_split(shown, "train", example, task=self)
         # An example's own context is never shown, whichever row it stands in.
         contexts = {shot["text"] for shot in pool}
         if self.shots and len(contexts) <= self.shots:

@@ -1,13 +1,13 @@
 """Multiple choice and last words, by likelihood: HellaSwag, LAMBADA, and files of one's own."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from flaxlm.data.sources import DataConfig
+from flaxlm.data.tables import shown
 from flaxlm.errors import DataError
 from flaxlm.inference.requests import Reader, Request, Scores, cloze, request
 from flaxlm.metrics.measure import Measure, perplexity
@@ -67,7 +67,7 @@ class MultipleChoice(Prompted):
         good = isinstance(choices, list) and len(choices) > 1
         if not good or not all(isinstance(c, str) and c.strip() for c in choices):
             raise DataError(
-                f"{record.place}: column {column!r} holds {json.dumps(choices)[:60]}, not a list "
+                f"{record.place}: column {column!r} holds {shown(choices)}, not a list "
                 "of two or more texts; columns of one text each go into task.choice_columns"
             )
         return choices
@@ -87,7 +87,7 @@ class MultipleChoice(Prompted):
         if not 0 <= value < len(choices):
             raise DataError(
                 f"{record.place}: column {self.gold_column!r} holds "
-                f"{json.dumps(record.columns[self.gold_column])[:60]}, which is none of the "
+                f"{shown(record.columns[self.gold_column])}, which is none of the "
                 f"{len(choices)} choices: give a number from 0, a letter from A, or a choice's text"
             )
         return value

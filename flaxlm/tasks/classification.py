@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from flaxlm.data.sources import DataConfig
 from flaxlm.tasks.labels import label_ids
 from flaxlm.tasks.records import Record, found_labels, read_split
-from flaxlm.tasks.task import Example, LabelTask
+from flaxlm.tasks.task import Example, LabelTask, TableTask
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification(LabelTask):
+class Classification(TableTask, LabelTask):
     """Rows of a table with a text, maybe a second one, and a label.
 
     Attributes:
@@ -33,8 +33,8 @@ class Classification(LabelTask):
                 found["text_pair"] = record.text(self.pair_column)
             return found | {"label": record.label(self.label_column, ids)}
 
-        return read_split(data, split, example, self.label_column)
+        return read_split(data, split, example, self.label_column, task=self)
 
     def found_labels(self, data: DataConfig) -> list[str]:
         """Return the labels of the training rows."""
-        return found_labels(data, lambda record: [record.label_name(self.label_column)])
+        return found_labels(data, lambda record: [record.label_name(self.label_column)], task=self)

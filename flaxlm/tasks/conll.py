@@ -6,17 +6,19 @@ A line such as `# id 7` is a comment, and `#hashtag`, tab, `O` is a word.
 CoNLL-U: ten columns, `#` comments, and beside the words ranges (`1-2`) and empty nodes (`1.1`).
 """
 
-import os
+import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from flaxlm import files
+from flaxlm.data.tables import TABLES, format_of, stem_of
 from flaxlm.errors import DataError, choose, nearest
-from flaxlm.tasks.records import COMPRESSED, JSON_LINES, Record, read_table
+from flaxlm.tasks.records import Record, read_table
 
-TABLES = (*JSON_LINES, ".csv", ".parquet")  # .tsv is CoNLL here
-UNIVERSAL = ".conllu"
+COLUMNS = "conll"
+UNIVERSAL = "conllu"
 UNIVERSAL_COLUMNS = ("form", "lemma", "upos", "xpos")
 UNIVERSAL_WIDTH = 10
 DOCUMENT = "-DOCSTART-"
@@ -36,12 +38,14 @@ class Sentence(NamedTuple):
       columns: {name: a value for each word}.
       lines: of each word; empty in a table.
       glued: whether no space follows the word, where the file says so.
+      where: of the row; empty elsewhere.
     """
 
     line: int
     columns: dict[str, list]
     lines: Sequence[int] = ()
     glued: Sequence[bool] = ()
+    where: str = ""
 
 
 def read(
@@ -50,11 +54,9 @@ def read(
     word_column: str = "",
     tag_column: str = "",
     spaces: str = "auto",
+    form: str = "auto",
 ) -> Iterator[Record]:
-    """Yield a Record for each sentence of a file, by the ending of its name.
-
-    `.conllu`, or a table (`.jsonl`, `.parquet`, a `datasets` directory …), or else columns; `.gz`
-    and `.zst` are unpacked.
+    """Yield a Record for each sentence of a file; `.gz` and `.zst` are unpacked.
 
     Args:
       path: the file.
@@ -64,6 +66,8 @@ def read(
         `tags`, 0 and −1.
       spaces: whether a space parts two words: `always`, `never`, or `auto`, as CoNLL-U says, and
         elsewhere unless one of them is of a script that is written without.
+      form: `conll`, `conllu`, one of `tables.TABLES`, or `auto`: what the ending of the name says;
+        where it says none of these, or is `.tsv`, CoNLL of two columns or more.
 
     Returns:
       records with `words`, each with the space that stands before it, so that together they are
@@ -74,15 +78,17 @@ def read(
       DataError: the file cannot be read so; it and the line are named.
     """
     choose("spaces", spaces, SPACES)
-    name = path
-    for ending in COMPRESSED:
-        name = name.removesuffix(ending)
-    if os.path.isdir(path) or name.endswith(TABLES):
-        sentences, usual = _table, ("tokens", "tags")
-    elif name.endswith(UNIVERSAL):
+    choose("data.format", form, ("auto", COLUMNS, UNIVERSAL, *TABLES))
+    told = stem_of(path).endswith(".conll") or form == COLUMNS
+    if form == "auto":
+        form = format_of(path)
+        form = COLUMNS if form == "tsv" else form
+    if form in TABLES:
+        sentences, usual = functools.partial(_table, form=form), ("tokens", "tags")
+    elif form == UNIVERSAL:
         sentences, usual = _universal, ("form", "upos")
     else:
-        sentences, usual = _plain, ("0", "-1")
+        sentences, usual = functools.partial(_plain, narrow=told), ("0", "-1")
     word_column, tag_column = word_column or usual[0], tag_column or usual[1]
     for sentence in sentences(path, max_line_bytes):
         yield _record(path, sentence, word_column, tag_column, spaces)
@@ -97,7 +103,7 @@ def place_of(record: Record, index: int) -> str:
 def _record(path: str, sentence: Sentence, word_column: str, tag_column: str, spaces: str):
     """Return the Record of a sentence: the two columns, checked."""
     columns = sentence.columns
-    record = Record(path, sentence.line, {"lines": sentence.lines})
+    record = Record(path, sentence.line, {"lines": sentence.lines}, sentence.where)
     if word_column not in columns:
         raise DataError(f"{record.place}: {_absent(word_column, columns)}")
     words = _list(record, word_column, columns[word_column], "words")
@@ -110,7 +116,8 @@ def _record(path: str, sentence: Sentence, word_column: str, tag_column: str, sp
     words = [word.strip() for word in words]
     found = {"words": _spaced(words, sentence.glued, spaces), "lines": sentence.lines}
     if tag_column not in columns:
-        return Record(path, sentence.line, found | {"untagged": _absent(tag_column, columns)})
+        found |= {"untagged": _absent(tag_column, columns)}
+        return dataclasses.replace(record, columns=found)
     if columns[tag_column] is columns[word_column]:
         raise DataError(
             f"{record.place}: words and tags are read from the same column, {word_column!r} and "
@@ -122,7 +129,7 @@ def _record(path: str, sentence: Sentence, word_column: str, tag_column: str, sp
             f"{record.place}: {len(words)} words in column {word_column!r} and {len(tags)} tags in "
             f"column {tag_column!r}; each word needs one"
         )
-    return Record(path, sentence.line, found | {"tags": tags})
+    return dataclasses.replace(record, columns=found | {"tags": tags})
 
 
 def _absent(column: str, columns: dict) -> str:
@@ -150,9 +157,9 @@ def _spaced(words: list[str], glued: Sequence[bool], spaces: str) -> list[str]:
     return [word if not i or not parted(i) else f" {word}" for i, word in enumerate(words)]
 
 
-def _table(path: str, most: int) -> Iterator[Sentence]:
-    for record in read_table(path, most):
-        yield Sentence(record.line, record.columns)
+def _table(path: str, most: int, form: str) -> Iterator[Sentence]:
+    for record in read_table(path, most, form):
+        yield Sentence(record.line, record.columns, where=record.where)
 
 
 def _blocks(lines: Iterator[tuple[int, str]], ends: Callable[[str], bool]):
@@ -173,8 +180,11 @@ def _cells(line: str, tabs: bool) -> list[str]:
     return line.split("\t") if tabs else re.split(" +", line.strip(" "))
 
 
-def _plain(path: str, most: int) -> Iterator[Sentence]:
-    """Yield the sentences of CoNLL columns: '0', '1', …, and '-1', '-2', … from the last."""
+def _plain(path: str, most: int, narrow: bool) -> Iterator[Sentence]:
+    """Yield the sentences of CoNLL columns: '0', '1', …, and '-1', '-2', … from the last.
+
+    A file of one column may be any text: it is refused unless it is known to be CoNLL (`narrow`).
+    """
 
     def ends(line: str) -> bool:
         return not line.strip() or line.split(maxsplit=1)[0] == DOCUMENT
@@ -183,6 +193,12 @@ def _plain(path: str, most: int) -> Iterator[Sentence]:
     shape = next((line for _, line in lines if not ends(line) and line[0] != "#"), "")
     tabs = "\t" in shape
     width = len(_cells(shape, tabs))
+    if shape and width == 1 and not narrow:
+        raise DataError(
+            f"{path} has one column ({shape[:20]!r} …), and CoNLL has a word and its tag on each "
+            "line, parted by a tab or spaces; if these are words without tags, set "
+            "data.format='conll', and if it is a table, set it to one of: " + ", ".join(TABLES)
+        )
     for block in _blocks(iter(lines), ends):
         numbers, rows = [], []
         for number, line in block:

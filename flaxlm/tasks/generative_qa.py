@@ -1,6 +1,7 @@
 """Questions about a text, answered in the model's own words: SQuAD's JSON, or rows of a table."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from flaxlm.data.sources import DataConfig
@@ -62,7 +63,9 @@ class GenerativeQA(TextTask):
             right = self._answers(record) if record.graded else None
             return found | {"group": context} | learnt(right)
 
-        return self.checked(read_split(data, split, example, self.answers_column, read_questions))
+        rows = functools.partial(read_questions, form=data.format)
+        found = read_split(data, split, example, self.answers_column, rows, task=self)
+        return self.checked(found)
 
     def _answers(self, record: Record) -> list[str]:
         """Return the right answers, each once."""

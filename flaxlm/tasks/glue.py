@@ -5,12 +5,12 @@ Tables with the columns of the Hugging Face hub's `glue` are read as well.
 
 import dataclasses
 import functools
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from flaxlm import files
+from flaxlm.data import tables
 from flaxlm.data.sources import DataConfig
 from flaxlm.tasks.labels import find_label, label_ids
 from flaxlm.tasks.records import Record, read_split, read_table
@@ -60,8 +60,8 @@ class Glue(Task):
             number = {"index": str(record.columns[index])} if index else {}
             return {"id": record.id} | number | texts | answer(record)
 
-        rows = functools.partial(self._rows, skipped=skipped)
-        found = read_split(data, split, example, self.gold, rows)
+        rows = functools.partial(self._rows, form=data.format, skipped=skipped)
+        found = read_split(data, split, example, self.gold, rows, task=self)
         if skipped:
             warnings.warn(
                 f"task.skip_bad_rows left {len(skipped)} rows of the {split} split out; the "
@@ -70,14 +70,14 @@ class Glue(Task):
             )
         return found
 
-    def _rows(self, path: str, most: int, skipped: list[str] | None) -> Iterator[Record]:
+    def _rows(self, path: str, most: int, form: str, skipped: list[str] | None) -> Iterator[Record]:
         """Yield the rows of a file, of which columns that nobody reads are dropped (MNLI's parses).
 
         One whose answer is not known has no such column.
         """
-        header = self.header if self.header and not _headed(path, self.texts[0]) else None
+        header = self.header if self.header and not _headed(path, form, self.texts[0]) else ()
         wanted = {name for names in (*self.texts, self.gold, self.index) for name in names}
-        for record in read_table(path, most, header, skipped):
+        for record in read_table(path, most, form, header, skipped):
             columns = {name: v for name, v in record.columns.items() if name in wanted}
             for name in self.gold:
                 if columns.get(name) == -1:  # the hub's word for it
@@ -111,13 +111,14 @@ def present(record: Record, names: Sequence[str]) -> str:
     return next((name for name in names if name in record.columns), "")
 
 
-def _headed(path: str, columns: Sequence[str]) -> bool:
+def _headed(path: str, form: str, columns: Sequence[str]) -> bool:
     """Return whether the first line of a table names one of some columns."""
-    if os.path.isdir(path):
+    delimiter = tables.DELIMITERS.get(tables.format_of(path) if form == "auto" else form)
+    if delimiter is None:
         return True
     with files.opened(path) as file:
         first = file.readline(1 << 16).decode(errors="replace")
-    names = first.removeprefix("\ufeff").split("," if ".csv" in path else "\t")
+    names = first.removeprefix(files.MARK).split(delimiter)
     return any(name.strip() in columns for name in names)
 
 

@@ -1,13 +1,14 @@
 """Prompts and responses: any file of instructions, and conversations."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError, nearest
 from flaxlm.tasks.records import Record, read_split, read_table
-from flaxlm.tasks.task import Example
+from flaxlm.tasks.task import Example, TableTask
 from flaxlm.tasks.text_task import TextTask, learnt, texts_of
 
 # What a long prompt ends with matters more than what it begins with.
@@ -16,7 +17,7 @@ ROLES = ("system", "user", "assistant")
 
 
 @dataclasses.dataclass(frozen=True)
-class Instruction(TextTask):
+class Instruction(TableTask, TextTask):
     """Rows of a table with a prompt and its response, judged by ROUGE-L and exact match.
 
     The model reads what a row has of system, prompt and input, with `separator` between them.
@@ -52,7 +53,7 @@ class Instruction(TextTask):
             right = texts_of(record, self.response_column) if record.graded else None
             return {"id": record.id, "text": text} | learnt(right)
 
-        found = read_split(data, split, example, self.response_column)
+        found = read_split(data, split, example, self.response_column, task=self)
         self._check_named(seen)
         return self.checked(found)
 
@@ -120,11 +121,12 @@ class Chat(TextTask):
             found |= {"target": columns["answer"] if record.graded else None}
             return {"id": record.id + columns["which"]} | found
 
-        return self.checked(read_split(data, split, example, "answer", self._read))
+        rows = functools.partial(self._read, form=data.format)
+        return self.checked(read_split(data, split, example, "answer", rows, task=self))
 
-    def _read(self, path: str, most: int) -> Iterator[Record]:
+    def _read(self, path: str, most: int, form: str) -> Iterator[Record]:
         """Yield a Record {which, prompt, answer?, last, group} for each answer to learn."""
-        for record in read_table(path, most):
+        for record in read_table(path, most, form):
             turns = self._messages(record)
             answers = [n for n, (role, _) in enumerate(turns) if role == "assistant"]
             if turns[-1][0] != "assistant":

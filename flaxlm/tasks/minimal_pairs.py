@@ -37,7 +37,7 @@ class MinimalPairs(Ranked):
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, text_pair, gold, groups} for each row; see `Task.examples`."""
-        return read_split(data, split, self._example)
+        return read_split(data, split, self._example, task=self)
 
     def _example(self, record: Record) -> Example:
         return {

@@ -12,13 +12,13 @@ from flaxlm.metrics.labels import multilabel_measure
 from flaxlm.metrics.measure import Measure
 from flaxlm.tasks.labels import label_ids
 from flaxlm.tasks.records import Record, found_labels, read_split
-from flaxlm.tasks.task import Answer, Example, Task, check_count, values_of
+from flaxlm.tasks.task import Answer, Example, TableTask, check_count, values_of
 
 Truths = tuple[bool, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiLabel(Task):
+class MultiLabel(TableTask):
     """Rows of a table with a text, maybe a second one, and labels.
 
     Attributes:
@@ -54,12 +54,12 @@ class MultiLabel(Task):
                 found["text_pair"] = record.text(self.pair_column)
             return found | {"labels": record.labels(self.labels_column, ids, self.separator)}
 
-        return read_split(data, split, example, self.labels_column)
+        return read_split(data, split, example, self.labels_column, task=self)
 
     def found_labels(self, data: DataConfig) -> list[str]:
         """Return the labels of the training rows."""
         names = lambda record: record.label_names(self.labels_column, self.separator)  # noqa: E731
-        return found_labels(data, names)
+        return found_labels(data, names, task=self)
 
     def golds(self, examples: Sequence[Example]) -> list[Truths | None]:
         """Return whether each example has each label."""

@@ -1,6 +1,7 @@
 """Answers that stand in a text: SQuAD v1.1 and v2.0, CMRC 2018, and files of one's own."""
 
 import dataclasses
+import functools
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,8 @@ class QuestionAnswering(Task):
             span = spans[0] if spans else None if answers else ()
             return found | {"answers": tuple(text for text, _ in answers), "span": span}
 
-        found = read_split(data, split, example, self.answers_column, read_questions)
+        rows = functools.partial(read_questions, form=data.format)
+        found = read_split(data, split, example, self.answers_column, rows, task=self)
         # Right answers that are kept back may be absent, or lists without any.
         hidden = split == "test" and not any(e["answers"] for e in found)
         if hidden and (not self.unanswerable or found[0]["answers"] is None):

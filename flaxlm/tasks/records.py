@@ -1,62 +1,42 @@
-"""Rows of a supervised data set: JSONL, CSV, TSV and Parquet files, `datasets` directories."""
+"""Rows of a supervised data set as typed values, and the rows of its splits."""
 
-import csv
 import dataclasses
+import functools
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from flaxlm import files
-from flaxlm.data.read import table_rows
+from flaxlm.data import tables
 from flaxlm.data.sources import DataConfig, sources
 from flaxlm.data.split import split_by_hash
 from flaxlm.errors import DataError, choose, nearest
 from flaxlm.tasks.labels import find_label
-from flaxlm.tasks.task import SPLITS, Example
+from flaxlm.tasks.task import SPLITS, Example, Task
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-JSON_LINES = (".jsonl", ".json", ".ndjson")
-COMPRESSED = (".gz", ".zst")
+# Yields the rows of a file, given its path and the most bytes of a line.
+Reader = Callable[[str, int], Iterator["Record"]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
-    """One row: where it stands, and its columns by name.
+class Record(tables.Row):
+    """A row of a supervised data set.
 
-    `graded` is False in a test split that has no right answers; `where` is its place in a file
-    that is not made of lines; `name` is the file's, wherever its folder stands.
+    `graded` is False in a test split that has no right answers; `name` is the file's, wherever its
+    folder stands.
     """
 
-    file: str
-    line: int
-    columns: dict
     graded: bool = True
-    where: str = ""
     name: str = ""
 
     @property
     def id(self) -> str:
-        """File and line: the same on every machine that has the file."""
+        """File, and line or row: the same on every machine that has the file."""
         return f"{self.name or self.file}:{self.line}"
-
-    @property
-    def place(self) -> str:
-        """How an error names the row."""
-        return f"{self.file}, {self.where or f'line {self.line}'}"
 
     def text(self, column: str) -> str:
         """Return a column's text; DataError where it is absent, no text, or blank."""
-        if column not in self.columns:
-            raise DataError(
-                f"{self.place}: there is no column {column!r}{nearest(column, self.columns)}; "
-                f"columns: {', '.join(self.columns)}"
-            )
-        value = self.columns[column]
-        if not isinstance(value, str):
-            raise DataError(
-                f"{self.place}: column {column!r} holds {json.dumps(value)[:40]}, not a text"
-            )
+        value = self.string(column)
         if not value.strip():
             raise DataError(f"{self.place}: column {column!r} is empty; drop the row or fill it")
         return value
@@ -73,8 +53,13 @@ class Record:
         return self._id(self.label_name(column), column, ids) if self.graded else None
 
     def label_name(self, column: str) -> str:
-        """Return a column's label as it is named; a number or truth value by its JSON text."""
+        """Return a column's label as it is named; a number or truth value by its JSON text.
+
+        A whole number is one even as 3.0, which an integer column becomes where one is missing.
+        """
         value = self.columns.get(column)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         return json.dumps(value) if isinstance(value, bool | int) else self.text(column)
 
     def _id(self, name: str, column: str, ids: dict[str, int]) -> int:
@@ -144,7 +129,8 @@ def read_split(
     split: str,
     example: Callable[[Record], Example],
     gold: str | tuple[str, ...] = "",
-    read: Callable[[str, int], Iterator[Record]] | None = None,
+    read: Reader | None = None,
+    task: Task | None = None,
 ) -> list[Example]:
     """Return the examples of a split, in the order of files and rows; every row is checked.
 
@@ -159,6 +145,7 @@ def read_split(
       gold: the column of the right answers, or the columns that they may stand in; a test split
         of which no row has one is one without.
       read: yields the rows of a file; those of a table by default.
+      task: whose keys name the columns, for errors and for tables that do not name them.
     """
     choose("split", split, SPLITS)
     if split not in data.split_names():
@@ -166,15 +153,15 @@ def read_split(
             f"there is no {split} split: set data.{split}_path with data.split='file', or "
             f"data.{split}_fraction above 0"
         )
-    found = list(records(data, split, read))
+    rows = list(records(data, split, read, task))
     golds = {gold} if isinstance(gold, str) else {*gold}
-    if (
-        split == "test"
-        and any(golds)
-        and not any(golds & record.columns.keys() for record in found)
-    ):
-        found = [dataclasses.replace(record, graded=False) for record in found]
-    found = [example(record) for record in found]
+    if split == "test" and any(golds) and not any(golds & row.columns.keys() for row in rows):
+        rows = [dataclasses.replace(row, graded=False) for row in rows]
+    found = []
+    for row in rows:
+        found.append(example(row))
+        for key, value in found[-1].items():
+            tables.refuse_surrogates(value, f"{row.place}: {key}")
     total = len(found)
     if data.split == "hash":
         found = [e for e in found if split_by_hash(_hashed(e), data) == split]
@@ -200,22 +187,26 @@ def _edge(found: list[Example], at: int) -> int:
 
 
 def records(
-    data: DataConfig,
-    split: str,
-    read: Callable[[str, int], Iterator[Record]] | None = None,
+    data: DataConfig, split: str, read: Reader | None = None, task: Task | None = None
 ) -> Iterator[Record]:
     """Yield the rows of the files behind a split; see `read_split`."""
-    found = [source.path for source in sources(data, split)]
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in found])
-    for path in found:
+    header = getattr(task, "columns", ())
+    read = read or functools.partial(read_table, form=data.format, header=header)
+    keys = [f.name for f in dataclasses.fields(task or Task) if f.name.endswith("_column")]
+    keys = {getattr(task, key): f"task.{key}" for key in keys}
+    paths = [source.path for source in sources(data, split)]
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    for path in paths:
         name = os.path.relpath(path, root)
-        for record in (read or read_table)(path, data.max_line_bytes):
-            yield dataclasses.replace(record, name=name)
+        for record in read(path, data.max_line_bytes):
+            yield dataclasses.replace(record, name=name, keys=keys)
 
 
-def found_labels(data: DataConfig, names: Callable[[Record], list[str]]) -> list[str]:
+def found_labels(
+    data: DataConfig, names: Callable[[Record], list[str]], task: Task | None = None
+) -> list[str]:
     """Return the labels that `names` finds in the rows behind the train split, numbers by size."""
-    found = {name for record in records(data, "train") for name in names(record)}
+    found = {name for record in records(data, "train", task=task) for name in names(record)}
     numeric = all(name.isdecimal() for name in found)
     return sorted(found, key=int if numeric else None)
 
@@ -229,92 +220,33 @@ def _hashed(example: Example) -> str:
 def read_table(
     path: str,
     max_line_bytes: int,
-    header: Sequence[str] | None = None,
+    form: str = "auto",
+    header: Sequence[str] = (),
     skipped: list[str] | None = None,
 ) -> Iterator[Record]:
-    """Yield the rows of one file, or of a `datasets` directory; `.gz` and `.zst` are unpacked.
+    """Yield the rows of one file, or of a `datasets` directory; see `tables.rows`."""
+    for row in tables.rows(path, max_line_bytes, form, header, skipped):
+        yield Record(**vars(row))
+
+
+def in_directory(data: DataConfig, train: str, files: Sequence[str]) -> DataConfig:
+    """Return `data` with the files of a published set in the place of its directory.
 
     Args:
-      path: of the file.
-      max_line_bytes: bound on a line.
-      header: names the columns of a CSV or TSV file that does not name them itself.
-      skipped: takes what is wrong with rows that have more or fewer fields than the header, which
-        are left out; without it, the first of them is refused.
+      data: its `path` is the directory, and then `valid_path` and `test_path` are parts, or files
+        elsewhere; with any other path nothing is changed.
+      train: the part that is trained on.
+      files: the names that a part's file may have, with `{}` for the part.
     """
-    if os.path.isdir(path) or path.endswith(".parquet"):
-        for number, columns in enumerate(table_rows(path)):
-            yield Record(path, number, columns)
-        return
-    name = path
-    for ending in COMPRESSED:
-        name = name.removesuffix(ending)
-    ending = next((e for e in (*DELIMITERS, *JSON_LINES) if name.endswith(e)), None)
-    if ending is None:
-        raise DataError(
-            f"{path}: what kind of table is this? Name it "
-            f"{', '.join((*DELIMITERS, *JSON_LINES))}, with {' or '.join(COMPRESSED)} after it "
-            "if it is compressed, or .parquet"
-        )
-    lines = files.text_lines(path, max_line_bytes)
-    if ending in DELIMITERS:
-        csv.field_size_limit(max(csv.field_size_limit(), max_line_bytes))
-        yield from _delimited(lines, path, DELIMITERS[ending], header, skipped)
-    else:
-        yield from _json_lines(lines, path)
+    if not isinstance(data.path, str) or not os.path.isdir(os.path.expanduser(data.path)):
+        return data
+    root = os.path.expanduser(data.path)
 
+    def place(part: str) -> str:
+        """Return where a part stands; of one that does not, where it would."""
+        names = [part, *(os.path.join(root, name.format(part)) for name in files)]
+        return next(filter(os.path.isfile, names), names[1])
 
-def _json_lines(lines: Iterator[tuple[int, str]], path: str) -> Iterator[Record]:
-    for number, line in lines:
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number} is not JSON: {error}") from None
-        if not isinstance(value, dict):
-            raise DataError(
-                f"{path}, line {number} is not a JSON object but {type(value).__name__}; each "
-                'line has to look like {"text": "…", "label": "…"}'
-            )
-        yield Record(path, number, value)
-
-
-def _delimited(
-    lines: Iterator[tuple[int, str]],
-    path: str,
-    delimiter: str,
-    header: Sequence[str] | None,
-    skipped: list[str] | None,
-) -> Iterator[Record]:
-    # In TSV a quotation mark is a character like any other (IANA's text/tab-separated-values).
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(
-        (line for _, line in lines), delimiter=delimiter, quoting=quoting, strict=True
-    )
-    line = 0
-    try:
-        for row in reader:
-            first, line = line + 1, reader.line_num
-            if not row:
-                continue
-            if header is None:
-                # A column without a name (pandas writes its index so) is called by its number.
-                header = [name.strip() or str(number) for number, name in enumerate(row)]
-                if len(set(header)) < len(header):
-                    raise DataError(
-                        f"{path}, line {first}: the header must name each column once; it is: "
-                        f"{', '.join(header)}"
-                    )
-                continue
-            if len(row) != len(header):
-                wrong = (
-                    f"{path}, line {first} has {len(row)} fields, but the header names "
-                    f"{len(header)} columns: {', '.join(header)}"
-                )
-                if skipped is None:
-                    raise DataError(wrong)
-                skipped.append(wrong)
-                continue
-            yield Record(path, first, dict(zip(header, row, strict=True)))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {line + 1} cannot be read as a table: {error}") from None
+    held = {key: getattr(data, key) for key in ("valid_path", "test_path")}
+    held = {key: place(part) for key, part in held.items() if part}
+    return dataclasses.replace(data, path=place(train), **held)

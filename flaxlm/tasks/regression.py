@@ -11,7 +11,7 @@ from flaxlm.errors import ConfigError
 from flaxlm.metrics.measure import Measure
 from flaxlm.metrics.numbers import regression_measure
 from flaxlm.tasks.records import Record, read_split
-from flaxlm.tasks.task import Answer, Example, Task, check_count, values_of
+from flaxlm.tasks.task import Answer, Example, TableTask, Task, check_count, values_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class NumberTask(Task):
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression(NumberTask):
+class Regression(TableTask, NumberTask):
     """Rows of a table with a text, maybe a second one, and a number.
 
     Attributes:
@@ -74,4 +74,4 @@ class Regression(NumberTask):
                 found["text_pair"] = record.text(self.pair_column)
             return found | {"score": record.number(self.score_column, self.low, self.high)}
 
-        return read_split(data, split, example, self.score_column)
+        return read_split(data, split, example, self.score_column, task=self)

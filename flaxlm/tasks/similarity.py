@@ -12,13 +12,13 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError, choose
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.regression import NumberTask
-from flaxlm.tasks.task import Example
+from flaxlm.tasks.task import Example, TableTask
 
 PAIRS = ("scored", "given")
 
 
 @dataclasses.dataclass(frozen=True)
-class Similarity(NumberTask):
+class Similarity(TableTask, NumberTask):
     """Rows of a table with two texts and how alike they are.
 
     It is trained on pairs that belong together, and judged by the rank correlation of cosines with
@@ -64,7 +64,7 @@ class Similarity(NumberTask):
             label = None if score is None else int(score >= self.threshold)
             return found | {"score": score, "label": 1 if given else label}
 
-        found = read_split(data, split, example, self.score_column)
+        found = read_split(data, split, example, self.score_column, task=self)
         if training:
             total = len(found)
             found = [e for e in found if e["label"]]

@@ -13,8 +13,9 @@ import json
 from collections.abc import Iterator
 
 from flaxlm import files
+from flaxlm.data import tables
 from flaxlm.errors import DataError
-from flaxlm.tasks.records import COMPRESSED, Record, read_table
+from flaxlm.tasks.records import Record, read_table
 
 QUESTION = ("id", "question", "answers", "is_impossible", "plausible_answers")
 
@@ -31,40 +32,39 @@ def note_id(places: dict[str, str], name: str, record: Record) -> None:
     places[name] = record.place
 
 
-def read_questions(path: str, max_line_bytes: int) -> Iterator[Record]:
+def read_questions(path: str, max_line_bytes: int, form: str = "auto") -> Iterator[Record]:
     """Yield a Record for each question of a SQuAD file, or for each row of another kind of table.
 
     Args:
-      path: a `.json` file of either kind, or what `read_table` reads; `.gz` and `.zst` are
+      path: a `.json` file of either kind, or what `tables.rows` reads; `.gz` and `.zst` are
         unpacked.
       max_line_bytes: most bytes of a SQuAD file, which is one line, or of a line.
+      form: `data.format`.
 
     Raises:
       DataError: the file is not what it should be; article, paragraph and question are named.
     """
-    name = path
-    for ending in COMPRESSED:
-        name = name.removesuffix(ending)
-    contents = _contents(path, max_line_bytes) if name.endswith(".json") else None
+    one = tables.stem_of(path).endswith(".json") and form in ("auto", "jsonl")
+    contents = _contents(path, max_line_bytes) if one else None
     if contents is None:
-        yield from read_table(path, max_line_bytes)
+        yield from read_table(path, max_line_bytes, form)
     else:
         yield from _questions(path, contents)
 
 
 def _contents(path: str, most: int) -> dict | None:
-    """Return the object of a SQuAD file, None for a file of JSON lines."""
+    """Return the object of a SQuAD file, None for one of rows."""
+    text = files.read_text(path, most)
     try:
-        contents = json.loads(files.read_text(path, most))
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # a second object behind the first: lines
+        contents = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if getattr(error, "msg", "") == "Extra data":  # a second object behind the first: lines
             return None
-        raise DataError(f"{path} is not JSON: {error}") from None
-    except RecursionError:
-        raise DataError(f"{path} is not SQuAD's JSON: it is nested too deeply") from None
-    if isinstance(contents, dict) and "data" not in contents:
-        return None  # a table of one line
-    if not isinstance(contents, dict) or not isinstance(contents.get("data"), list):
+        contents = tables.loads(text, path)  # says what is wrong
+    listed = isinstance(contents, list) and all(isinstance(row, dict) for row in contents)
+    if listed or (isinstance(contents, dict) and "data" not in contents):
+        return None  # an array, or a table of one line
+    if not isinstance(contents, dict) or not isinstance(contents["data"], list):
         raise DataError(
             f"{path} is neither SQuAD's JSON, which is "
             '{"data": [{"paragraphs": [{"context": …, "qas": […]}]}]}, nor JSON lines'
@@ -123,11 +123,11 @@ def answers_of(record: Record, column: str) -> list[tuple[str, int]]:
         isinstance(text, str) and text.strip() and type(start) is int for text, start in value
     )
     if not good:
-        given = json.dumps(record.columns[column], ensure_ascii=False, default=str)
         raise DataError(
             f"{record.place}: column {column!r} must be "
             '{"text": [texts], "answer_start": [numbers]} or a list of '
-            f'{{"text": …, "answer_start": …}}, of texts that are not empty; it is {given[:80]}'
+            '{"text": …, "answer_start": …}, of texts that are not empty; it is '
+            f"{tables.shown(record.columns[column])}"
         )
     if impossible and value:
         raise DataError(f"{record.place} has an answer, and is_impossible is true")

@@ -43,7 +43,7 @@ class StereoSet(Ranked):
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, kind, sentences, words, target, groups} for each row."""
-        return read_split(data, split, self._example)
+        return read_split(data, split, self._example, task=self)
 
     def _example(self, record: Record) -> Example:
         context, sentences = record.text("context"), record.columns.get("sentences")

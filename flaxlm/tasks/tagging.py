@@ -1,7 +1,8 @@
 """A tag for each word: named entities and parts of speech."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from flaxlm.metrics.measure import Measure
 from flaxlm.metrics.tags import tag_measure
 from flaxlm.tasks import conll
 from flaxlm.tasks.labels import find_label, label_ids
-from flaxlm.tasks.records import Record, read_split, records
+from flaxlm.tasks.records import Reader, Record, read_split, records
 from flaxlm.tasks.task import Answer, Decisions, Example, Task, values_of
 
 # Derczynski et al. (2017).
@@ -67,14 +68,16 @@ class Tagging(Task):
             found = {"id": record.id, "text": "".join(words), "words": words, "tag_set": labels}
             return found | {"tags": _tag_ids(record, ids) if record.graded else None}
 
-        return read_split(data, split, example, "tags", self._read)
+        return read_split(data, split, example, "tags", self._reader(data), task=self)
 
-    def _read(self, path: str, max_line_bytes: int) -> Iterator[Record]:
-        return conll.read(path, max_line_bytes, self.word_column, self.tag_column, self.spaces)
+    def _reader(self, data: DataConfig) -> Reader:
+        fields = ("word_column", "tag_column", "spaces")
+        columns = {name: getattr(self, name) for name in fields}
+        return functools.partial(conll.read, form=data.format, **columns)
 
     def found_labels(self, data: DataConfig) -> list[str]:
         """Return the tags of the training sentences; none where they are numbers."""
-        rows = records(data, "train", self._read)
+        rows = records(data, "train", self._reader(data))
         found = {tag for record in rows for tag in record.columns.get("tags", ())}
         return sorted(found) if all(isinstance(tag, str) for tag in found) else []
 

@@ -137,6 +137,13 @@ class Task:
         return {}
 
 
+@dataclasses.dataclass(frozen=True)
+class TableTask(Task):
+    """A task that reads tables; `columns` names those of a CSV or TSV file without a header."""
+
+    columns: tuple[str, ...] = ()
+
+
 def check_count(outputs: Sequence, examples: Sequence[Example]) -> None:
     """Raise DataError unless there is one output for each example."""
     if len(outputs) != len(examples):

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from flaxlm.data.sources import DataConfig
-from flaxlm.tasks.published import in_directory
-from flaxlm.tasks.records import Record, read_split
-from flaxlm.tasks.task import Example
+from flaxlm.tasks.records import Record, in_directory, read_split
+from flaxlm.tasks.task import Example, TableTask
 from flaxlm.tasks.text_task import TextTask, learnt, texts_of
 
 
 @dataclasses.dataclass(frozen=True)
-class TextToText(TextTask):
+class TextToText(TableTask, TextTask):
     """Rows of a table with an input and a target.
 
     Attributes:
@@ -36,7 +35,7 @@ class TextToText(TextTask):
             return {"id": record.id, "text": text} | learnt(self._targets(record))
 
         columns = (self.target_column, *self.reference_columns)
-        return self.checked(read_split(data, split, example, columns))
+        return self.checked(read_split(data, split, example, columns, task=self))
 
     def _targets(self, record: Record) -> list[str] | None:
         if not record.graded:

@@ -1,6 +1,7 @@
 """Translation, from line-aligned files or the rows of a table; Multi30k."""
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,16 +9,16 @@ from typing import ClassVar
 
 from flaxlm import files
 from flaxlm.data.sources import DataConfig
+from flaxlm.data.tables import COMPRESSED
 from flaxlm.errors import DataError, MissingInput
 from flaxlm.metrics.texts import LANGUAGES
-from flaxlm.tasks.published import in_directory
-from flaxlm.tasks.records import COMPRESSED, Record, read_split, read_table
-from flaxlm.tasks.task import Example
+from flaxlm.tasks.records import Record, in_directory, read_split, read_table
+from flaxlm.tasks.task import Example, TableTask
 from flaxlm.tasks.text_task import TextTask, learnt, texts_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Translation(TextTask):
+class Translation(TableTask, TextTask):
     """Texts in two languages, judged by BLEU and chrF.
 
     A file whose name ends in `.source`, `train.de` or `train.de.gz`, is one of two: line n of
@@ -51,13 +52,14 @@ class Translation(TextTask):
             right = texts_of(record, self.target) if record.graded else None
             return {"id": record.id, "text": text} | learnt(right)
 
-        return self.checked(read_split(data, split, example, self.target, self._read))
+        rows = functools.partial(self._read, form=data.format)
+        return self.checked(read_split(data, split, example, self.target, rows, task=self))
 
-    def _read(self, path: str, most: int) -> Iterator[Record]:
+    def _read(self, path: str, most: int, form: str) -> Iterator[Record]:
         """Yield the rows of a table, or of a file and the one beside it, if there is one."""
         beside = self._beside(path)
-        if not beside:
-            yield from read_table(path, most)
+        if not beside or form not in ("auto", "text"):
+            yield from read_table(path, most, form, self.columns)
             return
         other = next(filter(os.path.exists, beside), "")
         if not other:
