@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from flaxlm.commands import flags
 from flaxlm.errors import ConfigError, FlaxlmError, MissingInput, nearest
 from flaxlm.training import config as run_config
+from flaxlm.training.unread import unread
 
 PACKAGE = pathlib.Path(__file__).parents[1]
 # The recipes beside the package, which an installation has within it.
@@ -55,7 +56,7 @@ def load_recipe(spec: str) -> dict:
 def configure(nested: dict, overrides: dict[str, str]):
     """Return the RunConfig of a recipe and of overrides as they were typed."""
     full, rest = select(nested, overrides)
-    kinds = {key: kind for key, (kind, _) in key_rows(full).items()}
+    kinds, changed = key_types(full), set()
     for key, text in rest.items():
         if key not in kinds:
             near = [k for k in kinds if k.startswith(key.partition(".")[0] + ".")] or list(full)
@@ -63,12 +64,18 @@ def configure(nested: dict, overrides: dict[str, str]):
                 f"config key {key} is not known{nearest(key, kinds)}; valid: {', '.join(near)}"
             )
         section, _, name = key.rpartition(".")
-        (full[section] if section else full)[name] = read_value(key, kinds[key], text)
+        values, value = full[section] if section else full, read_value(key, kinds[key], text)
+        changed |= {key} if value != values[name] else set()
+        values[name] = value
     run_config.follow(full, rest)
     stated = nested.get("model", {}).get("vocab_size") or "model.vocab_size" in overrides
     if "tokenizer.vocab_size" in overrides and not stated:
         full["model"]["vocab_size"] = full["tokenizer"]["vocab_size"]
-    return run_config.build(full)
+    config = run_config.build(full)
+    for key, why in unread(config).items():
+        if key in changed:
+            raise ConfigError(f"--config.{key}={overrides[key]} would have no effect: {why}")
+    return config
 
 
 def select(nested: dict, overrides: dict[str, str]) -> tuple[dict, dict[str, str]]:
@@ -119,29 +126,29 @@ TYPED = {
 BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
-def key_rows(full: dict) -> dict[str, tuple]:
-    """Return {key: (type, what it is)} of a full config, in its order."""
-    texts = flags.field_texts(run_config.RunConfig)
-    rows = {key: (type(value), texts[key]) for key, value in run_config.TOP.items()}
+def key_types(full: dict) -> dict[str, type]:
+    """Return {key: type} of a full config, in its order."""
+    types = {key: type(value) for key, value in run_config.TOP.items()}
     for section, cls in run_config.section_classes(full).items():
-        for key, (_, table, _) in run_config.TABLES.items():
-            if key == section:
-                rows[f"{section}.name"] = (str, f"which: {', '.join(table)}")
-        if "preset" in full[section]:
-            rows[f"{section}.preset"] = (str, f"sizes by name: {', '.join(run_config.PRESETS)}")
-        texts = flags.field_texts(cls)
-        for field in dataclasses.fields(cls):
-            if field.init:
-                rows[f"{section}.{field.name}"] = (field.type, texts.get(field.name, ""))
-    return rows
+        fields = {field.name: field.type for field in dataclasses.fields(cls) if field.init}
+        # What chooses the dataclass, or its defaults, is no field of it.
+        chosen = {key: str for key in ("name", "preset") if key in full[section]}
+        types |= {f"{section}.{key}": kind for key, kind in (chosen | fields).items()}
+    return types
 
 
 def keys_text(nested: dict, overrides: dict[str, str]) -> str:
     """Return a line for each key of a config: its type, its value in this recipe, what it is."""
     full, _ = select(nested, overrides)
+    texts = flags.field_texts(run_config.RunConfig)
+    for section, cls in run_config.section_classes(full).items():
+        texts |= {f"{section}.{name}": text for name, text in flags.field_texts(cls).items()}
+    for section, (key, table, _) in run_config.TABLES.items():
+        texts[f"{section}.{key}"] = f"which: {', '.join(table)}"
+    texts["model.preset"] = f"sizes by name: {', '.join(run_config.PRESETS)}"
     rows = []
-    for key, (kind, text) in key_rows(full).items():
+    for key, kind in key_types(full).items():
         section, _, name = key.rpartition(".")
         value = (full[section] if section else full)[name]
-        rows.append((f"--config.{key}", flags.type_name(kind), repr(value), text))
+        rows.append((f"--config.{key}", flags.type_name(kind), repr(value), texts.get(key, "")))
     return flags.listing(rows)

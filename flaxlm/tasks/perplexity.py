@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Perplexity(Ranked):
       stride: tokens judged in each window but the first: all have window − stride before them.
     """
 
+    reads_documents: ClassVar[bool] = True
     window: int = 512
     stride: int = 256
 

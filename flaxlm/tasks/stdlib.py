@@ -12,7 +12,7 @@ import pathlib
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from flaxlm.data.sources import STDLIB, DataConfig
 from flaxlm.data.split import split_documents
@@ -154,6 +154,7 @@ class StdlibPackage(LabelTask):
       max_per_file: most examples of a file (0: all), lest one large file decide the score.
     """
 
+    reads_documents: ClassVar[bool] = True
     min_words: int = MIN_WORDS
     max_per_file: int = MAX_PER_FILE
 
@@ -195,6 +196,7 @@ class StdlibSummary(TextTask):
       max_per_file: most examples of a file (0: all), lest one large file decide the score.
     """
 
+    reads_documents: ClassVar[bool] = True
     min_words: int = MIN_WORDS
     max_words: int = 40
     max_per_file: int = MAX_PER_FILE

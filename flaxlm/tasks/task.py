@@ -52,6 +52,7 @@ class Task:
       objective: the key of `OBJECTIVES` that the task is trained with, '' for any that reads
         plain text.
       ranks: whether it is answered by likelihoods (`tasks.ranked.Ranked`), and nothing trained.
+      reads_documents: whether its text is read, cleaned and split as a corpus is.
       defaults: {section: {key: value}} of a config, where its recipe is silent: the labels of a
         published set, the metric that decides the best checkpoint.
       published: {label: the name of its class}, where the labels of a published set are numbers.
@@ -59,6 +60,7 @@ class Task:
 
     objective: ClassVar[str] = ""
     ranks: ClassVar[bool] = False
+    reads_documents: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     published: ClassVar[Mapping[str, str]] = {}
 

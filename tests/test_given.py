@@ -1,0 +1,263 @@
+"""Nothing given is ignored: every key, set to another value, is read by the run or refused.
+
+A run of each base is trained for a step and evaluated with sections that note which of their keys
+the package reads; what is noted and what `unread` would refuse share no key and leave none out.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs as tiny
+
+from flaxlm.commands import recipe
+from flaxlm.errors import ConfigError, FlaxlmError
+from flaxlm.train import train
+from flaxlm.training import config as run_config
+from flaxlm.training.unread import unread
+
+SIZE = {"width": 24, "num_heads": 3, "num_layers": 1, "max_length": 32}
+BASES = {
+    "decoder": dict(
+        model=dict(name="decoder", **SIZE, windows=(4,), rope_local_theta=9.0),
+        objective=dict(name="causal_lm"),
+    ),
+    "rotary": dict(
+        model=dict(name="decoder", **SIZE, positions="rotary", rope_scaling="llama3"),
+        objective=dict(name="causal_lm"),
+        optimizer=dict(name="sgd", schedule="wsd"),
+        lora=dict(rank=2),
+    ),
+    "encoder": dict(
+        model=dict(name="encoder", token_types=2, **SIZE),
+        objective=dict(name="masked_lm"),
+        data=dict(sentences=True),
+    ),
+    "encoder_decoder": dict(
+        model=dict(name="encoder_decoder", positions="relative", **SIZE),
+        objective=dict(name="span_corruption"),
+        optimizer=dict(name="lion", schedule="inverse_sqrt"),
+        eval=dict(split=""),
+    ),
+    "recurrent": dict(
+        model=dict(name="recurrent", width=24, num_layers=1),
+        objective=dict(name="causal_lm"),
+        tokenizer=dict(kind="unigram", vocab_size=50, sentinels=0, byte_fallback=False),
+    ),
+    "classifier": dict(
+        model=dict(name="encoder", **SIZE),
+        task=dict(name="classification"),
+        objective=dict(name="classification", labels=("a", "b")),
+        train=dict(buckets=(8,)),
+    ),
+}
+# Another value of a key that is one of a few.
+OTHER = {"auto": "text", "line": "file", "hash": "tail", "learned": "rotary", "cosine": "linear",
+         "adamw": "sgd", "loss": "ece", "normal": "t5", "float32": "bfloat16", "cheap": "full",
+         "gelu_tanh": "relu", "layernorm": "rmsnorm", "pre": "post", "lstm": "gru"}  # fmt: skip
+# Not read here, and not refused: what they are for may come later, or lie elsewhere.
+ELSEWHERE = (
+    r"train\.(tokens|epochs)",  # take the place of train.steps where they are given
+    r"data\.field",  # of JSON lines and Parquet, which other paths may be
+    r"model\.(mlm|classification)_bias|model\.(transform|pool|output)\w*",  # heads to come, by init
+)
+# Read and refused: what is made of them is not used.
+UNUSED = (
+    r"checkpoint\.keep_best|eval\.(metric|mode|patience)",  # there is no evaluation
+    r"optimizer\.decay_steps|objective\.model",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    with tiny.one_device():
+        yield
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    place = tmp_path_factory.mktemp("given")
+    words = "the sea was calm and grey that day we rowed to a far green island".split()
+    draw = np.random.default_rng(0)
+    lines = [f"{' '.join(draw.choice(words, 9))}. {draw.choice(words)}." for _ in range(60)]
+    (place / "text.txt").write_text("\n".join(lines) + "\n")
+    rows = [{"text": line, "label": "ab"[n % 2]} for n, line in enumerate(lines)]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return place
+
+
+def nested_of(base, corpus) -> dict:
+    name = "rows.jsonl" if base == "classifier" else "text.txt"
+    data = {"path": str(corpus / name), "valid_fraction": 0.2}
+    nested = {
+        "data": data if base == "classifier" else data | {"document": "line"},
+        "tokenizer": {"kind": "byte", "sentinels": 30},
+        "train": {"steps": 2, "length": 16, "batch_size": 4},
+        "eval": {"batch_size": 4},
+    }
+    for section, values in BASES[base].items():
+        nested[section] = nested.get(section, {}) | values
+    return nested
+
+
+SECTIONS = (*run_config.SECTIONS, *run_config.TABLES)
+CHECKS = ("__post_init__", "check_rates", "check_positive")
+
+
+def noting(section, name: str, noted: set[str]):
+    """Return a section that notes which of its fields the package reads, checks apart."""
+    names = {field.name for field in dataclasses.fields(section)}
+
+    class Noting(type(section)):
+        def __getattribute__(self, field):
+            if field in names:
+                caller = sys._getframe(1).f_code
+                generated = caller.co_filename.endswith(("dataclasses.py", ">"))
+                if not generated and caller.co_name not in CHECKS:
+                    noted.add(f"{name}.{field}")
+            return super().__getattribute__(field)
+
+        __hash__ = object.__hash__
+
+    values = {f.name: getattr(section, f.name) for f in dataclasses.fields(section) if f.init}
+    return Noting(**values)
+
+
+def traced(function, **options):
+    """Stand for `jax.jit`: trace a function, and return zeros in the shapes of its results."""
+
+    def call(*arguments, **named):
+        shapes = jax.eval_shape(functools.partial(function, **named), *arguments)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    return call
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_what_a_run_does_not_read_is_refused(base, corpus, tmp_path, monkeypatch):
+    config = recipe.configure(nested_of(base, corpus), {})
+    noted: set[str] = set()
+    sections = {name: noting(getattr(config, name), name, noted) for name in SECTIONS}
+    monkeypatch.setattr(jax, "jit", traced)
+    noted.clear()
+    train(dataclasses.replace(config, **sections), tmp_path / "run")
+    refused = unread(config)
+    for key in keys_of(config):
+        read, elsewhere = key in noted, re.fullmatch("|".join(ELSEWHERE), key)
+        if key not in refused:
+            assert read or elsewhere or not arrives(base, corpus, key, config), key
+        elif read:
+            assert re.fullmatch("|".join(UNUSED), key), key
+
+
+def keys_of(config) -> list[str]:
+    named = (f"{s}.{f.name}" for s in SECTIONS for f in dataclasses.fields(getattr(config, s)))
+    types = recipe.key_types(config.raw)
+    return [key for key in named if key in types]
+
+
+def other(value) -> str:
+    """Return another value than that of a key, as it is typed."""
+    if isinstance(value, bool):
+        return str(not value)
+    if isinstance(value, tuple):
+        return "(3,)" if value and isinstance(value[0], int) else "('other',)"
+    if isinstance(value, str):
+        return OTHER.get(value, "other")
+    return str(2 * value or type(value)(1))
+
+
+def arrives(base, corpus, key, config) -> bool:
+    """Return whether another value of a key stands in the config; else it was refused."""
+    section, _, name = key.rpartition(".")
+    before = getattr(getattr(config, section), name)
+    try:
+        changed = recipe.configure(nested_of(base, corpus), {key: other(before)})
+    except FlaxlmError as error:
+        assert name in str(error), f"{key}: {error}"
+        return False
+    assert getattr(getattr(changed, section), name) != before, key
+    return True
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_another_value_of_any_key_stands_in_the_config_or_is_refused(base, corpus):
+    config = recipe.configure(nested_of(base, corpus), {})
+    refused = unread(config)
+    for key in keys_of(config):
+        assert arrives(base, corpus, key, config) <= (key not in refused), key
+
+
+DURATIONS = {"steps": 0, "tokens": 0, "epochs": 0.0}
+
+
+@pytest.mark.parametrize("stated", DURATIONS)
+@pytest.mark.parametrize("given", DURATIONS)
+def test_a_duration_that_is_typed_takes_the_place_of_the_recipes(stated, given):
+    nested = {"train": {stated: 7}} if stated != "epochs" else {"train": {"epochs": 7.0}}
+    config = recipe.configure(nested, {f"train.{given}": "3"})
+    values = {name: getattr(config.train, name) for name in DURATIONS}
+    assert values == DURATIONS | {given: 3}
+
+
+def test_two_durations_or_warmups_in_one_place_are_refused():
+    with pytest.raises(ConfigError, match=r"train.steps=2 and train.epochs=3.0 are two durations"):
+        recipe.configure({"train": {"steps": 2, "epochs": 3.0}}, {})
+    with pytest.raises(ConfigError, match="are two durations"):
+        recipe.configure({"train": {"steps": 2}}, {"train.epochs": "1", "train.tokens": "9"})
+    nested = {"train": {"steps": 2}, "optimizer": {"warmup_steps": 5}}
+    optimizer = recipe.configure(nested, {"optimizer.warmup_fraction": "0.1"}).optimizer
+    assert (optimizer.warmup_steps, optimizer.warmup_fraction) == (0, 0.1)
+    both = {"optimizer.warmup_fraction": "0.1", "optimizer.warmup_steps": "3"}
+    with pytest.raises(ConfigError, match="set one of them to 0"):
+        recipe.configure(nested, both)
+
+
+def test_a_run_that_states_two_durations_goes_on_with_the_first(tmp_path):
+    full = recipe.configure({"train": {"steps": 2}}, {}).raw
+    full["train"]["epochs"] = 3.0
+    (tmp_path / "config.json").write_text(json.dumps(full))
+    for nested in (run_config.read_run(str(tmp_path)),
+                   recipe.load_recipe(str(tmp_path / "config.json"))):  # fmt: skip
+        train_ = run_config.build(nested).train
+        assert (train_.steps, train_.epochs) == (2, 0.0)
+
+
+CLASSIFIER = {"train": {"steps": 1}, "task": {"name": "cola"}}
+
+
+@pytest.mark.parametrize(
+    ("recipes", "typed", "mode"),
+    [
+        ({}, {}, "max"),
+        ({}, {"eval.metric": "loss"}, "min"),
+        ({"metric": "loss"}, {}, "min"),
+        ({"metric": "loss"}, {"eval.metric": "accuracy"}, "max"),
+        ({"metric": "ece", "mode": "min"}, {"eval.metric": "f1_macro"}, "max"),
+        ({}, {"eval.metric": "accuracy/kind=a"}, "max"),
+        ({}, {"eval.metric": "own", "eval.mode": "min"}, "min"),
+        ({}, {"eval.metric": "brier", "eval.mode": "min"}, "min"),
+    ],
+)
+def test_the_mode_follows_the_metric_unless_it_is_given(recipes, typed, mode):
+    assert recipe.configure(CLASSIFIER | {"eval": recipes}, typed).eval.mode == mode
+
+
+@pytest.mark.parametrize(
+    ("recipes", "typed", "message"),
+    [
+        ({}, {"eval.metric": "loss", "eval.mode": "max"}, "would keep the worst by eval.metric"),
+        ({}, {"eval.mode": "min"}, "eval.mode='min' would keep the worst by .*'matthews'.*'max'"),
+        ({"metric": "mse", "mode": "max"}, {}, "would keep the worst"),
+        ({}, {"eval.metric": "acuracy"}, "did you mean 'accuracy'.*Set eval.mode"),
+    ],
+)
+def test_a_mode_against_its_metric_is_refused(recipes, typed, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe.configure(CLASSIFIER | {"eval": recipes}, typed)
