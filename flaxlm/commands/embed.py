@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import shlex
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from flaxlm import files
 from flaxlm.commands.flags import FILE
 from flaxlm.commands.options import ReadOptions
-from flaxlm.errors import DataError, StorageError
+from flaxlm.errors import DataError, MissingInput, StorageError
 from flaxlm.inference import embed as embedding
 from flaxlm.progress import say
 from flaxlm.tasks import records
@@ -73,9 +74,13 @@ def writer(path: str):
     The place is tried before anything is computed. StorageError where it cannot be written.
     """
     target = pathlib.Path(path)
+    if not target.parent.exists():
+        raise MissingInput(
+            f"--output={path}: there is no folder {target.parent}; make it with "
+            f"mkdir -p {shlex.quote(str(target.parent))}"
+        )
     with contextlib.ExitStack() as stack:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(files.replacing(target))
         except OSError as error:
             raise StorageError(f"--output={path} cannot be written: {error.strerror}") from None
