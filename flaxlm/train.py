@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -155,13 +156,14 @@ LOST = {"dropped": "windows without the answer left out", "unknown": "words that
 
 
 def shortened(report: dict) -> None:
-    """Say what training rows do not hold of their examples, if anything, given a plan's report."""
+    """Warn of what training rows do not hold of their examples, given a plan's report."""
+    total = report.get("examples", 0)
     cut = {name: count for name, count in report.items() if name.startswith("truncated") and count}
-    said = [", ".join(f"{count:,} {name}" for name, count in cut.items()) + " to fit their rows"]
-    said = said if cut else []
-    said += [f"{report[name]:,} {text}" for name, text in LOST.items() if report.get(name)]
-    if said:
-        say(f"of {report['examples']:,} training examples: {'; '.join(said)}")
+    lost = [", ".join(f"{count:,} {name}" for name, count in cut.items()) + " to fit their rows"]
+    lost = [f"{lost[0]} ({max(cut.values()) / total:.1%})"] if cut else []
+    lost += [f"{report[name]:,} {text}" for name, text in LOST.items() if report.get(name)]
+    if lost:
+        warnings.warn(f"of {total:,} training examples: {'; '.join(lost)}", stacklevel=1)
 
 
 def check_metric(program: TrainProgram, inputs: Inputs) -> None:

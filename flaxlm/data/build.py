@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from flaxlm import files
+from flaxlm.data import unknown
 from flaxlm.data.clean import Cleaner
 from flaxlm.data.encode import COUNTS, Encoder, Job, Workers, whole
 from flaxlm.data.shards import FORMAT, SplitWriter, read_manifest, write_manifest
@@ -110,7 +111,7 @@ def build(
     }
     _assemble(parts, config, manifest, directory)
     shutil.rmtree(parts_directory)
-    _summarize(directory, report)
+    _summarize(directory, config, tokenizer, report)
 
 
 def cores() -> int:
@@ -216,7 +217,7 @@ def _assemble(parts, config, manifest, directory) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _summarize(directory: pathlib.Path, report) -> None:
+def _summarize(directory: pathlib.Path, config: DataConfig, tokenizer: Tokenizer, report) -> None:
     manifest = read_manifest(directory)
     for split, facts in manifest["splits"].items():
         counts = facts["counts"]
@@ -224,8 +225,12 @@ def _summarize(directory: pathlib.Path, report) -> None:
             f"{split}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
             f"{counts['bytes']:,} bytes"
         )
+        share, such = counts["unknown"] / counts["tokens"], ""
+        if share > unknown.SHARE:
+            texts = (document.text for part, document in split_documents(config) if part == split)
+            such = f", such as {unknown.examples_of(tokenizer, texts)}"
         for name, meaning in (
-            ("unknown", "unknown tokens: this text does not round-trip"),
+            ("unknown", f"unknown tokens ({share:.1%}{such}): this text does not round-trip"),
             ("unrecoverable", "characters U+2581, which SentencePiece decodes to spaces"),
         ):
             if counts[name]:

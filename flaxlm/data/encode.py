@@ -23,6 +23,7 @@ import numpy as np
 from flaxlm import files
 from flaxlm.data.sentences import sentences
 from flaxlm.data.tokenizer import Tokenizer, load_tokenizer
+from flaxlm.data.unknown import unknown_id
 from flaxlm.errors import FlaxlmError, Preempted, StorageError
 
 # Counted for each split; `tokens` include BOS and EOS, `bytes` are UTF-8, `words` are what white
@@ -86,9 +87,7 @@ class Encoder:
         tokens = np.concatenate(pieces)
         counts["documents"], counts["tokens"] = len(texts), len(tokens)
         counts["sentences"] = len(sentence_lengths) if self.sentences else 0
-        # GPT-2's <unk> is its EOS, which every document has without being unknown.
-        own = tokenizer.unk_id not in (tokenizer.bos_id, tokenizer.eos_id)
-        counts["unknown"] = own * int(np.count_nonzero(tokens == tokenizer.unk_id))
+        counts["unknown"] = int(np.count_nonzero(tokens == unknown_id(tokenizer)))
         arrays = {"tokens": tokens, "documents": np.array(lengths, np.int64)}
         if self.sentences:
             arrays["sentences"] = np.array(sentence_lengths, np.int64)

@@ -64,6 +64,7 @@ def wordpiece(path: pathlib.Path, config: Mapping, model_config: Mapping):
         raise refuse(path, name, WORDPIECE)
     read_bytes(path)
     vocabulary = of_library(path, models.WordPiece.read_file, str(path))
+    vocabulary = {token.removeprefix("\ufeff"): i for token, i in vocabulary.items()}
     names = BERT_NAMES | named(config)
     for role in ("unk", "cls", "sep"):
         if names[role] not in vocabulary:

@@ -12,6 +12,7 @@ import numpy as np
 
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
+from flaxlm.data.unknown import warn_unknown
 from flaxlm.data.vocabulary import Frame, Template
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.models import losses
@@ -128,6 +129,7 @@ class QuestionAnswering(supervised.Supervised):
             "owner": np.array(owner, np.int32),
             "weights": np.array(weights, np.float32),
         }
+        warn_unknown(tokenizer, [ids for ids, _ in encoded.values()], list(encoded))
         report = {"examples": len(source), "windows": len(windows), "truncated": cut}
         return ExamplePlan(sequences, columns, seed, shuffle, report | {"dropped": dropped})
 

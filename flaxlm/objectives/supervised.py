@@ -12,6 +12,7 @@ import numpy as np
 
 from flaxlm.data.order import Raw
 from flaxlm.data.pipeline import Batch
+from flaxlm.data.unknown import warn_unknown
 from flaxlm.data.vocabulary import Template
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.models import MODELS, Model, losses
@@ -195,8 +196,10 @@ def warn_absent(counts: Sequence[int], labels: Sequence[str], training: bool) ->
 
 
 def encode(tokenizer, texts: Sequence[str]) -> Tokens:
-    """Return int32 ids of each text, without special tokens."""
-    return [np.asarray(ids, np.int32) for ids in tokenizer.encode_batch(list(texts))]
+    """Return int32 ids of each text, without special tokens; much that is unknown is warned of."""
+    encoded = [np.asarray(ids, np.int32) for ids in tokenizer.encode_batch(list(texts))]
+    warn_unknown(tokenizer, encoded, texts)
+    return encoded
 
 
 def texts_of(examples: Sequence[Mapping]) -> tuple[list[str], list[str]]:
