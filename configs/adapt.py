@@ -2,7 +2,7 @@
 
 Domain-adaptive pre-training (Gururangan et al., 2020). Architecture, tokenizer and weights come
 from what `init` names: a run directory, or a Hugging Face model as hf:NAME_OR_DIR. The learning
-rate is what a model of 20 to 300 million parameters bears; a tiny one takes ten times as much.
+rate suits models of 20 to 300 million parameters; a tiny one takes ten times as much.
 
     python -m flaxlm train --config=configs/adapt.py:masked_lm --workdir=runs/adapted \
         --config.init=hf:DIR --config.data.path='text/*.jsonl.zst'

@@ -1,7 +1,7 @@
 """GPT-2 small (124 M parameters) on your text: Radford et al. (2019), trained as GPT-3 was.
 
-Batch 480 × 1,024 = 491,520 tokens a step; 600,000 steps are the 300 B tokens of Brown et al.
-(2020). 6 N + attention ≈ 0.86 GFLOP a token: 422 TFLOP a step. Weights, gradients and AdamW
+Batch 480 × 1,024 = 491,520 tokens per step; 600,000 steps are the 300 B tokens of Brown et al.
+(2020). 6 N + attention ≈ 0.86 GFLOP per token: 422 TFLOP per step. Weights, gradients and AdamW
 moments are 2.0 GB in float32; set train.microbatches so that the logits, B × 1,024 × 50,257
 float32, fit beside them.
 

@@ -1,7 +1,7 @@
 """A recurrent language model under the same causal-LM objective: two LSTM layers.
 
-The proof that an architecture is one file and one row: nothing in data, objective, loop or
-generation knows that this is not a Transformer. `:cell=gru` takes gated recurrent units.
+The proof that an architecture is one file and one row: nothing in data, objectives, loop or
+generation knows that this is not a Transformer. `:cell=gru` uses gated recurrent units.
 
     python -m flaxlm train --config=configs/lstm.py --workdir=runs/lstm --config.data.path=text.txt
 """

@@ -1,8 +1,8 @@
 """The quickstart: each family, small, on the Python standard library's own text.
 
-`:family=gpt|bert|t5,stage=pretrain|finetune`. Fine-tuning: gpt and bert tell which package a
-docstring comes from, t5 writes a function's docstring summary from its code. Files are split by
-hash, 70 / 5 / 25 %, the same way in both stages: test files are in no pre-training text.
+`:family=gpt|bert|t5,stage=pretrain|finetune`. In fine-tuning gpt and bert predict which package a
+docstring comes from; t5 writes a function's docstring summary from its code. Files are split by
+hash, 70 / 5 / 25 %, the same way in both stages, so that no test file is pre-trained on.
 
     make quickstart FAMILY=gpt
 
@@ -20,9 +20,9 @@ LABELS = (
 SIZE = dict(width=128, num_layers=4, num_heads=4, max_length=256, vocab_multiple=128)
 MODELS = {
     "gpt": dict(name="decoder", **SIZE),
-    # Rotary: with learned absolute positions a masked LM this small takes most of its steps to find
-    # out which tokens are neighbours. Mean pooling: without next-sentence prediction nothing has
-    # taught the first token to stand for the text. Two layers learn as much a step as four.
+    # Rotary: with learned absolute positions a masked LM this small takes most of its steps to
+    # learn which tokens are neighbours. Mean pooling: without next-sentence prediction nothing has
+    # taught the first token to represent the text. Two layers learn as much per step as four.
     "bert": dict(
         name="encoder",
         positions="rotary",
@@ -39,7 +39,7 @@ MODELS = {
 STEPS = {"gpt": 800, "bert": 2400, "t5": 1000}
 OBJECTIVES = {
     "gpt": dict(name="causal_lm"),
-    # 30 %: in so few steps more targets are worth more than more context (Wettig et al., 2023).
+    # 30 %: in so few steps, more targets are worth more than more context (Wettig et al., 2023).
     "bert": dict(name="masked_lm", nsp=False, rate=0.3),
     "t5": dict(name="span_corruption"),
 }

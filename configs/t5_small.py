@@ -1,8 +1,8 @@
 """T5 (Raffel et al., 2020): span corruption, 15 % of the tokens in spans of 3 on average.
 
 The paper's setting: batch 128, length 512, 2^19 steps (34 B tokens), Adafactor, learning rate
-1 / √step after the first 10,000 steps; they rise linearly to 0.01 here, where the paper holds 0.01
-from the start. Dropout 0.1 as in the first T5; v1.1 pre-trains without.
+1 / √step after the first 10,000 steps, over which it rises linearly to 0.01 here, where the paper
+holds 0.01 from the start. Dropout 0.1 as in the first T5; v1.1 pre-trains without dropout.
 
     python -m flaxlm train --config=configs/t5_small.py --workdir=runs/t5_small \
         --config.data.path='text/*.jsonl.zst'

@@ -1,9 +1,9 @@
 """Text to text: summaries, translations, written answers, instructions, conversations.
 
-`:t5` (default) and `:gpt` are small models from scratch, with a tokenizer of their own from the
-training examples: minutes on a CPU. `:pretrained` takes model and tokenizer from what `init`
-names, a run directory or hf:NAME_OR_DIR. The task says which files are read, and brings its
-lengths; several short examples share a row of training.
+`:t5` (default) and `:gpt` are small models from scratch, with a tokenizer trained on the training
+examples: minutes on a CPU. `:pretrained` takes model and tokenizer from what `init` names, a run
+directory or hf:NAME_OR_DIR. The task says which files are read, and brings its lengths; several
+short examples share a training row.
 
     python -m flaxlm train --config=configs/text_to_text.py --workdir=runs/multi30k \
         --config.task.name=multi30k --config.data.path=DIR

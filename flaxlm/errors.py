@@ -1,11 +1,11 @@
-"""The errors a user can meet, each with the exit code that a launcher script acts on."""
+"""The errors a user can meet, each with the exit code that launchers act on."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class FlaxlmError(Exception):
-    """Base of every expected failure; `__main__` prints its message as one `error:` line."""
+    """Base of every expected failure, whose message is printed as one `error:` line."""
 
     exit_code = 70
 

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal; where there is none, a line now and then."""
+"""A progress bar on a terminal; elsewhere a line now and then."""
 
 import sys
 import time
@@ -8,15 +8,15 @@ LINE_EVERY = 5.0  # seconds
 
 
 class Progress:
-    """Context manager that shows how far a long piece of work is. Writes to standard error.
+    """Context manager that shows how far a long piece of work has come, on standard error.
 
-    Work within other work has its bar below that one's, until it is done.
+    Work within other work has its bar below the other's until it is done.
 
     Attributes:
       title: what is being done.
-      total: how much there is to do; None where it is not known beforehand.
-      done: how much stood before.
-      unit: what is counted, in steps of `scale` (`"MB"` and 1e6 for bytes).
+      total: how much there is to do; None if that is not known in advance.
+      done: how much was done before.
+      unit: what is counted, in multiples of `scale` (`"MB"` and 1e6 for bytes).
       quiet: show nothing (all processes of a run but the first).
     """
 
@@ -61,9 +61,9 @@ class Progress:
         self.update(self.done + amount)
 
     def update(self, done: int, text: str | None = None) -> None:
-        """Set what is done, and the text beside it; without a text it is the rate.
+        """Set what is done and the text beside it, by default the rate.
 
-        Where there is no terminal a text is a line, an empty one is none, and without one a line
+        Without a terminal each text is a line, an empty text is no line, and with none given a line
         comes every few seconds.
         """
         self.done = done

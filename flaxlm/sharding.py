@@ -1,9 +1,9 @@
-"""The mesh, and what lies where on it.
+"""The mesh, and where arrays lie on it.
 
 Parameters and activations are named by logical axes (`vocab`, `embed`, `heads`, …); `RULES` sends
-logical axes to mesh axes (`data`, `fsdp`, `tensor`). A mesh axis is used at most once an array, by
-the first dimension that asks for it: `embed` is split over `fsdp` in a weight matrix, and not in
-an activation whose batch is split over it already.
+logical axes to mesh axes (`data`, `fsdp`, `tensor`). A mesh axis is used at most once per array, by
+the first dimension that asks for it: `embed` is split over `fsdp` in a weight matrix, but not in an
+activation whose batch is split over it already.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class ShardingConfig:
-    """Sizes of the mesh axes (−1, once, for all devices that are left) and changed rules.
+    """Sizes of the mesh axes (−1, once, for all remaining devices) and changed rules.
 
     `rules` overrides rows of `RULES`, as `("mlp=tensor,fsdp", "heads=")`.
     """
@@ -48,7 +48,7 @@ class ShardingConfig:
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
             raise ConfigError(
                 f"sharding sizes data, fsdp, tensor = {sizes}: each is 1 or more, and -1 "
-                "(all devices that are left) may stand once"
+                "(all remaining devices) may be given once"
             )
         for rule in self.rules:
             name, equals, axes = rule.partition("=")

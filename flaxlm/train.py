@@ -2,8 +2,8 @@
 
     for each step: batch = f(seed, step); state = step(state, batch)
 
-Everything else here decides when to evaluate, to save, and to stop. What decides the run's future
-lives in the state, so a run that was killed and started again ends with the same bits.
+Everything else here decides when to evaluate, to save and to stop. What decides the run's future
+is in the state, so a run that was killed and started again ends with the same bits.
 """
 
 import contextlib
@@ -47,8 +47,8 @@ class Interrupted(Exception):
 class Interrupt:
     """Remembers a SIGTERM or SIGINT until the step in flight has ended.
 
-    Under `jax.distributed` the signal reaches one process and every process must save at the same
-    step, so the runtime's preemption sync point is asked instead.
+    Under `jax.distributed` the signal reaches one process, but all must save at the same step, so
+    the runtime's preemption sync point is asked instead.
     """
 
     def __init__(self):
@@ -63,7 +63,7 @@ class Interrupt:
         self.signal = number
 
     def due(self, step: int) -> bool:
-        """Return whether the run should save at `step` and leave."""
+        """Return whether the run should save at `step` and exit."""
         if self.distributed:
             from jax.experimental import multihost_utils
 
@@ -71,7 +71,7 @@ class Interrupt:
         return bool(self.signal)
 
     def check(self) -> None:
-        """Raise Interrupted if the run was asked to stop: called between evaluation batches."""
+        """Raise Interrupted if the run was asked to stop; called between evaluation batches."""
         if self.signal:
             raise Interrupted
 
@@ -82,7 +82,7 @@ class Interrupt:
 
 
 class Watchdog:
-    """Ends the process where no step has ended for `seconds`: a hung collective never returns."""
+    """Ends the process if no step ends for `seconds`: a hung collective never returns."""
 
     def __init__(self, seconds: float):
         self.seconds, self.last, self.stop = seconds, time.monotonic(), threading.Event()
@@ -90,7 +90,7 @@ class Watchdog:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def alive(self) -> None:
-        """Note that something ended."""
+        """Note that a step, or what takes its place, has ended."""
         self.last = time.monotonic()
 
     def _watch(self):
@@ -112,20 +112,20 @@ def train(
     started: float | None = None,
     make: Callable = make_train_step,
 ) -> dict:
-    """Train, or go on training, in a run directory; return what stands in its `result.json`.
+    """Train, or go on training, in a run directory; return the contents of its `result.json`.
 
     Args:
       config: the run.
       workdir: the run directory; one process group at a time works in it.
       allow_missing: regex of parameter paths that may start fresh where `init` lacks them.
-      started: when the process started, to say how long the first step took to come.
+      started: when the process started, to report the time to the first step.
       make: (config, mesh, last step) -> TrainProgram.
 
     Raises:
       FlaxlmError: with the exit code that says what happened (see `flaxlm.errors`).
     """
     workdir = pathlib.Path(workdir).absolute()
-    # What can be refused without the data is refused before it is read.
+    # What can be refused without the data is refused before reading it.
     mesh = sharding.make_mesh(config.sharding)
     check_batch(config, mesh)
     check_trained(config)
@@ -134,8 +134,8 @@ def train(
         shortened(batches.plan.report)
         total = config.train.total_steps(batches.plan.num_rows)
         if config.train.shorter:
-            said = batches.plan.report
-            say(f"buckets: padding {said['padding_cut']:.1%} instead of {said['padding']:.1%}")
+            padding, cut = (batches.plan.report[name] for name in ("padding", "padding_cut"))
+            say(f"buckets: padding {cut:.1%} instead of {padding:.1%}")
         program = make(config, mesh, total)
         saved = Checkpointer(
             workdir,
@@ -156,7 +156,7 @@ LOST = {"dropped": "windows without the answer left out", "unknown": "words that
 
 
 def shortened(report: dict) -> None:
-    """Warn of what training rows do not hold of their examples, given a plan's report."""
+    """Warn of what training rows lack of their examples, given a plan's report."""
     total = report.get("examples", 0)
     cut = {name: count for name, count in report.items() if name.startswith("truncated") and count}
     lost = [", ".join(f"{count:,} {name}" for name, count in cut.items()) + " to fit their rows"]
@@ -167,7 +167,7 @@ def shortened(report: dict) -> None:
 
 
 def check_metric(program: TrainProgram, inputs: Inputs) -> None:
-    """Refuse an evaluation that could not be made, before the first step."""
+    """Refuse an impossible evaluation before the first step."""
     config = program.config.eval
     if config.split:
         inputs.evaluation(config.split, batch_size_of(program))
@@ -209,7 +209,7 @@ class Loop:
             progress = ends.enter_context(Progress("train", self.total, step, quiet=quiet))
             for part in (writer, watchdog, interrupt):
                 ends.callback(part.close)
-            # A run that was stopped during an evaluation has it still to do.
+            # A run that was stopped during an evaluation still has it to do.
             stopped = self.stale(state)
             if self.unscored(state, step):
                 state, stopped = self.after_step(state, step, writer, progress, interrupt)
@@ -234,7 +234,7 @@ class Loop:
         return self.finish(state, step, writer, first)
 
     def after_step(self, state, step: int, writer, progress, interrupt):
-        """Evaluate and save where that is due; return (state, whether the run ends early here)."""
+        """Evaluate and save if due; return (state, whether the run ends early here)."""
         last, leave, better = step == self.total, interrupt.due(step), False
         scores = None
         if self.unscored(state, step) and not leave:
@@ -297,7 +297,7 @@ class Loop:
             self.check(row, progress)
 
     def evaluate(self, state, step: int, writer: MetricWriter, interrupt: "Interrupt"):
-        """Score the evaluation split; return the state that notes it and whether it is best."""
+        """Score the evaluation split; return the state that records it, and whether it is best."""
         config = self.config.eval
         evaluation = evaluate_split(
             self.program,
@@ -340,9 +340,9 @@ class Loop:
         return result
 
     def report(self, state, step: int) -> dict:
-        """Examine the evaluation split with what readers of this run will take; return its scores.
+        """Examine the evaluation split with the checkpoint readers will use; return its scores.
 
-        It is done once for a step: also where the run was killed in the midst of it.
+        It is done once per step, even where the run was killed in the middle of it.
         """
         config = self.config
         if not config.task.objective or not config.eval.split:

@@ -56,7 +56,7 @@ def split(tree, chosen: Callable[[str], bool]) -> tuple[dict, dict]:
 
 
 def merge(*trees: dict) -> dict:
-    """Return the nested dict of all leaves; where two trees have a path, the later's counts."""
+    """Return the nested dict of all leaves; where two trees share a path, the later one wins."""
     flat: dict = {}
     for part in trees:
         flat |= flatten(part)
@@ -83,7 +83,7 @@ def select(what: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str]
 
     Args:
       what: the config key of the patterns.
-      patterns: regexes; ConfigError names the nearest paths for one that is found in none.
+      patterns: regexes; ConfigError names the nearest paths for one that matches none.
       paths: to choose from.
     """
     paths, chosen = list(paths), set()
@@ -99,14 +99,14 @@ def select(what: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str]
 
 
 def _likeness(pattern: str, path: str) -> float:
-    """Return how like a pattern is to the part of a path that has as many names, in [0, 1]."""
+    """Return how similar a pattern is to the part of a path with as many names, in [0, 1]."""
     names, size = path.split("/"), pattern.count("/") + 1
     windows = ["/".join(names[i : i + size]) for i in range(max(1, len(names) - size + 1))]
     return max(difflib.SequenceMatcher(None, pattern, window).ratio() for window in windows)
 
 
 def check_patterns(what: str, patterns: Iterable[str]) -> None:
-    """Raise ConfigError for a pattern of the config key `what` that is no regex."""
+    """Raise ConfigError for a pattern of the config key `what` that is not a regex."""
     for pattern in patterns:
         try:
             re.compile(pattern)
