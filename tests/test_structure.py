@@ -222,3 +222,23 @@ def test_the_readme_links_every_page():
     text = (ROOT / "README.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert f"](docs/{page.name})" in text
+
+
+def test_a_folder_sees_one_function_of_a_name():
+    """Whether a folder's files define or import it; a verb's `Options` and `run` are its row's."""
+    defined = {}
+    for path in FILES:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        body = ast.parse(path.read_text()).body
+        defined |= {(module, n.name): path for n in body if hasattr(n, "name")}
+    seen: dict[tuple, set] = {}
+    for (module, name), path in defined.items():
+        if not name.startswith("_") and name not in ("main", "run", "Options"):
+            seen.setdefault((path.parent, name), set()).add(module)
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+                if (node.module, alias.name) in defined:
+                    name = alias.asname or alias.name
+                    seen.setdefault((path.parent, name), set()).add(node.module)
+    assert {key: modules for key, modules in seen.items() if len(modules) > 1} == {}

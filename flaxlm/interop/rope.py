@@ -33,7 +33,7 @@ def _dictionary(name: str, value) -> dict:
     return dict(value)
 
 
-def read(fields: dict, rest: dict, theta: float, fraction: float = 1.0) -> None:
+def read_shared(fields: dict, rest: dict, theta: float, fraction: float = 1.0) -> None:
     """Pop the keys of one kind of rotary positions, and set the fields of ours."""
     given = _dictionary("rope_parameters", rest.pop("rope_parameters", None) or {})
     given |= _dictionary("rope_scaling", rest.pop("rope_scaling", None) or {})

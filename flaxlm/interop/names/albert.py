@@ -1,31 +1,25 @@
-"""ALBERT (Lan et al., 2019): one layer used again and again, and a factorised embedding."""
+"""ALBERT (Lan et al., 2019): one layer applied repeatedly, and a factorised embedding."""
 
-from flaxlm.interop.names.bert import ANSWERS, CLASSIFIER, CONSTANTS, FIXED, KEYS, TOKENS
-from flaxlm.interop.spec import Family, Head, Key, Row, activation, layers, need
+import functools
 
+from flaxlm.interop.names.bert import ANSWERS, CLASSIFIER, CONSTANTS, FIXED, KEYS, TOKENS, rows
+from flaxlm.interop.spec import Family, Head, Key, Row, activation, need
 
-def _rows(config) -> list[Row]:
-    return [
-        Row("embed/token", "~embeddings.word_embeddings.weight"),
-        Row("embed/position", "~embeddings.position_embeddings.weight"),
-        Row("embed/token_type", "~embeddings.token_type_embeddings.weight"),
-        Row("embed/norm", "~embeddings.LayerNorm"),
-        Row("embed/projection", "~encoder.embedding_hidden_mapping_in"),
-        *layers(
-            "encoder/layers",
-            "~encoder.albert_layer_groups.0.albert_layers.0",
-            {
-                "attention/query": "attention.query",
-                "attention/key": "attention.key",
-                "attention/value": "attention.value",
-                "attention/out": "attention.dense",
-                "attention_norm": "attention.LayerNorm",
-                "mlp/up": "ffn",
-                "mlp/down": "ffn_output",
-                "mlp_norm": "full_layer_layer_norm",
-            },
-        ),
-    ]
+_rows = functools.partial(
+    rows,
+    path="~encoder.albert_layer_groups.0.albert_layers.0",
+    layer={
+        "attention/query": "attention.query",
+        "attention/key": "attention.key",
+        "attention/value": "attention.value",
+        "attention/out": "attention.dense",
+        "attention_norm": "attention.LayerNorm",
+        "mlp/up": "ffn",
+        "mlp/down": "ffn_output",
+        "mlp_norm": "full_layer_layer_norm",
+    },
+    projection="~encoder.embedding_hidden_mapping_in",
+)
 
 
 def _finish(fields: dict, rest: dict) -> None:

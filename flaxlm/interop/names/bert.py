@@ -25,28 +25,29 @@ FIXED = {
 CONSTANTS = {"norm_position": "post", "embed_norm": True, "final_norm": False}
 
 
-def rows(config) -> list[Row]:
-    """Return the rows of the encoder that all three share."""
+LAYER = {
+    "attention/query": "attention.self.query",
+    "attention/key": "attention.self.key",
+    "attention/value": "attention.self.value",
+    "attention/out": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "mlp/up": "intermediate.dense",
+    "mlp/down": "output.dense",
+    "mlp_norm": "output.LayerNorm",
+}
+
+
+def rows(
+    config, path="~encoder.layer.{n}", layer=LAYER, projection="~embeddings_project"
+) -> list[Row]:
+    """Return the rows of the encoder; `layer` holds the names below `path`."""
     return [
         Row("embed/token", "~embeddings.word_embeddings.weight"),
         Row("embed/position", "~embeddings.position_embeddings.weight"),
         Row("embed/token_type", "~embeddings.token_type_embeddings.weight"),
         Row("embed/norm", "~embeddings.LayerNorm"),
-        Row("embed/projection", "~embeddings_project"),
-        *layers(
-            "encoder/layers",
-            "~encoder.layer.{n}",
-            {
-                "attention/query": "attention.self.query",
-                "attention/key": "attention.self.key",
-                "attention/value": "attention.self.value",
-                "attention/out": "attention.output.dense",
-                "attention_norm": "attention.output.LayerNorm",
-                "mlp/up": "intermediate.dense",
-                "mlp/down": "output.dense",
-                "mlp_norm": "output.LayerNorm",
-            },
-        ),
+        Row("embed/projection", projection),
+        *layers("encoder/layers", path, layer),
     ]
 
 

@@ -30,7 +30,7 @@ def _rows(config) -> list[Row]:
 def _finish(fields: dict, rest: dict) -> None:
     if "rotary_emb_base" in rest:
         rest.setdefault("rope_theta", rest.pop("rotary_emb_base"))
-    rope.read(fields, rest, 10_000.0, rest.pop("rotary_pct", 0.25))
+    rope.read_shared(fields, rest, 10_000.0, rest.pop("rotary_pct", 0.25))
 
 
 def _finish_write(config, out: dict) -> None:

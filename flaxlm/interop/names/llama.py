@@ -127,11 +127,11 @@ def _write_rope(config, out: dict) -> None:
 
 
 def _finish_llama(fields: dict, rest: dict) -> None:
-    rope.read(fields, rest, 10_000.0)
+    rope.read_shared(fields, rest, 10_000.0)
 
 
 def _finish_mistral(fields: dict, rest: dict) -> None:
-    rope.read(fields, rest, 10_000.0)
+    rope.read_shared(fields, rest, 10_000.0)
     size = rest.pop("sliding_window", 4096)
     windows(fields, rest, size, lambda i: size is not None)
 
@@ -143,7 +143,7 @@ def _write_mistral(config, out: dict) -> None:
 
 
 def _finish_qwen(fields: dict, rest: dict) -> None:
-    rope.read(fields, rest, 10_000.0)
+    rope.read_shared(fields, rest, 10_000.0)
     used = rest.pop("use_sliding_window", False)
     size, first = rest.pop("sliding_window", 4096), rest.pop("max_window_layers", 28)
     windows(fields, rest, size, lambda i: used and size is not None and i >= first)
@@ -164,7 +164,7 @@ def _finish_gemma(fields: dict, rest: dict) -> None:
 
 def _finish_gemma2(fields: dict, rest: dict) -> None:
     _finish_gemma(fields, rest)
-    rope.read(fields, rest, 10_000.0)
+    rope.read_shared(fields, rest, 10_000.0)
     windows(fields, rest, rest.pop("sliding_window", 4096), lambda i: i % 2 == 0)
 
 
