@@ -23,7 +23,9 @@ class Unreadable:
     type: str
 
 
-def rows(path: str, columns: Sequence[str], progress: Callable[[int], None]) -> Iterator[dict]:
+def columnar_rows(
+    path: str, columns: Sequence[str], progress: Callable[[int], None]
+) -> Iterator[dict]:
     """Yield {column: value} of each row.
 
     Args:

@@ -121,7 +121,7 @@ def rows(
       header: names the columns of a CSV or TSV file that does not name them itself.
       skipped: takes what is wrong with rows that have more or fewer fields than the header, which
         are left out; without it, the first of them is refused.
-      columns: what is read of a Parquet file; see `columnar.rows`.
+      columns: what is read of a Parquet file; see `columnar.columnar_rows`.
       progress: called with the number of bytes just read from disk.
     """
     choose("data.format", form, ("auto", *TABLES))
@@ -142,7 +142,7 @@ def rows(
     elif form == "jsonl":
         yield from _json(path, most, progress)
     else:
-        found = columnar.rows(path, columns, progress or (lambda count: None))
+        found = columnar.columnar_rows(path, columns, progress or (lambda count: None))
         for number, values in enumerate(found, 1):
             yield Row(path, number, values, f"row {number}")
 
