@@ -26,8 +26,8 @@ from numerics import EPS
 from flaxlm import tree
 from flaxlm.errors import ConfigError
 from flaxlm.interop import config as hf_config
+from flaxlm.interop.parts import tensors_of
 from flaxlm.interop.pretrained import Directory, from_pretrained, save_pretrained
-from flaxlm.interop.weights import tensors_of
 from flaxlm.models import real_shapes
 from flaxlm.sharding import ShardingConfig
 

@@ -96,7 +96,7 @@ def convert(
 def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: str) -> dict:
     """Make a run directory of a Hugging Face model, its parameters as step 0."""
     recipe = run_config.hub_recipe(source)
-    recipe["model"]["param_dtype"] = dtype
+    recipe["model"] |= {"param_dtype": dtype, "vocab_size": Directory(source).rows()}
     config = run_config.from_dict(recipe | {"init": source})
     with Inputs.open(config, workdir) as inputs:
         mesh = sharding.make_mesh(config.sharding, jax.local_devices()[:1])

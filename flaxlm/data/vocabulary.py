@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from flaxlm import files
 from flaxlm.data import offsets
-from flaxlm.errors import DataError, StorageError
+from flaxlm.errors import ConfigError, DataError, StorageError
 
 SPECIALS = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>", "mask": "<mask>"}
 SPACE = "\u2581"  # SentencePiece's visible space, the one character that it cannot give back
@@ -100,6 +101,7 @@ class Tokenizer(abc.ABC):
     model: bytes  # the trained contents; empty for byte
     family: str = ""  # of a model from elsewhere: whose special tokens and template it follows
     add_bos_token: bool | None = None  # what another project's files say of it
+    beyond: frozenset[int] = frozenset()  # ids that the model has no rows for, see `restrict`
 
     @abc.abstractmethod
     def _encode(self, text: str) -> list[int]: ...
@@ -173,9 +175,38 @@ class Tokenizer(abc.ABC):
         head = json.dumps(facts, sort_keys=True).encode()
         return hashlib.sha256(head + b"\n" + self.model).hexdigest()
 
+    def restrict(self, rows: int) -> None:
+        """Refuse from now on texts with ids that a model of so many rows cannot read.
+
+        Warns where there are such ids, as of tokens that were added and never trained.
+
+        Raises:
+          ConfigError: one of them is a special token.
+        """
+        if self.vocab_size <= rows:
+            return
+        self.beyond = frozenset(range(rows, self.vocab_size))
+        names = ", ".join(self.pieces(sorted(self.beyond)[:5]))
+        what = f"the tokenizer has {self.vocab_size} ids and the model {rows} rows: {names}"
+        if not self.beyond.isdisjoint(self.special_ids.values()):
+            raise ConfigError(f"{what}; special tokens are among them, so nothing can be read")
+        self.hash  # noqa: B018  (that of the whole vocabulary)
+        self.vocab_size = rows
+        self.__dict__.pop("_all_pieces")
+        warnings.warn(f"{what}; texts that hold one are refused", stacklevel=2)
+
+    def readable(self, ids: list[int]) -> list[int]:
+        """Return `ids`; DataError where the model has no row for one."""
+        if self.beyond and (beyond := self.beyond.intersection(ids)):
+            raise DataError(
+                f"a text holds {self._piece(min(beyond))!r}, id {min(beyond)}, and the model has "
+                f"{self.vocab_size} rows; fine-tuning (--config.init) starts a row for it"
+            )
+        return ids
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without specials; DataError on unpaired surrogates."""
-        return self._encode(_unicode(text))
+        return self.readable(self._encode(_unicode(text)))
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
         """Return the ids of `text` as `encode` does, and where each stands in it, int32 [n, 2].
@@ -185,11 +216,11 @@ class Tokenizer(abc.ABC):
         is empty. Parts of one character each have all of it.
         """
         ids, spans = self._encode_with_offsets(_unicode(text))
-        return ids, offsets.tidy(text, spans)
+        return self.readable(ids), offsets.tidy(text, spans)
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the ids of each text."""
-        return self._encode_batch([_unicode(text) for text in texts])
+        return [*map(self.readable, self._encode_batch([_unicode(text) for text in texts]))]
 
     def _encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [self._encode(text) for text in texts]

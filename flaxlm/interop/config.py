@@ -9,31 +9,16 @@ import pathlib
 from typing import Any
 
 from flaxlm.errors import ConfigError, DataError, MissingInput, Unsafe, choose
+from flaxlm.interop.config_keys import not_understood
 from flaxlm.interop.names import BY_TYPE, FAMILIES
 from flaxlm.interop.spec import Family, Head, Key
 from flaxlm.models import MODELS
 
-# Keys that say nothing about what is computed: bookkeeping, the ids of special tokens (they are
-# the tokenizer's), and options of text generation, which belong to whoever generates.
-UNUSED = frozenset(
-    """
-    _name_or_path _commit_hash _attn_implementation_autoset _attn_implementation
-    attn_implementation _experts_implementation architectures model_type transformers_version
-    torch_dtype dtype use_cache
-    use_bfloat16 torchscript tf_legacy_loss return_dict output_attentions output_hidden_states
-    output_past use_return_dict chunk_size_feed_forward gradient_checkpointing
-    id2label label2id num_labels problem_type finetuning_task tokenizer_class task_specific_params
-    prefix name_or_path is_encoder_decoder cross_attention_hidden_size tie_encoder_decoder
-    pad_token_id bos_token_id eos_token_id sep_token_id cls_token_id mask_token_id unk_token_id
-    decoder_start_token_id forced_bos_token_id forced_eos_token_id directionality
-    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty
-    temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
-    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
-    return_dict_in_generate remove_invalid_values exponential_decay_length_penalty suppress_tokens
-    begin_suppress_tokens pruned_heads pooler_fc_size pooler_num_attention_heads
-    pooler_num_fc_layers pooler_size_per_head pooler_type classif_dropout
-    """.split()
-)
+# Names that classes had in earlier releases.
+RENAMED = {
+    "T5WithLMHeadModel": "T5ForConditionalGeneration",
+    "LLaMAForCausalLM": "LlamaForCausalLM",
+}
 MOST = 2**30  # of any number in config.json
 MOST_LAYERS = 10_000
 CONFIG_BYTES = 10 << 20
@@ -49,7 +34,8 @@ class Description:
 
     Attributes:
       family: the table of its `model_type`.
-      model_type, architecture: as they stand there; the bare backbone where no class is named.
+      model_type, architecture: as they stand there; the bare backbone where no class is named,
+        until the tensors decide (`weights`).
       head: of the class.
       model: key of MODELS.
       fields: of the model's config.
@@ -124,8 +110,7 @@ def describe(raw: dict) -> Description:
         choose("model_type", str(kind), BY_TYPE)
     family = BY_TYPE[kind]
     architecture, head = _architecture(raw, family, kind)
-    rest = {k: v for k, v in raw.items() if k not in UNUSED and k not in family.unused}
-    rest |= {k: raw[k] for k in ("pad_token_id",) if k in raw}  # RoBERTa's positions begin there
+    rest = {k: v for k, v in raw.items() if k not in family.unused}
     fields = dict(family.constants)
     for key in family.keys:
         value = _checked(key, rest.pop(key.hf, key.default))
@@ -137,12 +122,10 @@ def describe(raw: dict) -> Description:
                 f"{name}={value!r} is not supported; {' or '.join(map(repr, values))} is"
             )
     family.finish(fields, rest)
-    rest.pop("pad_token_id", None)
-    unknown = [name for name, value in rest.items() if value is not None]
-    if unknown:
+    if unknown := not_understood(rest):
         raise ConfigError(
-            f"not understood: {', '.join(f'{name}={rest[name]!r}'[:80] for name in unknown)}; what "
-            "may change the computation is not ignored: remove it if it does not"
+            f"not understood: {', '.join(unknown)}; what may change the computation is not "
+            "ignored: remove it if it does not"
         )
     fields |= head.fields
     described = Description(
@@ -155,12 +138,12 @@ def describe(raw: dict) -> Description:
 def _architecture(raw: dict, family: Family, kind: str) -> tuple[str, Head]:
     valid = family.architectures(kind)
     named = raw.get("architectures")
-    if named is None:
+    if not named:
         return next(iter(valid.items()))
     if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
         raise ConfigError(f"architectures={named!r} does not name one class")
-    choose("architectures", named[0], valid)
-    return named[0], valid[named[0]]
+    name = choose("architectures", RENAMED.get(named[0], named[0]), valid)
+    return name, valid[name]
 
 
 def _checked(key: Key, value):

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxlm import files, tree
@@ -18,8 +19,9 @@ from flaxlm.errors import ConfigError, DataError, MissingInput, StorageError, Un
 from flaxlm.interop import config as hf_config
 from flaxlm.interop import tensor_writer
 from flaxlm.interop.config import Description
+from flaxlm.interop.parts import tensors_of
 from flaxlm.interop.tokenizer import export_tokenizer
-from flaxlm.interop.weights import Weights, tensors_of
+from flaxlm.interop.weights import Weights
 from flaxlm.models import MODELS, abstract_params, build, init_params, real_shapes
 from flaxlm.progress import Progress
 from flaxlm.sharding import ShardingConfig, make_mesh, param_shardings
@@ -94,6 +96,13 @@ class Directory:
         except (ValueError, TypeError) as error:
             raise DataError(f"{path} is damaged: {_line(error)}") from None
 
+    def rows(self) -> int:
+        """Return how many ids a model needs rows for: at least those of the tokenizer."""
+        try:
+            return max(self.weights.config.vocab_size, self.tokenizer().vocab_size)
+        except MissingInput:
+            return self.weights.config.vocab_size
+
     def heads(self) -> dict[str, int]:
         """Return the heads that the files hold: a backbone may come without its pooler."""
         heads = self.description.heads
@@ -125,6 +134,9 @@ class Directory:
           DataError: a tensor has another shape, or is one that nothing is known of.
         """
         described = self.description
+        asked = config
+        if config.vocab_size > self.weights.config.vocab_size:  # see `Plan.load`
+            config = dataclasses.replace(config, vocab_size=self.weights.config.vocab_size)
         wrong = hf_config.differences(config, self.weights.config, described.model, ())
         if wrong:
             raise ConfigError(
@@ -145,7 +157,7 @@ class Directory:
                 f"{self.path} has no {', '.join(refused)}{'' if allow_missing is None else ask}"
             )
         rest = self.weights.check({path: shapes[path] for path in there})
-        return Plan(self, shapes, there, missing, rest)
+        return Plan(self, shapes, there, missing, rest, asked.vocab_size - config.vocab_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,10 +165,11 @@ class Plan:
     """What will be loaded of a directory, checked.
 
     Attributes:
-      shapes: {path: real shape} of all parameters.
+      shapes: {path: real shape} of all parameters, as far as the directory has their rows.
       there: paths that the directory has.
       missing: paths that it lacks, and may.
       rest: names of tensors that are not read.
+      grown: how many rows more than the directory's vocabulary the model has.
     """
 
     directory: Directory
@@ -164,20 +177,51 @@ class Plan:
     there: list[str]
     missing: list[str]
     rest: list[str]
+    grown: int = 0
 
-    def load(self, abstract: dict[str, jax.ShapeDtypeStruct], quiet: bool = False) -> dict:
-        """Return {path: array} of `there`, laid out as `abstract` {path: ShapeDtypeStruct}."""
+    def load(
+        self, abstract: dict[str, jax.ShapeDtypeStruct], fresh: dict | None = None, quiet=False
+    ) -> dict:
+        """Return {path: array} of `there`, laid out as `abstract` {path: ShapeDtypeStruct}.
+
+        Args:
+          abstract: of the parameters.
+          fresh: {path: array} in the same layout, from which rows come that the directory lacks.
+          quiet: show no progress.
+        """
         weights = self.directory.weights
+        if self.grown and fresh is None:
+            rows = weights.config.vocab_size
+            raise ConfigError(
+                f"{self.directory.path} has {rows} rows of its vocabulary and the model "
+                f"{rows + self.grown}; only training starts rows: set model.vocab_size={rows}"
+            )
         with Progress("load", weights.nbytes, unit="MB", scale=1e6, quiet=quiet) as bar:
             asked = {path: abstract[path] for path in self.there}
-            return weights.load(asked, self.shapes, warnings.warn, bar.add)
+            loaded = weights.load(asked, self.shapes, warnings.warn, bar.add)
+        if self.grown:
+            for path, array in loaded.items():
+                if self.shapes[path] != array.shape:
+                    whole = _on_top(array, fresh[path], self.shapes[path])
+                    loaded[path] = jax.device_put(whole, fresh[path].sharding)
+        return loaded
 
     def __str__(self) -> str:
+        rows = f"; {self.grown} new rows of the vocabulary start fresh" if self.grown else ""
         return (
             f"{self.directory.path}: {self.directory.description.architecture}, "
-            f"{len(self.there)} parameters loaded; fresh: {', '.join(self.missing) or 'none'}; "
-            f"not read: {', '.join(self.rest) or 'none'}"
+            f"{len(self.there)} parameters loaded{rows}; fresh: {', '.join(self.missing) or 'none'}"
+            f"; not read: {', '.join(self.rest) or 'none'}"
         )
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _on_top(array: jax.Array, fresh: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Return `fresh` with `array` over its first `shape`."""
+    inside = jnp.ones((), bool)
+    for axis, size in enumerate(shape):
+        inside &= jax.lax.broadcasted_iota(jnp.int32, array.shape, axis) < size
+    return jnp.where(inside, array, fresh)
 
 
 def from_pretrained(
@@ -223,6 +267,7 @@ def from_pretrained(
         params |= {path: fresh[path] for path in plan.missing}
     try:
         tokenizer = directory.tokenizer()
+        tokenizer.restrict(config.vocab_size)
     except MissingInput:
         tokenizer = None
     return TrainedModel(

@@ -161,7 +161,8 @@ class Family:
       classes: {end of the class name: Head}.
       rows: config -> rows of the backbone.
       aliases: (regex, replacement) of names that older files have.
-      ignored: regexes of tensors that hold nothing to learn: buffers, and copies of others.
+      twins: names of one tensor, ours first: a file may hold it under any of them.
+      ignored: regexes of tensors that nothing reads, besides those that no family reads.
       unused: keys of config.json that change nothing in these classes.
       finish: (fields, rest of config.json) -> None; reads what a Key cannot, by popping it.
       finish_write: (config, the written keys) -> None; the other way.
@@ -177,6 +178,7 @@ class Family:
     rows: Callable[[Any], list[Row]]
     prefixed: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
+    twins: tuple[tuple[str, ...], ...] = ()
     ignored: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     finish: Callable[[dict, dict], None] = lambda fields, rest: None

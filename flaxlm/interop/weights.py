@@ -1,83 +1,35 @@
 """Parameters of ours and tensors of a Hugging Face directory, each found by the other's name."""
 
+import dataclasses
 import math
 import pathlib
 import re
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.interop.config import Description
-from flaxlm.interop.spec import Row
+from flaxlm.interop.config import Description, describe
+from flaxlm.interop.parts import Part, parts, prefix_of, rows_of
+from flaxlm.interop.spec import Head
 from flaxlm.interop.tensors import Info, Tensors
+from flaxlm.models import real_shapes
 
 ALIASES = (
     (r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight"),
     (r"(LayerNorm|layer_norm)\.beta$", r"\1.bias"),
 )
-OUTPUTS = ("heads/lm/kernel", "heads/mlm/kernel")
-
-
-class Part(NamedTuple):
-    """One tensor that a parameter is made of, or a part of one.
-
-    Attributes:
-      name: of the tensor.
-      row: how it lies there.
-      leaf: last part of our path.
-      shape: of ours, one layer of it where it is stacked, without padding of the vocabulary.
-      layer: index into our leading dimension; None where it is not stacked.
-    """
-
-    name: str
-    row: Row
-    leaf: str
-    shape: tuple[int, ...]
-    layer: int | None
-
-    @property
-    def stored(self) -> tuple[int, ...]:
-        """Shape of the tensor."""
-        return self.row.layout.shape(self.leaf, self.shape)
-
-    def view(self, tensor: np.ndarray) -> np.ndarray:
-        """Return a view of the tensor in our shape."""
-        return self.row.layout.view(tensor, self.leaf, self.shape)
-
-
-def rows_of(description: Description, prefix: str, config) -> dict[str, Row]:
-    """Return {path of ours: Row} of a class, with the prefix of its backbone written out."""
-    rows = [*description.family.rows(config), *description.head.rows]
-    return {row.path: row._replace(name=row.name.replace("~", prefix)) for row in rows}
-
-
-def prefix_of(description: Description) -> str:
-    """Return the prefix of the backbone's tensors in a class."""
-    family, head = description.family, description.head
-    end = description.architecture.removeprefix(family.model_types[description.model_type])
-    bare = end not in family.prefixed if family.prefixed else end == next(iter(family.classes))
-    return "" if bare else f"{head.prefix or family.prefix}."
-
-
-def parts(path: str, shape: tuple[int, ...], rows: dict[str, Row]) -> list[Part]:
-    """Return what a parameter is made of; empty where the rows do not know it."""
-    parent, _, leaf = path.rpartition("/")
-    row = rows.get(path) or rows.get(parent)
-    if row is None:
-        return []
-    name = row.name
-    if row.path == parent:
-        name += ".bias" if leaf == "bias" else ".weight"
-    if "{n}" not in name:
-        return [Part(name, row, leaf, shape, None)]
-    return [
-        Part(name.replace("{n}", str(row.start + n)), row, leaf, shape[1:], n)
-        for n in range(shape[0])
-    ]
+# What torch.compile and DataParallel put before names.
+WRAPPER = re.compile(r"^(?:module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
+# Buffers and parts of a loss, which are no parameters of any model.
+NO_PARAMETERS = re.compile(
+    r"(?:^|\.)(?:embeddings\.(?:position_ids|token_type_ids)|(?:rotary_emb\.)?inv_freq"
+    r"|(?:attn|attention)\.(?:bias|masked_bias)|(?:encoder|decoder)\.version"
+    r"|(?:loss|loss_fct|loss_fn|loss_func|criterion)\..*)$"
+)
+OUTPUTS = ("heads/lm", "heads/mlm/kernel")
 
 
 class Weights:
@@ -94,14 +46,19 @@ class Weights:
         self._tensors = Tensors.open(directory)
         aliases = ALIASES + description.family.aliases
         self._names: dict[str, str] = {}
+        self._wrapped = ""
         for name in self._tensors.infos:
-            known = name
+            known = WRAPPER.sub("", name)
+            self._wrapped = self._wrapped or (name if known != name else "")
             for pattern, replacement in aliases:
                 known = re.sub(pattern, replacement, known)
             if known in self._names:
                 raise DataError(f"{directory}: {name} and {self._names[known]} are both {known}")
             self._names[known] = name
         self.prefix = self._prefix(description)
+        self._twins = self._name_twins(description)
+        if not description.raw.get("architectures"):
+            description = self._class(description)
         self.description = self._untie(description)
         self.config = self.description.config()
         self._rows = rows_of(self.description, self.prefix, self.config)
@@ -125,33 +82,82 @@ class Weights:
 
     def _prefix(self, description: Description) -> str:
         """Return the prefix that the table of tokens is found with: files may lack or have it."""
-        rows = rows_of(description, "~", description.config())
-        token = rows["embed/token"].name
+        rows = description.family.rows(description.config())
         expected = prefix_of(description)
         for prefix in (expected, "", f"{description.family.prefix}."):
-            if token.replace("~", prefix) in self._names:
+            names = (row.name.replace("~", prefix).replace("{n}", str(row.start)) for row in rows)
+            if any(name in self._names or f"{name}.weight" in self._names for name in names):
                 return prefix
         raise DataError(
-            f"{self.directory} has no tensor {token.replace('~', expected)}, which "
+            f"{self.directory} has no tensor {rows[0].name.replace('~', expected)}, which "
             f"{description.architecture} reads; its tensors are of another architecture"
         )
 
-    def _untie(self, description: Description) -> Description:
-        import dataclasses
+    def _name_twins(self, description: Description) -> list[tuple[str, str]]:
+        """Give tensors that go by several names the first one; return what copies are left.
 
-        rows = rows_of(description, self.prefix, description.config())
-        outputs = [row for path in OUTPUTS if (row := rows.get(path) or rows.get(path[:-7]))]
+        DataError where the table of tokens has none of its names.
+        """
+        family = description.family
+        groups = [[name.replace("~", self.prefix) for name in names] for names in family.twins]
+        token = family.rows(description.config())[0].name.replace("~", self.prefix)
+        outputs = list(dict.fromkeys(_outputs(*family.classes.values())))
         tied = description.fields.get("tied", True)
-        for row in outputs:
-            name = row.name if row.name.endswith(".weight") else f"{row.name}.weight"
+        if tied and description.raw.get("tie_word_embeddings") is not False:
+            groups.append([token, *outputs])
+        copies = []
+        for first, *others in groups:
+            there = [name for name in others if name in self._names]
+            if first not in self._names and there:
+                self._names[first] = self._names.pop(there.pop(0))
+            copies += [(first, name) for name in there if name not in outputs]
+        if token not in self._names:
+            twin = next((name for name in outputs if name in self._names), "")
+            also = f"; {twin} is there, but config.json says that the two are not one table"
+            raise DataError(
+                f"{self.directory} has no tensor {token}, which {description.architecture} reads"
+                + (also if twin else "")
+            )
+        return copies
+
+    def _class(self, description: Description) -> Description:
+        """Return the description of the class whose heads are in the file.
+
+        ConfigError where they may be those of several classes.
+        """
+        best: list[Description] = []
+        most = 0
+        for name, head in description.family.architectures(description.model_type).items():
+            # The backbone's own pooler says nothing, and an output table may be tied.
+            own = [row for row in head.rows if row.path not in OUTPUTS and row.name[0] != "~"]
+            if any(not {row.name, f"{row.name}.weight"} & self._names.keys() for row in own):
+                continue
+            described = self._untie(describe(description.raw | {"architectures": [name]}))
+            self._rows = rows_of(described, self.prefix, described.config())
+            shapes = real_shapes(described.model, described.config(), described.heads)
+            heads = 2 * len(own) + ("lm" in described.heads)
+            if heads >= most and all(self._complete(path, shapes[path]) for path in shapes):
+                best, most = [described, *(best if heads == most else [])], heads
+        if most and len(best) > 1:
+            names = [described.architecture for described in reversed(best)]
+            raise ConfigError(
+                f"{self.directory}/config.json names no class in architectures, and its tensors "
+                f"may be those of {' or '.join(names)}: write the right one there"
+            )
+        return best[-1] if best else description
+
+    def _untie(self, description: Description) -> Description:
+        tied = description.fields.get("tied", True)
+        token = rows_of(description, self.prefix, description.config())["embed/token"].name
+        for name in _outputs(description.head):
             if tied and name in self._names:
-                token = rows["embed/token"].name
-                same = self._info(name)[1:3] == self._info(token)[1:3] and np.array_equal(
-                    self._read(name), self._read(token)
-                )
-                tied = same
-        fields = description.fields | {"tied": tied}
-        return dataclasses.replace(description, fields=fields)
+                tied = self._same(name, token)
+        return dataclasses.replace(description, fields=description.fields | {"tied": tied})
+
+    def _same(self, one: str, other: str) -> bool:
+        """Return whether two tensors are the same, bit for bit."""
+        same = self._info(one)[1:3] == self._info(other)[1:3]
+        return same and np.array_equal(self._read(one), self._read(other))
 
     def _check_zeros(self) -> None:
         for name in self.description.head.zeros:
@@ -200,7 +206,7 @@ class Weights:
             raise DataError(f"{self.directory}: tensors do not fit the config: {_some(wrong, 4)}")
         rest = sorted(set(self._names) - used)
         known = self._known()
-        ignored = self.description.family.ignored
+        ignored = (NO_PARAMETERS, *self.description.family.ignored)
         unknown = [
             name
             for name in rest
@@ -220,7 +226,7 @@ class Weights:
         for head in families.classes.values():
             rows += head.rows
         number = self.config.num_layers
-        names = set()
+        names = {name for _, name in self._twins}
         for row in rows:
             name = row.name.replace("~", self.prefix)
             for n in range(max(number, self.config.num_decoder_layers)):
@@ -241,6 +247,11 @@ class Weights:
           warn: called with a line for each tensor that holds NaN or infinity.
           step: called with the number of bytes just read.
         """
+        if self._wrapped:
+            warn(f"{self.directory}: names like {self._wrapped} are read without their wrapper's")
+        for first, name in self._twins:
+            if not self._same(first, name):
+                raise DataError(f"{self.directory}: {name} is not {first}; they must be one tensor")
         loaded = {}
         # Largest first: the buffers of one parameter exist beside all that is loaded by then.
         for path in sorted(abstract, key=lambda p: -int(np.prod(abstract[p].shape))):
@@ -276,6 +287,12 @@ class Weights:
             leaf.shape, sharding, lambda index: buffers[_key(index, leaf.shape)]
         )
         return array.block_until_ready()  # until then the buffers are held
+
+
+def _outputs(*heads: Head) -> list[str]:
+    """Return the names of the output tables of classes, which may be the table of tokens."""
+    rows = [row for head in heads for row in head.rows if row.path in OUTPUTS]
+    return [row.name if row.name.endswith(".weight") else f"{row.name}.weight" for row in rows]
 
 
 def _key(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
@@ -319,42 +336,3 @@ def _in_place(part: Part, here: dict, dtype: np.dtype) -> np.ndarray | None:
 def _some(names: list[str], most: int = 8) -> str:
     shown = ", ".join(names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def tensors_of(
-    description: Description, params: dict, shapes: dict[str, tuple[int, ...]], dtype: np.dtype
-) -> Iterator[tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]]:
-    """Yield (name, shape, dtype, function that makes it) of all tensors that a class has.
-
-    Args:
-      description: of the class.
-      params: {path: array}, stacked and padded as the model has them.
-      shapes: {path: real shape}.
-      dtype: to write.
-
-    Raises:
-      ConfigError: a parameter has no place in this class.
-    """
-    rows = rows_of(description, prefix_of(description), description.config())
-    wanted: dict[str, list[tuple[str, Part]]] = {}
-    for path, shape in shapes.items():
-        found = parts(path, shape, rows)
-        if not found:
-            raise ConfigError(f"{description.architecture} has no place for the parameter {path}")
-        for part in found:
-            wanted.setdefault(part.name, []).append((path, part))
-
-    def make(name: str) -> np.ndarray:
-        pieces = wanted[name]
-        tensor = np.zeros(pieces[0][1].stored, dtype)
-        for path, part in pieces:
-            array = params[path] if part.layer is None else params[path][part.layer]
-            real = np.asarray(array)[tuple(slice(0, n) for n in part.shape)]
-            part.view(tensor)[...] = real
-        return tensor
-
-    for name, pieces in wanted.items():
-        yield name, pieces[0][1].stored, dtype, lambda name=name: make(name)
-    for name in description.head.zeros:
-        shape = (1, description.fields["vocab_size"])
-        yield name, shape, dtype, lambda shape=shape: np.zeros(shape, dtype)

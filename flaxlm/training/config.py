@@ -322,7 +322,10 @@ def resolve(recipe: dict) -> dict:
     """Return `expand` of a recipe, with what the run that its `init` names hands down."""
     check_sections(recipe)
     init = recipe.get("init", "")
-    return expand(recipe, read_run(init) if init else None)
+    inherited = read_run(init) if init else None
+    if init.startswith(SCHEME) and "vocab_size" not in recipe.get("model", {}):
+        inherited["model"]["vocab_size"] = Directory(init).rows()  # those of added tokens start
+    return expand(recipe, inherited)
 
 
 def read_run(run: str) -> dict:

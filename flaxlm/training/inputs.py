@@ -80,6 +80,8 @@ class Inputs:
     def check_vocabulary(self) -> None:
         """Refuse a tokenizer with ids that the model has no rows for."""
         size = self.config.model.vocab_size
+        if self.config.init.startswith(SCHEME):
+            self.tokenizer.restrict(size)
         if self.tokenizer.vocab_size > size:
             raise ConfigError(
                 f"the tokenizer has {self.tokenizer.vocab_size} ids and the model "
@@ -136,10 +138,13 @@ class Inputs:
         """Return what the objective plans rows over: token caches, or a task's examples."""
         if self.config.task.objective:
             return [self.examples(split)]
-        return [
+        caches = [
             token_cache.open_cache(path, split, tokenizer_hash=self.tokenizer.hash)
             for path in self.caches
         ]
+        if self.tokenizer.beyond:  # which the processes that fill a cache know nothing of
+            self.tokenizer.readable([cache.largest for cache in caches])
+        return caches
 
     def _plans(self, split: str, shuffle: bool) -> list:
         row, order = (self.config.train.length, self.tokenizer), {"seed": self.config.seed}

@@ -139,9 +139,9 @@ class HubPlan:
     plan: Plan
     order: list[int]
 
-    def load(self, asked: dict, quiet: bool = False) -> dict:
-        """Return {path: array} of what is there, laid out as `asked`."""
-        return in_order(self.plan.load(asked, quiet), self.order)
+    def load(self, asked: dict, fresh: dict | None = None, quiet: bool = False) -> dict:
+        """Return {path: array} of what is there, laid out as `asked`; see `Plan.load`."""
+        return in_order(self.plan.load(asked, fresh, quiet), self.order)
 
 
 def hub_plan(

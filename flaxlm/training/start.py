@@ -79,10 +79,10 @@ class InitFromHub:
 
     def load(self, params, say: Callable):
         """Return `params` with what the directory has; print loaded, fresh and ignored."""
-        asked = tree.flatten(self.program.abstract_params)
-        loaded = self.plan.load(asked, quiet=jax.process_index() != 0)
+        asked, fresh = map(tree.flatten, (self.program.abstract_params, params))
+        loaded = self.plan.load(asked, fresh, quiet=jax.process_index() != 0)
         say(f"init from {self.plan.plan}")
-        return tree.unflatten(tree.flatten(params) | loaded)
+        return tree.unflatten(fresh | loaded)
 
 
 @dataclasses.dataclass(frozen=True)

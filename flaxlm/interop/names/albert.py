@@ -68,7 +68,7 @@ ALBERT = Family(
         "ForQuestionAnswering": ANSWERS,
     },
     rows=_rows,
-    ignored=(r"embeddings\.position_ids$", r"predictions\.decoder\.bias$"),
+    twins=(("predictions.bias", "predictions.decoder.bias"),),
     unused=("gap_size", "net_structure_type", "down_scale_factor", "num_memory_blocks"),
     finish=_finish,
 )

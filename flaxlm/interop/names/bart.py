@@ -1,6 +1,6 @@
 """BART (Lewis et al., 2019)."""
 
-from flaxlm.interop.names.t5 import CLASSES as T5_CLASSES
+from flaxlm.interop.names.t5 import T5
 from flaxlm.interop.spec import Family, Head, Key, Row, activation, layers, need
 
 
@@ -63,7 +63,6 @@ BART = Family(
         "tie_word_embeddings": (True,),
         "encoder_layerdrop": (0.0,),
         "decoder_layerdrop": (0.0,),
-        "is_decoder": (False,),
         # Of the first releases.
         "normalize_before": (False,),
         "normalize_embedding": (True,),
@@ -84,12 +83,11 @@ BART = Family(
         "ForConditionalGeneration": Head(
             ("lm",), (Row("heads/lm", "lm_head"),), zeros=("final_logits_bias",)
         ),
-        "ForSequenceClassification": T5_CLASSES["ForSequenceClassification"],
-        "ForQuestionAnswering": T5_CLASSES["ForQuestionAnswering"],
+        **{end: T5.classes[end] for end in ("ForSequenceClassification", "ForQuestionAnswering")},
     },
     rows=_rows,
-    ignored=(r"(encoder|decoder)\.embed_tokens\.weight$",),
-    unused=("num_hidden_layers", "encoder_no_repeat_ngram_size", "gradient_checkpointing"),
+    twins=T5.twins,
+    unused=("num_hidden_layers",),
     finish=_finish,
     finish_write=_finish_write,
 )

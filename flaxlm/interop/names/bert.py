@@ -18,8 +18,6 @@ KEYS = (
 )
 FIXED = {
     "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
 CONSTANTS = {"norm_position": "post", "embed_norm": True, "final_norm": False}
@@ -96,7 +94,7 @@ BERT = Family(
         "ForQuestionAnswering": ANSWERS,
     },
     rows=rows,
-    ignored=(r"embeddings\.position_ids$", r"cls\.predictions\.decoder\.bias$"),
+    twins=(("cls.predictions.bias", "cls.predictions.decoder.bias"),),
     finish=finish,
     finish_write=_write_dropout,
 )
@@ -139,7 +137,7 @@ ROBERTA = Family(
         "ForQuestionAnswering": ANSWERS,
     },
     rows=rows,
-    ignored=(r"embeddings\.position_ids$", r"lm_head\.decoder\.bias$"),
+    twins=(("lm_head.bias", "lm_head.decoder.bias"),),
     finish=_finish_roberta,
     finish_write=_write_roberta,
 )
@@ -181,8 +179,6 @@ ELECTRA = Family(
         "ForQuestionAnswering": ANSWERS,
     },
     rows=rows,
-    ignored=(r"embeddings\.position_ids$",),
-    unused=("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"),
     finish=finish,
     finish_write=_write_dropout,
 )

@@ -63,7 +63,6 @@ DISTILBERT = Family(
         "ForQuestionAnswering": ANSWERS,
     },
     rows=_rows,
-    ignored=(r"embeddings\.position_ids$",),
     # The table is stored, whether or not it began as sinusoids.
     unused=("sinusoidal_pos_embds", "qa_dropout"),
 )

@@ -60,7 +60,7 @@ GPT2 = Family(
         Key("initializer_range", "init_std", 0.02),
         Key("tie_word_embeddings", "tied", True),
     ),
-    fixed={"scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
+    fixed={"scale_attn_by_inverse_layer_idx": (False,)},
     constants={"scale_residual_init": True, "classification_bias": False},
     classes={
         "Model": Head(),
@@ -76,17 +76,7 @@ GPT2 = Family(
         ),
     },
     rows=_rows,
-    ignored=(r"\.attn\.(bias|masked_bias)$",),  # the causal mask
-    unused=(
-        *(
-            "n_ctx",
-            "summary_type",
-            "summary_use_proj",
-            "summary_activation",
-            "summary_first_dropout",
-        ),
-        *("summary_proj_to_labels", "reorder_and_upcast_attn", "classifier_dropout"),
-    ),
+    unused=("reorder_and_upcast_attn", "is_decoder"),
     finish=_finish,
     finish_write=_finish_write,
 )

@@ -69,7 +69,6 @@ GPT_NEOX = Family(
     },
     rows=_rows,
     aliases=((r"^lm_head\.", "embed_out."),),
-    ignored=(r"attention\.(bias|masked_bias|rotary_emb\.inv_freq)$",),
     finish=_finish,
     finish_write=_finish_write,
 )

@@ -111,11 +111,10 @@ MODERNBERT = Family(
         ),
     },
     rows=_rows,
-    ignored=(r"inv_freq$",),
     unused=(
         *("deterministic_flash_attn", "sparse_prediction", "sparse_pred_ignore_index"),
         *("initializer_cutoff_factor", "reference_compile", "repad_logits_with_grad"),
-        *("layer_norm_eps", "gradient_checkpointing"),
+        "layer_norm_eps",
     ),
     finish=_finish,
     finish_write=_finish_write,

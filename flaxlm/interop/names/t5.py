@@ -132,11 +132,7 @@ CLASSES = {
 }
 # These classes call the backbone `transformer`; the others have no name for it.
 PREFIXED = ("ForSequenceClassification", "ForTokenClassification")
-_UNUSED = ("initializer_factor", "n_positions", "output_past", "is_decoder", "max_length")
-_IGNORED = (
-    r"(encoder|decoder)\.embed_tokens\.weight$",
-    r"EncDecAttention\.relative_attention_bias\.weight$",
-)
+_UNUSED = ("initializer_factor", "n_positions", "is_decoder")
 
 T5 = Family(
     model_types={"t5": "T5"},
@@ -148,7 +144,8 @@ T5 = Family(
     constants=_CONSTANTS,
     classes=CLASSES,
     rows=_rows,
-    ignored=_IGNORED,
+    twins=(("~shared.weight", "~encoder.embed_tokens.weight", "~decoder.embed_tokens.weight"),),
+    ignored=(r"EncDecAttention\.relative_attention_bias\.weight$",),
     unused=_UNUSED,
     finish=_finish_t5,
     finish_write=_write_t5,
