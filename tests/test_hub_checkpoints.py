@@ -3,6 +3,7 @@
 import re
 
 import hub_checkpoints
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -12,6 +13,8 @@ from flaxlm import from_pretrained
 from flaxlm.errors import ConfigError, DataError, FlaxlmError, Unsafe
 from flaxlm.interop.config import describe
 from flaxlm.interop.pretrained import Directory
+from flaxlm.models import init_params
+from flaxlm.training import config as run_config
 from flaxlm.tree import flatten
 
 REFUSED = {
@@ -91,6 +94,18 @@ def test_a_key_is_harmless_at_its_own_values_alone(key):
     with pytest.raises(ConfigError, match=f"{key}=") as caught:
         describe({"model_type": "albert"} | family.keys | {key: HARMFUL[key]})
     assert "\n" not in str(caught.value)
+
+
+CASES = {
+    "bart_cnn": "lm", "bertner_old": "token_classification", "distilbert_hub": "mlm",
+    "gpt2_distil": "lm", "gpt2_pst": "lm", "qwen25_hub": "lm", "gpt2_lmhead": "lm",
+    "bert_gamma": "mlm",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_small_checkpoints_with_real_config_json_load(name, shared):
+    assert list(from_pretrained(shared(f"cases/models/{name}")).heads) == [CASES[name]]
 
 
 def arrays(path) -> dict[str, np.ndarray]:
@@ -189,3 +204,58 @@ def test_the_tensors_tell_the_class_where_config_json_names_none(name, tmp_path)
     heads = directory.heads()
     assert " ".join(heads) == CLASSLESS[name]
     assert not directory.plan(directory.weights.config, heads).missing
+
+
+# --- more tokens than rows
+
+
+@pytest.fixture
+def added(tmp_path):
+    """Return the directory of a masked LM of 40 rows whose tokenizer has 41 ids."""
+    make(HUB["google-bert/bert-base-uncased"], tmp_path / "added")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(35))]
+    (tmp_path / "added" / "vocab.txt").write_text("\n".join(pieces))
+    (tmp_path / "added" / "added_tokens.json").write_text('{"[brand]": 40}')
+    return tmp_path / "added"
+
+
+def test_training_starts_rows_for_added_tokens(added):
+    recipe = {"init": f"hf:{added}", "train": {"steps": 1}}
+    recipe["objective"] = {"name": "masked_lm", "nsp": False}
+    full = run_config.resolve(recipe)
+    assert full["model"]["vocab_size"] == 41
+    config = run_config.build(full)
+    fresh = flatten(init_params("encoder", config.model, {"mlm": 0}, jax.random.key(0)))
+    plan = Directory(added).plan(config.model, {"mlm": 0})
+    assert "; 1 new rows of the vocabulary start fresh" in str(plan)
+    loaded = plan.load(fresh, fresh)
+    held = arrays(added)
+    stored = {"embed/token": "bert.embeddings.word_embeddings.weight",
+              "heads/mlm/bias": "cls.predictions.bias"}  # fmt: skip
+    for path, name in stored.items():
+        np.testing.assert_array_equal(loaded[path][:40], held[name])
+        np.testing.assert_array_equal(loaded[path][40:], fresh[path][40:])
+        assert loaded[path].shape == fresh[path].shape
+    assert np.any(np.asarray(fresh["embed/token"][40]))
+    with pytest.raises(ConfigError, match=r"only training starts rows: set model\.vocab_size=40"):
+        plan.load(fresh)
+    # Said by hand, it is what stands there.
+    stated = recipe | {"model": {"vocab_size": 40}}
+    assert run_config.resolve(stated)["model"]["vocab_size"] == 40
+
+
+def test_a_reader_refuses_texts_with_tokens_that_have_no_row(added):
+    whole = Directory(added).tokenizer()
+    with pytest.warns(UserWarning, match=r"has 41 ids and the model 40 rows: \[brand\]; texts"):
+        tokenizer = from_pretrained(added).tokenizer
+    assert tokenizer.hash == whole.hash and tokenizer.vocab_size == 40
+    assert tokenizer.encode("word7 word8") == whole.encode("word7 word8") == [12, 13]
+    assert len(tokenizer.pieces(range(40))) == len(tokenizer.word_starts) == 40
+    batch = lambda text: tokenizer.encode_batch([text])  # noqa: E731
+    for encode in (tokenizer.encode, tokenizer.encode_with_offsets, batch):
+        with pytest.raises(DataError, match=r"a text holds '\[brand\]', id 40.*--config\.init"):
+            encode("word7 [brand]")
+    with pytest.raises(ConfigError, match="special tokens are among them"):
+        whole.restrict(3)
+    with pytest.raises(DataError, match="id 40"):
+        tokenizer.readable([7, 40])

@@ -1,6 +1,7 @@
 """Whole models from and to Hugging Face directories."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
