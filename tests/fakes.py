@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flaxlm.data.vocabulary import Template
+from flaxlm.data.template import Template
 
 BOS, EOS, FIRST = 2, 3, 5
 

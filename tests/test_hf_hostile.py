@@ -202,7 +202,8 @@ def test_a_model_is_not_written_over_another(good, tmp_path):
 
 def test_what_no_architecture_computes_is_not_written(good, tmp_path):
     model = from_pretrained(good / "gpt2")
-    model = dataclasses.replace(model, config=dataclasses.replace(model.config, parallel=True))
+    config = dataclasses.replace(model.config, parallel=True)
+    model = dataclasses.replace(model, module=model.module.clone(config=config))
     with pytest.raises(ConfigError, match=r"no known .* GPT2LMHeadModel has parallel=False"):
         save_pretrained(tmp_path / "out", model)
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """Checkpoints of the hub, as their files stand there, load: a table of facts, hub_table.py."""
 
+import json
 import re
 
 import hub_checkpoints
@@ -257,5 +258,13 @@ def test_a_reader_refuses_texts_with_tokens_that_have_no_row(added):
             encode("word7 [brand]")
     with pytest.raises(ConfigError, match="special tokens are among them"):
         whole.restrict(3)
+    # A padding token may have no row: nothing reads it.
+    config = {"pad_token": "[brand]"}
+    (added / "tokenizer_config.json").write_text(json.dumps(config))
+    padded = Directory(added).tokenizer()
+    assert padded.pad_id == 40
+    with pytest.warns(UserWarning):
+        padded.restrict(40)
+    assert padded.pad_id == padded.eos_id == padded.special_ids["pad"]
     with pytest.raises(DataError, match="id 40"):
         tokenizer.readable([7, 40])

@@ -15,8 +15,9 @@ from test_objective_models import Fixed
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.pipeline import Batches, EvalBatches
 from flaxlm.data.sources import DataConfig
+from flaxlm.data.template import Template
 from flaxlm.data.tokenizer import ByteTokenizer
-from flaxlm.data.vocabulary import ByT5Tokenizer, Template
+from flaxlm.data.vocabulary import ByT5Tokenizer
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.metrics.answers import span_values
 from flaxlm.objectives.question_answering import QuestionAnswering, context_spans, shorter_side

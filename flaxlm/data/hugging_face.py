@@ -26,12 +26,11 @@ from flaxlm.data.hugging_face_files import (
     wordpiece,
 )
 from flaxlm.data.sentence_piece import MODEL_FILES
+from flaxlm.data.template import Frame, Template
 from flaxlm.data.vocabulary import (
     SPACE,
     SPECIALS,
     ByT5Tokenizer,
-    Frame,
-    Template,
     Tokenizer,
     find_sentinels,
 )

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from flaxlm.data import offsets
-from flaxlm.data.vocabulary import SPACE, SPECIALS, Frame, Template, Tokenizer, find_sentinels
+from flaxlm.data.template import Frame, Template
+from flaxlm.data.vocabulary import SPACE, SPECIALS, Tokenizer, find_sentinels
 from flaxlm.errors import DataError
 
 # Names that models from elsewhere give to the same roles.

@@ -77,11 +77,11 @@ class TokenCache:
             out[chosen] = self._shards[number][index[chosen] - number * self._shard_tokens]
         return out
 
-
     @property
     def largest(self) -> int:
         """The largest id, -1 where there are no tokens; every one is read for it."""
         return max((int(shard.max()) for shard in self._shards if shard.size), default=-1)
+
 
 def read_manifest(directory: str | os.PathLike) -> dict:
     """Return a cache's manifest, itself verified; MissingInput where there is no cache."""

@@ -1,7 +1,6 @@
 """The interface of every tokenizer, and the byte-level ones, which need no training."""
 
 import abc
-import dataclasses
 import functools
 import hashlib
 import json
@@ -11,76 +10,16 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from flaxlm import files
 from flaxlm.data import offsets
+from flaxlm.data.template import Template
 from flaxlm.errors import ConfigError, DataError, StorageError
 
 SPECIALS = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>", "mask": "<mask>"}
 SPACE = "\u2581"  # SentencePiece's visible space, the one character that it cannot give back
-
-
-@dataclasses.dataclass(frozen=True)
-class Frame:
-    """Special tokens around one text, `specials[0] a specials[1]`, or two, `… b specials[2]`.
-
-    Attributes:
-      specials: ids before, between and behind the texts.
-      special_types: the token types of those ids.
-      text_types: the token type of each text.
-    """
-
-    specials: tuple[tuple[int, ...], ...]
-    special_types: tuple[tuple[int, ...], ...]
-    text_types: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of special tokens."""
-        return sum(map(len, self.specials))
-
-    def around(self, *texts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return (ids, token types), int32, of texts (ids) with the specials in their places."""
-        ids: list[Sequence[int]] = [self.specials[0]]
-        types: list[Sequence[int]] = [self.special_types[0]]
-        behind = zip(texts, self.text_types, self.specials[1:], self.special_types[1:], strict=True)
-        for text, text_type, special, special_type in behind:
-            ids += [text, special]
-            types += [np.full(len(text), text_type), special_type]
-        ids, types = ([np.asarray(part, np.int32) for part in parts] for parts in (ids, types))
-        return np.concatenate(ids), np.concatenate(types)
-
-
-class Template(NamedTuple):
-    """How an encoder reads one text and a pair of texts."""
-
-    single: Frame
-    pair: Frame
-
-    @classmethod
-    def of(
-        cls,
-        before: Sequence[int],
-        between: Sequence[int],
-        after: Sequence[int],
-        second_type: int = 1,
-    ) -> "Template":
-        """Return `before a after` and `before a between b after`; types 0, `second_type` from b."""
-        before, between, after = tuple(before), tuple(between), tuple(after)
-
-        def zeros(ids, value=0):
-            return (value,) * len(ids)
-
-        last = zeros(after, second_type)
-        return cls(
-            Frame((before, after), (zeros(before), zeros(after)), (0,)),
-            Frame(
-                (before, between, after), (zeros(before), zeros(between), last), (0, second_type)
-            ),
-        )
 
 
 class Tokenizer(abc.ABC):
@@ -176,23 +115,22 @@ class Tokenizer(abc.ABC):
         return hashlib.sha256(head + b"\n" + self.model).hexdigest()
 
     def restrict(self, rows: int) -> None:
-        """Refuse from now on texts with ids that a model of so many rows cannot read.
+        """Refuse from now on texts with ids that a model of so many rows cannot read; warn of them.
 
-        Warns where there are such ids, as of tokens that were added and never trained.
-
-        Raises:
-          ConfigError: one of them is a special token.
+        ConfigError where one is a special token.
         """
         if self.vocab_size <= rows:
             return
         self.beyond = frozenset(range(rows, self.vocab_size))
         names = ", ".join(self.pieces(sorted(self.beyond)[:5]))
         what = f"the tokenizer has {self.vocab_size} ids and the model {rows} rows: {names}"
+        self.vocab_size, _ = rows, self.hash  # which stays that of the whole vocabulary
+        if self.pad_id in self.beyond:  # nothing reads what stands there
+            self.pad_id = self.eos_id
+        for cached in ("_all_pieces", "special_ids", "_silent"):
+            self.__dict__.pop(cached, None)
         if not self.beyond.isdisjoint(self.special_ids.values()):
             raise ConfigError(f"{what}; special tokens are among them, so nothing can be read")
-        self.hash  # noqa: B018  (that of the whole vocabulary)
-        self.vocab_size = rows
-        self.__dict__.pop("_all_pieces")
         warnings.warn(f"{what}; texts that hold one are refused", stacklevel=2)
 
     def readable(self, ids: list[int]) -> list[int]:

@@ -10,7 +10,8 @@ import pathlib
 from flaxlm import files
 from flaxlm.data.hugging_face import HuggingFaceTokenizer
 from flaxlm.data.sentence_piece import SentencePieceTokenizer
-from flaxlm.data.vocabulary import SPACE, Frame, Tokenizer
+from flaxlm.data.template import Frame
+from flaxlm.data.vocabulary import SPACE, Tokenizer
 from flaxlm.errors import ConfigError, DataError, StorageError
 
 NORMAL, UNKNOWN, USER_DEFINED = 1, 2, 4  # types of SentencePiece's pieces

@@ -12,8 +12,8 @@ import numpy as np
 
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
+from flaxlm.data.template import Frame, Template
 from flaxlm.data.unknown import warn_unknown
-from flaxlm.data.vocabulary import Frame, Template
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.models import losses
 from flaxlm.objectives import supervised

@@ -12,8 +12,8 @@ import numpy as np
 
 from flaxlm.data.order import Raw
 from flaxlm.data.pipeline import Batch
+from flaxlm.data.template import Template
 from flaxlm.data.unknown import warn_unknown
-from flaxlm.data.vocabulary import Template
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.models import MODELS, Model, losses
 from flaxlm.objectives.objective import Objective, Spec, Sums, apply, ints

@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
-from flaxlm.data.vocabulary import Template
+from flaxlm.data.template import Template
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.objectives import supervised
 from flaxlm.objectives.objective import Spec, apply, between, floats, ints

@@ -122,7 +122,7 @@ def _is_run(source: str) -> bool:
     path = pathlib.Path(source) / "config.json"
     if source.startswith(SCHEME) or not path.is_file():
         return False
-    with contextlib.suppress(ValueError, AttributeError):
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):
         return isinstance(json.loads(path.read_bytes()).get("objective"), dict)
     return False
 

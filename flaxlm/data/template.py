@@ -1,0 +1,67 @@
+"""Special tokens around what an encoder reads: one text, or two."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Special tokens around one text, `specials[0] a specials[1]`, or two, `… b specials[2]`.
+
+    Attributes:
+      specials: ids before, between and behind the texts.
+      special_types: the token types of those ids.
+      text_types: the token type of each text.
+    """
+
+    specials: tuple[tuple[int, ...], ...]
+    special_types: tuple[tuple[int, ...], ...]
+    text_types: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of special tokens."""
+        return sum(map(len, self.specials))
+
+    def around(self, *texts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return (ids, token types), int32, of texts (ids) with the specials in their places."""
+        ids: list[Sequence[int]] = [self.specials[0]]
+        types: list[Sequence[int]] = [self.special_types[0]]
+        behind = zip(texts, self.text_types, self.specials[1:], self.special_types[1:], strict=True)
+        for text, text_type, special, special_type in behind:
+            ids += [text, special]
+            types += [np.full(len(text), text_type), special_type]
+        ids, types = ([np.asarray(part, np.int32) for part in parts] for parts in (ids, types))
+        return np.concatenate(ids), np.concatenate(types)
+
+
+class Template(NamedTuple):
+    """How an encoder reads one text and a pair of texts."""
+
+    single: Frame
+    pair: Frame
+
+    @classmethod
+    def of(
+        cls,
+        before: Sequence[int],
+        between: Sequence[int],
+        after: Sequence[int],
+        second_type: int = 1,
+    ) -> "Template":
+        """Return `before a after` and `before a between b after`; types 0, `second_type` from b."""
+        before, between, after = tuple(before), tuple(between), tuple(after)
+
+        def zeros(ids, value=0):
+            return (value,) * len(ids)
+
+        last = zeros(after, second_type)
+        return cls(
+            Frame((before, after), (zeros(before), zeros(after)), (0,)),
+            Frame(
+                (before, between, after), (zeros(before), zeros(between), last), (0, second_type)
+            ),
+        )
