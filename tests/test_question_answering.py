@@ -16,8 +16,7 @@ from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.pipeline import Batches, EvalBatches
 from flaxlm.data.sources import DataConfig
 from flaxlm.data.template import Template
-from flaxlm.data.tokenizer import ByteTokenizer
-from flaxlm.data.vocabulary import ByT5Tokenizer
+from flaxlm.data.vocabulary import ByT5Tokenizer, ByteTokenizer
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.metrics.answers import span_values
 from flaxlm.objectives.question_answering import QuestionAnswering, context_spans, shorter_side
