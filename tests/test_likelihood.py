@@ -266,7 +266,7 @@ def test_rolling_perplexity_equals_torch_window_by_window(loaded):
         assert nats == pytest.approx(total, abs=1e-4)
     with pytest.raises(ConfigError, match="window=25 is above"):
         rolling(model.ours, texts, window=25)
-    with pytest.raises(ConfigError, match="choose one of: decoder, recurrent"):
+    with pytest.raises(ConfigError, match="works on: decoder, recurrent"):
         rolling(loaded("bert").ours, texts, window=5)
 
 

@@ -15,10 +15,18 @@ import jax
 import numpy as np
 
 from flaxlm import sharding
-from flaxlm.errors import ConfigError, DataError, choose
+from flaxlm.errors import ConfigError, DataError
 from flaxlm.inference.prompts import SMALLEST_BUCKET, bucket, pad, position_limit
-from flaxlm.inference.requests import Continuation, Ids, Masked, Request, Scores, windows
-from flaxlm.models import MODELS, losses
+from flaxlm.inference.requests import (
+    Continuation,
+    Ids,
+    Masked,
+    Request,
+    Scores,
+    check_left_to_right,
+    windows,
+)
+from flaxlm.models import losses
 from flaxlm.progress import Progress
 from flaxlm.trained import TrainedModel
 
@@ -265,8 +273,7 @@ def rolling(model: TrainedModel, texts: Sequence[str], window: int, stride: int 
       window: tokens that the model reads at once.
       stride: tokens judged in each window; 0 for all of them, without overlap.
     """
-    going_on = [name for name, row in MODELS.items() if row.writes and not row.encodes]
-    choose("family", model.family, going_on)
+    check_left_to_right(model.family)
     stride, limit = stride or window, position_limit(model.config)
     if not 1 <= stride <= window:
         raise ConfigError(f"stride={stride} must be between 1 and window={window}")

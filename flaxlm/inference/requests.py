@@ -188,6 +188,18 @@ def check_mask(tokenizer: Tokenizer) -> None:
         )
 
 
+def check_left_to_right(family: str) -> None:
+    """Raise ConfigError unless a family of models goes on from what it has read."""
+    from flaxlm.models import MODELS  # see `Reader.traits`
+
+    valid = [name for name, row in MODELS.items() if row.writes and not row.encodes]
+    if family not in valid:
+        raise ConfigError(
+            f"windows of a text are judged from left to right, and model {family!r} does not read "
+            f"that way; it works on: {', '.join(valid)}"
+        )
+
+
 def windows(stream: Sequence[int], window: int, stride: int) -> Iterator[Continuation]:
     """Yield requests that judge every token of a stream but its first exactly once.
 

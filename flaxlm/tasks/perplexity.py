@@ -10,7 +10,7 @@ from flaxlm.data.clean import Cleaner
 from flaxlm.data.sources import DataConfig, documents
 from flaxlm.data.split import split_documents
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.inference.requests import Reader, Request, Scores, windows
+from flaxlm.inference.requests import Reader, Request, Scores, check_left_to_right, windows
 from flaxlm.metrics.measure import Measure, bits, perplexity, ratio_measure
 from flaxlm.tasks.by_likelihood import Gold, Ranked
 from flaxlm.tasks.task import Answer, Example
@@ -52,11 +52,7 @@ class Perplexity(Ranked):
 
     def requests(self, examples: Sequence[Example], reader: Reader) -> list[list[Request]]:
         """Return the windows of each document, which begins with BOS."""
-        if reader.traits.encodes or reader.traits.bidirectional:
-            raise ConfigError(
-                f"task perplexity judges text from left to right, and model {reader.family!r} does "
-                "not read that way; it needs one that goes on from what it has read, as a decoder"
-            )
+        check_left_to_right(reader.family)
         window = min(self.window, reader.limit or self.window)
         bos = reader.tokenizer.bos_id
         texts = reader.tokenizer.encode_batch([example["text"] for example in examples])
