@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from flaxlm import files
-from flaxlm.errors import DataError
+from flaxlm.errors import ConfigError, DataError
 
 TEXT = "hello\tworld\nGüte 中文 \u2028 \x0c \x85\n\nlast"
 
@@ -77,3 +77,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         file.write(b"half")
         raise ZeroDivisionError
     assert path.read_bytes() == "é".encode() and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_mark_before_json_that_people_edit_is_no_text(tmp_path):
+    from flaxlm.interop import config as hugging_face
+    from flaxlm.training import config as run_config
+
+    (tmp_path / "recipe.json").write_text('{"seed": 3}', encoding="utf-8-sig")
+    assert run_config.read_json(tmp_path / "recipe.json") == {"seed": 3}
+    (tmp_path / "config.json").write_text('{"model_type": "none"}', encoding="utf-8-sig")
+    with pytest.raises(ConfigError, match="'none'"):
+        hugging_face.read(tmp_path)

@@ -85,7 +85,7 @@ def read(directory: pathlib.Path) -> Description:
     if path.stat().st_size > CONFIG_BYTES:
         raise DataError(f"{path} has {path.stat().st_size} bytes, which no config.json has")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}") from None
     if not isinstance(raw, dict):

@@ -93,7 +93,7 @@ class Directory:
         if not path.is_file():
             return {}
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return dict(json.loads(path.read_text(encoding="utf-8-sig")))
         except (ValueError, TypeError) as error:
             raise DataError(f"{path} is damaged: {_line(error)}") from None
 

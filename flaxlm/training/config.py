@@ -388,7 +388,7 @@ def hub_recipe(init: str) -> dict:
 def read_json(path: pathlib.Path) -> dict:
     """Return the nested dict of a JSON config, its lists as tuples; ConfigError if it is none."""
     try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
+        recipe = json.loads(path.read_text(encoding="utf-8-sig"))
         check_sections(recipe)
     except (ValueError, ConfigError) as error:
         raise ConfigError(f"{path} is damaged or no config: {error}") from None
