@@ -38,8 +38,8 @@ class DataConfig:
 
     path: str | tuple[str, ...] = STDLIB  # file, glob, folder, 'stdlib'; or a tuple
     weights: tuple[float, ...] = ()  # share of the training rows that each of several paths gets
-    format: str = "auto"  # auto, text, jsonl, parquet, datasets
-    field: str = "text"  # column or key that holds the text
+    format: str = "auto"  # text, jsonl, csv, tsv, parquet, datasets, conll, conllu; auto: by ending
+    field: str = "text"  # column of a table that holds the text
     document: str = "file"  # what a document of plain text is: file, line, paragraph
     include: tuple[str, ...] = ()  # patterns of file names to read; empty: all
     exclude: tuple[str, ...] = ()  # patterns of file names to leave out

@@ -141,7 +141,11 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class TableTask(Task):
-    """A task that reads tables; `columns` names those of a CSV or TSV file without a header."""
+    """A task that reads tables.
+
+    Attributes:
+      columns: names of the columns of a CSV or TSV file that has no header.
+    """
 
     columns: tuple[str, ...] = ()
 
