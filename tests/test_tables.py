@@ -146,6 +146,7 @@ BAD = {
     "array cut": (f"[\n{GOOD},\n", r"line \d is not JSON: it ends within an object"),
     "array of lists": (f"[{GOOD}, [1]]", r"row 2 is not a JSON object but list; each has to look"),
     "lists": ("[1]\n[2]\n", r"line 2 is not JSON: '\[2\]' stands behind its end"),
+    "a list": (f"{GOOD}\n[{GOOD}]\n", r"line 2 is not a JSON object but list"),
     "number": (f"{GOOD}\n5\n", r"line 2 is not a JSON object but int"),
     "pretty": (json.dumps(ROWS[0], indent=1), r"line 1 .*has to be brought onto one \(jq -c"),
     "quotes": ("{'text': 'a'}", r"line 1 is not JSON: Expecting property name.*character 2"),

@@ -150,14 +150,16 @@ def rows(
 def _json(path: str, most: int, progress) -> Iterator[Row]:
     """Yield the rows of JSON lines, or of one array."""
     lines = files.text_lines(path, most, progress)
+    first = True
     for number, line in lines:
         text = line.removeprefix(files.MARK).strip()  # it stands where two files were joined
-        if text.startswith("["):  # an array, which may span lines
+        if first and text.startswith("["):  # an array, which may span lines
             text += "\n" + "".join(following for _, following in lines)
             for row, value in enumerate(loads(text, path, number), 1):
                 yield _object(Row(path, row, value, f"row {row}"))
         elif text:
             yield _object(Row(path, number, loads(text, path, number)))
+            first = False
 
 
 def _object(row: Row) -> Row:
