@@ -104,10 +104,10 @@ def test_a_foreign_classifier_is_scored_by_what_it_says(
     names, options, accuracy, said, run, model, rows
 ):
     done = run("evaluate", f"--workdir={model(*names)}", *options, f"--config.data.path={rows}",
-               "--config.data.split=whole", "--config.eval.batch_size=8",
-               "--config.train.length=16")  # fmt: skip
+               "--config.eval.batch_size=8", "--config.train.length=16")  # fmt: skip
     assert done.code == 0, done.err
     assert re.search(rf"accuracy +{accuracy:.4f} ", done.out), done.out
+    assert re.search(r"/examples +8 of 8", done.out)  # all of the file
     assert said in done.err and ("taken by their places" in done.err) == bool(said)
 
 

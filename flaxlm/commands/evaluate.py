@@ -1,15 +1,18 @@
 """`evaluate`: score a split with a run's checkpoint."""
 
 import dataclasses
+import os
 import pathlib
 
 from flaxlm.commands.options import ProcessOptions, ReadOptions
-from flaxlm.data.sources import SPLITS
+from flaxlm.data.sources import SPLITS, STDLIB
 from flaxlm.errors import choose
 from flaxlm.evaluation.report import examine
 from flaxlm.progress import say
+from flaxlm.tasks import TASKS
+from flaxlm.training.config import task_defaults
 from flaxlm.training.metrics import report
-from flaxlm.training.opened import open_run
+from flaxlm.training.opened import INIT, open_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,12 +25,55 @@ class Options(ReadOptions, ProcessOptions):
 
     split: str = "valid"
 
+    def configure(self, nested: dict, overrides: dict[str, str]):
+        """Return the config of what is scored; see `scored_whole` and `in_buckets`."""
+        foreign = self.checkpoint == INIT
+        if foreign:
+            overrides = in_buckets(nested, overrides)
+        return super().configure(nested, scored_whole(nested, overrides, foreign))
+
+
+# What says of a file which part of it is scored.
+PARTS = ("split", "valid_fraction", "test_fraction", "valid_path", "test_path")
+
+
+def scored_whole(nested: dict, overrides: dict[str, str], foreign: bool) -> dict[str, str]:
+    """Return the overrides, with those that score all of a file which was not trained on.
+
+    That is a `data.path` on the command line other than the run's, where nothing is said of
+    splits. The directory of a published set has its parts, and `stdlib` is split as in training.
+
+    Args:
+      nested: the recipe.
+      overrides: as they were typed.
+      foreign: whether the model is a Hugging Face one, which no file here was held out from.
+    """
+    path = overrides.get("data.path")
+    data, task = nested.get("data", {}), overrides.get("task.name", "")
+    parts = task_defaults(task).get("data", {}) if task else data
+    known = not foreign and path == data.get("path")
+    published = bool(parts.get("valid_path")) and os.path.isdir(os.path.expanduser(path or ""))
+    said = any(f"data.{key}" in overrides for key in PARTS)
+    if path in (None, STDLIB) or known or published or said:
+        return overrides
+    return overrides | {"data.split": "whole", "data.valid_path": "", "data.test_path": ""}
+
+
+def in_buckets(nested: dict, overrides: dict[str, str]) -> dict[str, str]:
+    """Return the overrides, with batches no wider than they need where a task has examples."""
+    task = TASKS.get(overrides.get("task.name") or nested.get("task", {}).get("name", "text"))
+    said = "train.buckets" in overrides or "buckets" in nested.get("train", {})
+    if said or task is None or not task.objective:
+        return overrides
+    return overrides | {"train.buckets": str(tuple(2**power for power in range(4, 15)))}
+
 
 def run(options: Options, config) -> None:
     """Score a split and print the table."""
     choose("--split", options.split, SPLITS)
     result = evaluate(config, options.place, options.split, options.checkpoint)
-    report(options.place, result, f"evaluate: {options.place.name}, {options.split}")
+    part = "whole" if config.data.split == "whole" else options.split
+    report(options.place, result, f"evaluate: {options.place.name}, {part}")
 
 
 def evaluate(config, workdir: pathlib.Path, split: str, checkpoint: str) -> dict:

@@ -32,7 +32,7 @@ def tokenize(config, workdir: pathlib.Path) -> dict:
     with Inputs.open(config, workdir) as inputs:
         result = {"tokenizer/hash": inputs.tokenizer.hash[:16]}
         result["tokenizer/vocab_size"] = inputs.tokenizer.vocab_size
-        for split in config.data.split_names():
+        for split in config.data.cached_splits():
             sources = inputs.sources(split)
             for name in ("documents", "tokens", "bytes", "words"):
                 total = sum(source.counts[name] for source in sources)

@@ -177,7 +177,7 @@ def _check_splits(config: DataConfig, splits: set[str]) -> None:
     where = ", ".join(config.paths)
     if not splits:
         raise DataError(f"the corpus {where} is empty: no document is left after cleaning")
-    for split in config.split_names():
+    for split in config.cached_splits():
         if split not in splits:
             fix = {
                 "hash": "raise its fraction, use data.split='tail', or set it to 0",
@@ -195,7 +195,7 @@ def _assemble(parts, config, manifest, directory) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     splits, written = {}, {}
-    for split in config.split_names():
+    for split in config.cached_splits():
         writer = SplitWriter(aside, split, config.sentences, manifest["shard_tokens"])
         for path in parts:
             with np.load(path) as part:

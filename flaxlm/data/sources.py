@@ -103,6 +103,10 @@ class DataConfig:
             return [self]
         return [dataclasses.replace(self, path=path, weights=()) for path in self.paths]
 
+    def cached_splits(self) -> list[str]:
+        """Return the splits that a token cache holds; with `whole` one that stands for them all."""
+        return ["train"] if self.split == "whole" else self.split_names()
+
     def split_names(self) -> list[str]:
         """Return the splits that this config makes, train first."""
         if self.split == "whole":

@@ -92,7 +92,8 @@ def on_examples(ours: Sequence[pathlib.Path], theirs: Sequence[pathlib.Path]) ->
 def scores(reports: Sequence[pathlib.Path]) -> dict[str, list[float]]:
     """Return {score: its value of each seed}."""
     rows = [json.loads((report / "scores.json").read_bytes()) for report in reports]
-    names = [n for n in rows[0] if n != "step" and not n.endswith(("_low", "_high"))]
+    facts = ("step", "examples", "examples_read")
+    names = [n for n in rows[0] if n not in facts and not n.endswith(("_low", "_high"))]
     return {name: [row[name] for row in rows] for name in names if all(name in r for r in rows)}
 
 

@@ -9,6 +9,7 @@
 Beside them lies what a task writes for others to score, such as the file that a benchmark is sent.
 """
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -48,11 +49,15 @@ def examine(
         evaluation = completed(known, config.task, batches.source.report)
     else:
         evaluation = evaluate_split(program, params, inputs, split, label="evaluate", full=True)
+    amount = inputs.amount(split)
+    if evaluation.scores:
+        evaluation = dataclasses.replace(evaluation, scores=evaluation.scores | amount)
     if evaluation.examples and jax.process_index() == 0:
         labels = getattr(config.objective, "labels", ())
         write(place(inputs.workdir, config, split), evaluation, config.task, labels, step)
     of = config.task_name if config.data.split == "whole" else split
-    scores = {f"{of}/{name}": value for name, value in evaluation.scores.items()}
+    named = evaluation.scores or amount | {"examples": 0}  # none is scored without right answers
+    scores = {f"{of}/{name}": value for name, value in named.items()}
     if config.baseline and evaluation.scores and jax.process_index() == 0:
         name, judged = place(inputs.workdir, config, split).name, config.eval
         scores |= compare.summary(inputs.workdir, name, judged.metric, judged.mode, config.baseline)

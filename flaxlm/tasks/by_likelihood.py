@@ -13,7 +13,7 @@ from flaxlm.errors import ConfigError
 from flaxlm.inference.requests import Reader, Request, Scores
 from flaxlm.metrics.measure import Measure, mean_measure
 from flaxlm.tasks.records import Record, read_split
-from flaxlm.tasks.task import Answer, Example, Task, check_count
+from flaxlm.tasks.task import Answer, Example, Examples, Task, check_count
 
 
 class Gold(NamedTuple):
@@ -129,7 +129,7 @@ class Prompted(Ranked):
 
     def prompted(
         self, data: DataConfig, split: str, example: Callable[[Record], Example], gold: str = ""
-    ) -> list[Example]:
+    ) -> Examples:
         """Return the examples of a split, solved ones put before the `text` of each.
 
         Args:
@@ -159,7 +159,7 @@ class Prompted(Ranked):
                 shot["text"] + self.joint + shot["solved"] for shot in self._shots(example_, pool)
             ]
             made.append(example_ | {"text": self.separator.join([*parts, example_["text"]])})
-        return made
+        return Examples(made, found.read)
 
     def _shots(self, example: Example, pool: Sequence[Example]) -> Iterator[Example]:
         """Yield the shots of an example: draw n is a function of (seed, id, n) alone."""

@@ -15,7 +15,7 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.tasks.labels import find_label, label_ids
 from flaxlm.tasks.records import Record, read_split, read_table
 from flaxlm.tasks.regression import NumberTask
-from flaxlm.tasks.task import Answer, Example, LabelTask, Task
+from flaxlm.tasks.task import Answer, Example, Examples, LabelTask, Task
 
 NLI = ("entailment", "neutral", "contradiction")
 TWO_WAY = ("entailment", "not_entailment")
@@ -49,7 +49,7 @@ class Glue(Task):
     header: ClassVar[tuple[str, ...]] = ()
     reported: ClassVar[tuple[str, ...]] = ("accuracy",)
 
-    def read(self, data: DataConfig, split: str, answer: Callable[[Record], Example]):
+    def read(self, data: DataConfig, split: str, answer: Callable[[Record], Example]) -> Examples:
         """Return {id, index?, text, text_pair?} and what `answer` reads of each row of a split."""
         skipped: list[str] | None = [] if self.skip_bad_rows else None
 
@@ -68,7 +68,7 @@ class Glue(Task):
                 f"first: {skipped[0]}",
                 stacklevel=1,
             )
-        return found
+        return Examples(found, found.read + len(skipped or ()))
 
     def _rows(self, path: str, most: int, form: str, skipped: list[str] | None) -> Iterator[Record]:
         """Yield the rows of a file, of which columns that nobody reads are dropped (MNLI's parses).

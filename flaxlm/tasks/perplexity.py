@@ -6,14 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from flaxlm.data.clean import Cleaner
-from flaxlm.data.sources import DataConfig, documents
+from flaxlm.data.sources import DataConfig
 from flaxlm.data.split import split_documents
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.inference.requests import Reader, Request, Scores, check_left_to_right, windows
 from flaxlm.metrics.measure import Measure, bits, perplexity, ratio_measure
 from flaxlm.tasks.by_likelihood import Gold, Ranked
-from flaxlm.tasks.task import Answer, Example
+from flaxlm.tasks.task import Answer, Example, Examples
 
 SHOWN = 200  # characters of a text in a report
 
@@ -41,14 +40,12 @@ class Perplexity(Ranked):
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, groups} for each document of a split."""
         if data.split == "whole":
-            cleaner = Cleaner(data)
-            texts = ((d.id, cleaner(d.text)) for d in documents(data))
-        else:
-            texts = ((d.id, d.text) for of, d in split_documents(data) if of == split)
-        found = [{"id": i, "text": t, "groups": ()} for i, t in texts if t is not None]
+            split = "train"  # which stands for them all
+        read = list(split_documents(data))
+        found = [{"id": d.id, "text": d.text, "groups": ()} for of, d in read if of == split]
         if not found:
             raise DataError(f"the {split} split of {', '.join(data.paths)} holds no text")
-        return found
+        return Examples(found, len(read))
 
     def requests(self, examples: Sequence[Example], reader: Reader) -> list[list[Request]]:
         """Return the windows of each document, which begins with BOS."""

@@ -22,7 +22,7 @@ from flaxlm.metrics.measure import Measure
 from flaxlm.tasks.answer_spans import best_spans, distinct, locate, shares
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.squad_json import answers_of, note_id, read_questions
-from flaxlm.tasks.task import Answer, Example, Task, check_count
+from flaxlm.tasks.task import Answer, Example, Examples, Task, check_count
 
 Golds = Sequence[tuple[str, ...]]
 
@@ -121,18 +121,18 @@ class QuestionAnswering(Task):
         # Right answers that are kept back may be absent, or lists without any.
         hidden = split == "test" and not any(e["answers"] for e in found)
         if hidden and (not self.unanswerable or found[0]["answers"] is None):
-            return [e | {"answers": None, "span": None} for e in found]
+            return Examples((e | {"answers": None, "span": None} for e in found), found.read)
         self._check(found, split, places)
-        found, notes = _usable(found, split)
-        if count := sum(moved[e["id"]] for e in found):
-            total = sum(len(e["answers"]) for e in found)
+        used, notes = _usable(found, split)
+        if count := sum(moved[e["id"]] for e in used):
+            total = sum(len(e["answers"]) for e in used)
             notes.append(
                 f"{count:,} of {total:,} answers are not where answer_start says, and were moved "
                 "to the nearest place where their text stands"
             )
         if notes:
             warnings.warn(f"{split} split: {'; '.join(notes)}", stacklevel=2)
-        return found
+        return Examples(used, found.read)
 
     def _id(self, record: Record) -> str:
         name = self.id_column or "id"

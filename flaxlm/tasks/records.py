@@ -12,7 +12,7 @@ from flaxlm.data.sources import DataConfig, sources
 from flaxlm.data.split import split_by_hash
 from flaxlm.errors import DataError, choose, nearest
 from flaxlm.tasks.labels import find_label
-from flaxlm.tasks.task import SPLITS, Example, Task
+from flaxlm.tasks.task import SPLITS, Example, Examples, Task
 
 # Yields the rows of a file, given its path and the most bytes of a line.
 Reader = Callable[[str, int], Iterator["Record"]]
@@ -131,7 +131,7 @@ def read_split(
     gold: str | tuple[str, ...] = "",
     read: Reader | None = None,
     task: Task | None = None,
-) -> list[Example]:
+) -> Examples:
     """Return the examples of a split, in the order of files and rows; every row is checked.
 
     With `data.split` 'hash' the text decides (both texts, of a pair; an example's `group`, if it
@@ -151,7 +151,7 @@ def read_split(
     if split not in data.split_names():
         raise DataError(
             f"there is no {split} split: set data.{split}_path with data.split='file', or "
-            f"data.{split}_fraction above 0"
+            f"data.{split}_fraction above 0, or data.split='whole' to evaluate all rows"
         )
     rows = list(records(data, split, read, task))
     golds = {gold} if isinstance(gold, str) else {*gold}
@@ -174,9 +174,10 @@ def read_split(
     if not found:
         raise DataError(
             f"the {split} split is empty: {', '.join(data.paths)} has {total} rows, of which "
-            f"data.split={data.split!r} sends none there; use more rows or a larger share"
+            f"data.split={data.split!r} sends none there; use more rows or a larger share, or "
+            "data.split='whole' to evaluate all of them"
         )
-    return found
+    return Examples(found, total)
 
 
 def _edge(found: list[Example], at: int) -> int:

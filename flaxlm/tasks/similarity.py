@@ -12,7 +12,7 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError, choose
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.regression import NumberTask
-from flaxlm.tasks.task import Example, TableTask
+from flaxlm.tasks.task import Example, Examples, TableTask
 
 PAIRS = ("scored", "given")
 
@@ -67,7 +67,7 @@ class Similarity(TableTask, NumberTask):
         found = read_split(data, split, example, self.score_column, task=self)
         if training:
             total = len(found)
-            found = [e for e in found if e["label"]]
+            found = Examples((e for e in found if e["label"]), found.read)
             if not found:
                 raise DataError(
                     f"none of the {total} training pairs has a score of task.threshold="

@@ -19,7 +19,7 @@ from flaxlm.data.split import split_documents
 from flaxlm.data.stdlib import stdlib_root
 from flaxlm.errors import ConfigError, DataError, choose, nearest
 from flaxlm.tasks.labels import label_ids
-from flaxlm.tasks.task import SPLITS, Example, LabelTask
+from flaxlm.tasks.task import SPLITS, Example, Examples, LabelTask
 from flaxlm.tasks.text_task import TextTask
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -127,7 +127,7 @@ def _unique(entries: Iterable[Documented], key) -> Iterator[Documented]:
 
 def _chosen(
     candidates: list[tuple[Documented, Example]], most: int, data: DataConfig, split: str
-) -> list[Example]:
+) -> Examples:
     """Return the examples, of each file at most `most` (0: all), evenly spaced in it."""
     files: dict[str, list[Example]] = {}
     for entry, example in candidates:
@@ -139,7 +139,7 @@ def _chosen(
     if not kept:
         share = f"data.{split}_fraction={getattr(data, f'{split}_fraction', 1)}"
         raise DataError(f"the {split} split of the task is empty ({share}); make it larger")
-    return kept
+    return Examples(kept, sum(map(len, _by_split(data).values())))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from flaxlm.metrics.labels import classification_measure
 from flaxlm.metrics.measure import Measure, mean_measure
 from flaxlm.metrics.numbers import regression_measure
 from flaxlm.tasks.glue import GLUE, NLI, TWO_WAY, Glue, Stsb
-from flaxlm.tasks.task import Answer, Example, Task, check_count
+from flaxlm.tasks.task import Answer, Example, Examples, Task, check_count
 
 # How each set is asked, and the words for its labels in the order of their ids; none for numbers.
 PAIR = "sentence1: {text} sentence2: {text_pair}"
@@ -68,14 +68,15 @@ class T5Glue(Task):
         names = self.glue.defaults.get("objective", {}).get("labels", ())
         found = self.glue.examples(data, split, names)
         golds = self.golds(found)
-        return [
+        asked = (
             {key: value for key, value in example.items() if key != "text_pair"}
             | {
                 "text": question.format(**{k: example.get(k) for k in ("text", "text_pair")}),
                 "target": None if gold is None else self.say(gold),
             }
             for example, gold in zip(found, golds, strict=True)
-        ]
+        )
+        return Examples(asked, found.read)
 
     def say(self, gold: int | float) -> str:
         """Return the text of a label or a number."""

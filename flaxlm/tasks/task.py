@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,6 +15,18 @@ from flaxlm.metrics.measure import Interval, Measure, intervals_of, scores_of
 SPLITS = ("train", "valid", "test")
 
 Example = dict[str, Any]
+
+
+class Examples(list[Example]):
+    """The examples of a split, in a fixed order.
+
+    Attributes:
+      read: how many the files held that they were taken from.
+    """
+
+    def __init__(self, examples: Iterable[Example], read: int):
+        super().__init__(examples)
+        self.read = read
 
 
 class Answer(NamedTuple):

@@ -16,7 +16,7 @@ from flaxlm.metrics.texts import (
     text_measures,
 )
 from flaxlm.tasks.records import Record
-from flaxlm.tasks.task import Answer, Example, Task, check_count, values_of
+from flaxlm.tasks.task import Answer, Example, Examples, Task, check_count, values_of
 
 References = str | list[str]
 
@@ -47,7 +47,7 @@ class TextTask(Task):
                 f"task.scored_by is empty; name some of {', '.join((*TEXT_SCORES, *CORPUS_SCORES))}"
             )
 
-    def checked(self, examples: list[Example]) -> list[Example]:
+    def checked(self, examples: Examples) -> Examples:
         """Return the examples, if the metrics can read their references; DataError if not."""
         known = [gold for gold in self.golds(examples) if gold is not None]
         if known:

@@ -134,10 +134,24 @@ class Inputs:
             self._examples[split] = self.config.task.examples(self.config.data, split, labels)
         return self._examples[split]
 
+    def amount(self, split: str) -> dict[str, int]:
+        """Return how much a split holds, and how much was read: `examples`, or `bytes` of text."""
+        if self.config.task.objective or self.config.task.ranks:
+            examples = self.examples(split)
+            read = getattr(examples, "read", len(examples))
+            return {"examples": len(examples), "examples_read": read}
+        names = [split] if self.config.data.split == "file" else self.config.data.cached_splits()
+        held, read = (
+            sum(source.counts["bytes"] for name in of for source in self.sources(name))
+            for of in ([split], names)
+        )
+        return {"bytes": held, "bytes_read": read}
+
     def sources(self, split: str) -> list:
         """Return what the objective plans rows over: token caches, or a task's examples."""
         if self.config.task.objective:
             return [self.examples(split)]
+        split = "train" if self.config.data.split == "whole" else split
         caches = [
             token_cache.open_cache(path, split, tokenizer_hash=self.tokenizer.hash)
             for path in self.caches
@@ -177,8 +191,9 @@ class Inputs:
         if split not in data.split_names():
             key, lacks = ("path", "empty") if data.split == "file" else ("fraction", "0")
             raise ConfigError(
-                f"there is no {split} split: data.{split}_{key} is {lacks}; set it, or choose "
-                f"one of: {', '.join(data.split_names())}"
+                f"there is no {split} split: data.{split}_{key} is {lacks}; set it, or evaluate "
+                f"all there is with data.split='whole', or choose one of: "
+                f"{', '.join(data.split_names())}"
             )
         if (split, batch_size) not in self._evaluation:
             plans = self._plans(split, shuffle=False)

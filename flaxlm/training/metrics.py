@@ -130,13 +130,15 @@ def table(rows: dict, title: str) -> None:
 
 
 def folded(rows: dict) -> dict[str, str]:
-    """Return {name: text}, each value with its interval, if there is one, in parentheses."""
+    """Return {name: text}, each value with its interval, or with what it is of, behind it."""
 
     def text(value) -> str:
         return f"{value:,.4f}" if isinstance(value, float) else str(value)
 
     texts = {name: text(value) for name, value in rows.items()}
     for name in rows:
+        if f"{name}_read" in rows:
+            texts[name] += f" of {texts.pop(f'{name}_read')}"
         if f"{name}_low" in rows and f"{name}_high" in rows:
             texts[name] += f" ({texts.pop(f'{name}_low')} to {texts.pop(f'{name}_high')})"
     return texts

@@ -1,0 +1,90 @@
+"""What is asked is what is scored: all of a file, and the table says how much of it."""
+
+import json
+
+import pytest
+import tiny_runs as tiny
+
+from flaxlm.commands.evaluate import in_buckets, scored_whole
+from flaxlm.data.sources import DataConfig
+from flaxlm.errors import DataError
+from flaxlm.tasks import TASKS
+from flaxlm.training.config import from_dict
+from flaxlm.training.inputs import Inputs
+from flaxlm.training.metrics import folded
+
+WHOLE = {"data.split": "whole", "data.valid_path": "", "data.test_path": ""}
+RUN = {"data": {"path": "mine.txt", "split": "hash"}}
+MODEL = {"vocab_size": 281}
+SPLIT = {"data": {"path": "a", "split": "file", "valid_path": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("nested", "overrides", "foreign", "added"),
+    [
+        ({}, {"data.path": "x.jsonl"}, True, WHOLE),
+        ({}, {"data.path": "x.jsonl", "task.name": "wnut17"}, True, WHOLE),
+        (RUN, {"data.path": "other.txt"}, False, WHOLE),
+        (SPLIT, {"data.path": "other.txt"}, False, WHOLE),
+        # Nothing else is asked for, or a part is.
+        (RUN, {}, False, {}),
+        (RUN, {"data.path": "mine.txt"}, False, {}),
+        ({}, {"data.path": "x.jsonl", "data.valid_fraction": "0.5"}, True, {}),
+        ({}, {"data.path": "a", "data.valid_path": "b", "data.split": "file"}, True, {}),
+        ({}, {"data.path": "stdlib", "task.name": "stdlib_package"}, True, {}),
+        ({}, {"data.path": "{here}", "task.name": "multi30k"}, True, {}),
+    ],
+)
+def test_a_file_that_nothing_was_trained_on_is_scored_whole(
+    nested, overrides, foreign, added, tmp_path
+):
+    overrides = {key: value.format(here=tmp_path) for key, value in overrides.items()}
+    assert scored_whole(nested, overrides, foreign) == overrides | added
+
+
+def test_batches_of_a_foreign_model_are_cut_where_a_task_has_examples():
+    assert "(16, 32, 64" in in_buckets({}, {"task.name": "sst2"})["train.buckets"]
+    assert "16, 32" in in_buckets({"task": {"name": "ner"}}, {})["train.buckets"]
+    for nested, overrides in [
+        ({}, {}),
+        ({}, {"task.name": "hellaswag"}),
+        ({}, {"task.name": "sst2", "train.buckets": "()"}),
+        ({"task": {"name": "ner"}, "train": {"buckets": (8,)}}, {}),
+    ]:
+        assert in_buckets(nested, overrides) == overrides
+
+
+def test_the_table_says_of_how_many():
+    rows = {"valid/examples": 5, "valid/examples_read": 400, "valid/f1": 0.5}
+    assert folded(rows) == {"valid/examples": "5 of 400", "valid/f1": "0.5000"}
+
+
+@pytest.mark.parametrize("split", ["whole", "hash", "tail"])
+def test_a_split_says_how_much_it_is_of_what_was_read(split, tmp_path):
+    text, rows = tmp_path / "text.txt", tmp_path / "rows.jsonl"
+    text.write_text("\n".join(f"line {n}" for n in range(40)))
+    rows.write_text(
+        "".join(json.dumps({"text": f"t {n}", "label": "ab"[n % 2]}) + "\n" for n in range(40))
+    )
+    data = dict(split=split, valid_fraction=0.2, document="line")
+    plain = from_dict(tiny.recipe("causal", model=MODEL, data=dict(path=str(text), **data)))
+    task = dict(
+        task={"name": "classification"}, objective=dict(name="classification", labels=("a", "b"))
+    )
+    labelled = from_dict(
+        tiny.recipe("causal", model=MODEL, data=dict(path=str(rows), **data), **task)
+    )
+    for config, what, total in ((plain, "bytes", 270), (labelled, "examples", 40)):
+        with Inputs.open(config, tmp_path / what) as inputs:
+            amount = inputs.amount("valid")
+        assert amount[f"{what}_read"] == total
+        assert amount[what] == total if split == "whole" else 0 < amount[what] < total / 2
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_without_rows_names_the_way_to_score_all(split, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"text": "t", "label": "a"}) + "\n")
+    data = DataConfig(path=str(rows), split="tail")
+    with pytest.raises(DataError, match=r"data.split='whole' to evaluate all"):
+        TASKS["classification"]().examples(data, split, ("a", "b"))
