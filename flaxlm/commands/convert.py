@@ -8,6 +8,7 @@ import jax
 
 from flaxlm import sharding
 from flaxlm.commands.options import CheckpointOptions, FreshOptions, VerbOptions
+from flaxlm.data.sentence_modules import modules_for, read_modules
 from flaxlm.errors import ConfigError, Unsafe, choose
 from flaxlm.interop.pretrained import SCHEME, Directory, from_pretrained, save_pretrained
 from flaxlm.models import parameter_count
@@ -116,4 +117,8 @@ def export_run(workdir: pathlib.Path, checkpoint: str):
     config = run_config.build(run_config.read_run(str(workdir)))
     devices = jax.local_devices()[:1]
     with open_run(config, workdir, checkpoint, devices=devices, say=say) as run:
+        pooling, tokenizer = getattr(config.objective, "pooling", ""), run.model.tokenizer
+        if pooling not in ("", read_modules(tokenizer.beside).pooling):
+            modules = modules_for(pooling, run.model.config.width, config.train.length)
+            tokenizer.beside = {**tokenizer.beside, **modules}
         return run.model

@@ -16,7 +16,7 @@ from flaxlm.inference import embed as embedding
 from flaxlm.progress import say
 from flaxlm.tasks import records
 from flaxlm.training.metrics import report
-from flaxlm.training.opened import open_run
+from flaxlm.training.opened import INIT, open_run
 
 MOST_LINE_BYTES = 16 << 20
 
@@ -52,7 +52,8 @@ def embed(
         # The backbone alone: heads are neither built nor, from a foreign model, looked for.
         open_run(config, workdir, checkpoint, devices=devices, heads={}, say=say) as run,
     ):
-        vectors = embedding.embed(run.model, texts, options)
+        trained = getattr(config.objective, "pooling", "") if checkpoint != INIT else ""
+        vectors = embedding.embed(run.model, texts, options, trained, say)
         write(vectors)
     return {"embed/texts": len(vectors), "embed/width": vectors.shape[1]}
 

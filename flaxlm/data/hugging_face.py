@@ -23,6 +23,7 @@ from flaxlm.data.hugging_face_files import (
     read_bytes,
     read_json,
     sentence_piece,
+    texts_beside,
     wordpiece,
 )
 from flaxlm.data.sentence_piece import MODEL_FILES
@@ -194,6 +195,7 @@ def load_hugging_face(directory: str | os.PathLike, model_config: dict | None = 
             model_config = read_json(directory / "config.json")
         tokenizer = _load(directory, config, model_config)
         tokenizer.add_bos_token = _add_bos_token(tokenizer, config, model_config)
+        tokenizer.beside = texts_beside(directory)
         return tokenizer
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(

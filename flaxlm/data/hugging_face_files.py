@@ -8,11 +8,16 @@ import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from flaxlm.data import sentence_modules
 from flaxlm.data.sentence_piece import SentencePieceTokenizer
 from flaxlm.data.vocabulary import SPECIALS, Tokenizer
 from flaxlm.errors import DataError, MissingInput
 
 LIMIT = 500_000_000  # bytes; a larger file is no tokenizer
+TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json")  # the first one decides
+# Patterns of what is kept of a directory besides ids, see `Tokenizer.beside`.
+BESIDE = (*TOKENIZER, "chat_template.jinja", "additional_chat_templates/*.jinja")
+BESIDE += sentence_modules.TEXTS
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 BERT_NAMES = {role: f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")}
 GPT2_NAMES = dict.fromkeys(("unk", "bos", "eos"), "<|endoftext|>")
@@ -199,6 +204,15 @@ def of_library(where: object, function: Callable, *arguments):
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{where} is damaged or of an unknown kind: {reason}") from None
+
+
+def texts_beside(directory: pathlib.Path) -> dict[str, str]:
+    """Return {name: text} of files that are kept for exports, and for making vectors of texts."""
+    paths = sorted(path for name in BESIDE for path in directory.glob(name) if path.is_file())
+    try:
+        return {p.relative_to(directory).as_posix(): read_bytes(p).decode() for p in paths}
+    except UnicodeDecodeError as error:
+        raise DataError(f"a file of {directory} is no UTF-8: {error}") from None
 
 
 def read_json(path: pathlib.Path) -> dict:

@@ -17,8 +17,16 @@ import re
 from collections.abc import Iterable, Iterator
 
 from flaxlm.data import hugging_face
+from flaxlm.data.hugging_face_files import read_json
 from flaxlm.data.sentence_piece import MODEL_FILES, SentencePieceTokenizer
-from flaxlm.data.vocabulary import SPACE, SPECIALS, ByT5Tokenizer, ByteTokenizer, Tokenizer
+from flaxlm.data.vocabulary import (
+    BESIDE,
+    SPACE,
+    SPECIALS,
+    ByT5Tokenizer,
+    ByteTokenizer,
+    Tokenizer,
+)
 from flaxlm.errors import ConfigError, DataError, MissingInput, choose
 
 KINDS = ("unigram", "bpe", "word", "char", "byte")
@@ -197,6 +205,7 @@ def _load_saved(directory: pathlib.Path) -> Tokenizer:
     if start is not None:
         tokenizer.start_id = start
     tokenizer.add_bos_token = facts.get("add_bos_token")
+    tokenizer.beside = read_json(directory / BESIDE)
     return tokenizer
 
 

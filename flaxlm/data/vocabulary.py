@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import types
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from flaxlm.data.template import Template
 from flaxlm.errors import ConfigError, DataError, StorageError
 
 SPECIALS = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>", "mask": "<mask>"}
+BESIDE = "beside.json"  # of a saved tokenizer, see `Tokenizer.beside`
 SPACE = "\u2581"  # SentencePiece's visible space, the one character that it cannot give back
 
 
@@ -40,6 +42,8 @@ class Tokenizer(abc.ABC):
     model: bytes  # the trained contents; empty for byte
     family: str = ""  # of a model from elsewhere: whose special tokens and template it follows
     add_bos_token: bool | None = None  # what another project's files say of it
+    # Texts of files beside it in another project's directory, by name, for exports: {name: text}.
+    beside: Mapping[str, str] = types.MappingProxyType({})
     beyond: frozenset[int] = frozenset()  # ids that the model has no rows for, see `restrict`
 
     @abc.abstractmethod
@@ -246,6 +250,8 @@ class Tokenizer(abc.ABC):
             directory.mkdir(parents=True, exist_ok=True)
             if self.model:
                 files.replace(directory / "tokenizer.model", self.model)
+            if self.beside:
+                files.replace(directory / BESIDE, json.dumps(dict(self.beside)) + "\n")
             files.replace(directory / "tokenizer.json", json.dumps(facts, indent=1) + "\n")
         except OSError as error:
             raise StorageError(

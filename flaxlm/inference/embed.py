@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxlm.data.sentence_modules import SentenceModules, read_modules
 from flaxlm.data.vocabulary import Tokenizer
 from flaxlm.errors import ConfigError, choose
 from flaxlm.inference.prompts import batches, pad, position_limit
@@ -18,23 +19,26 @@ from flaxlm.trained import TrainedModel
 
 @dataclasses.dataclass(frozen=True)
 class EmbedConfig:
-    """How to make a vector of a text.
+    """How to make a vector of a text; where nothing is given, as the model's own files say.
 
     Attributes:
-      pooling: `mean` of the real tokens' states, the first one's (`cls`) or the `last` one's.
-      normalize: divide by the Euclidean length.
+      pooling: `mean` of the real tokens' states, the first one's (`cls`) or the `last` one's;
+        empty: what the model says, else mean.
+      normalize: divide by the Euclidean length; None: what the model says, else no.
+      prompt_name: which of the model's prompts to put before texts; empty: its default, if any.
       batch_size: texts computed together.
-      max_tokens: longer texts are cut, their special tokens kept; 0 for what the model can read,
-        512 where it has no bound.
+      max_tokens: longer texts are cut, their special tokens kept; 0: what the model says, else
+        what it can read, 512 where it has no bound.
     """
 
-    pooling: str = "mean"
-    normalize: bool = False
+    pooling: str = ""
+    normalize: bool | None = None
+    prompt_name: str = ""
     batch_size: int = 32
     max_tokens: int = 0
 
     def __post_init__(self):
-        choose("--pooling", self.pooling, POOLINGS)
+        choose("--pooling", self.pooling, ("", *POOLINGS))
         if self.batch_size < 1 or self.max_tokens < 0:
             raise ConfigError("--batch_size must be at least 1, --max_tokens 0 or more")
 
@@ -54,7 +58,63 @@ def _vectors(module, params, batch, *, pooling, normalize):
     return x_BD
 
 
-def embed(model: TrainedModel, texts: Sequence[str], options: EmbedConfig) -> np.ndarray:
+def settle(
+    options: EmbedConfig, modules: SentenceModules, trained: str, limit: int | None
+) -> tuple[EmbedConfig, str, str]:
+    """Return (options with nothing left open, the prompt, a line on what was decided and where).
+
+    Args:
+      options: as they were given.
+      modules: what the model's files say.
+      trained: the pooling that a run was trained with; it comes before that of the files.
+      limit: the most tokens that the model reads; None where it has no bound.
+
+    Raises:
+      ConfigError: the files ask for what is not computed and no pooling is given, there is no such
+        prompt, or max_tokens is above the limit.
+    """
+    if modules.unsupported and not options.pooling:
+        raise ConfigError(
+            f"{modules.unsupported[0]}, which is not computed here; --pooling=mean, or another one "
+            "of the last layer's states, makes vectors without it"
+        )
+    if options.max_tokens and limit is not None and options.max_tokens > limit:
+        raise ConfigError(f"--max_tokens={options.max_tokens} is above model.max_length={limit}")
+    if options.prompt_name and not modules.prompts:
+        raise ConfigError(
+            f"--prompt_name={options.prompt_name!r}: the model's files name no prompt"
+        )
+    if options.prompt_name:
+        choose("--prompt_name", options.prompt_name, modules.prompts)
+    most = limit or 512
+    said = {
+        "pooling": trained or modules.pooling or "mean",
+        "normalize": modules.normalize,
+        "max_tokens": min(modules.max_tokens or most, most),
+    }
+    where = dict(modules.where) | ({"pooling": "objective.pooling"} if trained else {})
+    decided, parts = dict(said), []
+    for name in said:
+        given = getattr(options, name)
+        if given or given is False:
+            decided[name] = given
+        if name in where:
+            other = f"--{name}; {where[name]} says {said[name]}"
+            source = where[name] if decided[name] == said[name] else other
+            parts.append(f"{name} {decided[name]} ({source})")
+    parts += [f"left out: {fault}" for fault in modules.unsupported]
+    prompt = modules.prompts[options.prompt_name] if options.prompt_name else modules.prompt
+    parts += [f"prompt {prompt!r}"] * bool(prompt)
+    return dataclasses.replace(options, **decided), prompt, ", ".join(parts)
+
+
+def embed(
+    model: TrainedModel,
+    texts: Sequence[str],
+    options: EmbedConfig,
+    trained: str = "",
+    say: Callable = lambda line: None,
+) -> np.ndarray:
     """Return a vector for each text, float32 [N, D], row i for text i.
 
     Texts of like length are computed together: padded to 16, 32, 64, … tokens, so that few shapes
@@ -64,15 +124,22 @@ def embed(model: TrainedModel, texts: Sequence[str], options: EmbedConfig) -> np
       model: its backbone is what counts; heads cost time and are ignored.
       texts: any; an empty one is its special tokens alone.
       options: see the class.
+      trained: the pooling that the model was trained with, where that is known.
+      say: prints a line: what the model's files decided.
     """
-    tokenizer, limit = model.tokenizer, position_limit(model.config)
-    most = options.max_tokens or limit or 512
-    if limit is not None and most > limit:
-        raise ConfigError(f"--max_tokens={most} is above model.max_length={limit}")
-    rows = [_row(tokenizer, ids, most) for ids in tokenizer.encode_batch(texts)]
+    with model.reading_text():
+        tokenizer, limit = model.tokenizer, position_limit(model.config)
+        modules = read_modules(tokenizer.beside)
+        options, prompt, line = settle(options, modules, trained, limit)
+        if line:
+            say(f"vectors: {line}")
+        texts = [prompt + text for text in texts]
+        if modules.lowercase:
+            texts = [text.lower() for text in texts]
+        rows = [_row(tokenizer, ids, options.max_tokens) for ids in tokenizer.encode_batch(texts)]
     found = np.zeros((len(rows), model.config.width), np.float32)
     size = options.batch_size
-    with model.reading_text(), Progress("embed", len(rows), unit="texts") as bar:
+    with model.on_mesh(), Progress("embed", len(rows), unit="texts") as bar:
         for members, padded in batches([len(ids) for ids, _ in rows], size):
             length = min(padded, limit or padded)
             batch = pad([rows[m][0] for m in members], size, length, left=False)

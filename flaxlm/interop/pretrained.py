@@ -30,7 +30,7 @@ from flaxlm.trained import TrainedModel
 
 SCHEME = "hf:"
 # What is fetched of a name: weights as safetensors, and texts. Never code, never pickles.
-WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model")
+WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 
 
 def resolve(name: str | os.PathLike, revision: str | None = None) -> pathlib.Path:
@@ -339,7 +339,8 @@ def save_pretrained(
         raise StorageError(f"cannot write {path}: {error.strerror}") from None
     if p.tokenizer is not None:
         types = getattr(p.config, "token_types", 0) > 1
-        export_tokenizer(p.tokenizer, path, token_types=types)
+        most = p.config.max_length if getattr(p.config, "positions", "") == "learned" else 0
+        export_tokenizer(p.tokenizer, path, most, types)
     return saved
 
 

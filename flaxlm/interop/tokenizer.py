@@ -6,14 +6,22 @@ What is written is compared with what wrote it before anything lies in the direc
 import json
 import os
 import pathlib
+import warnings
 
 from flaxlm import files
 from flaxlm.data.hugging_face import HuggingFaceTokenizer
+from flaxlm.data.hugging_face_files import TOKENIZER
+from flaxlm.data.sentence_modules import read_modules
 from flaxlm.data.sentence_piece import SentencePieceTokenizer
 from flaxlm.data.template import Frame
 from flaxlm.data.vocabulary import SPACE, Tokenizer
 from flaxlm.errors import ConfigError, DataError, StorageError
 
+# Of another project's tokenizer_config.json: what tokenizer.json says, or was true of files alone.
+LEFT = ("tokenizer_class", "added_tokens_decoder", "name_or_path", "tokenizer_file", "vocab_file")
+LEFT += ("merges_file", "special_tokens_map_file", "backend", "is_local", "processor_class")
+ROLES = {"t5": ("eos", "unk", "pad"), "llama": ("bos", "eos", "unk")}  # of these classes
+FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
 NORMAL, UNKNOWN, USER_DEFINED = 1, 2, 4  # types of SentencePiece's pieces
 UNIGRAM, BPE, CHAR = 1, 2, 4  # and of its models
 # Below any segmentation: `tokenizers` looks for the names of specials and bytes in the text too.
@@ -41,6 +49,9 @@ def export_tokenizer(
 ) -> None:
     """Write tokenizer.json and tokenizer_config.json (and a foreign SentencePiece model).
 
+    What another project's files said besides goes out again: lengths, sides, templates of chats,
+    flags of special tokens, and the modules of a sentence encoder.
+
     Two differences remain. `transformers` finds special tokens spelt out in a text (`</s>`, and
     `<0x41>` where `<` has no piece), which our own tokenizers read as text. And where two
     segmentations by a unigram model score alike, rounding decides (single against double
@@ -49,7 +60,8 @@ def export_tokenizer(
     Args:
       tokenizer: any but of kind `word`.
       directory: made if it is not there.
-      max_length: `model_max_length`, the most tokens that the model reads; 0 for unknown.
+      max_length: the most tokens that the model reads, 0 for unknown: `model_max_length` is that
+        or less.
       token_types: the model tells a second text by them, so `transformers` has to give them.
 
     Raises:
@@ -63,18 +75,28 @@ def export_tokenizer(
             "them or else bytes, are looked up by flaxlm, and no Hugging Face model does the same; "
             "exported are: unigram, bpe, char, byte and Hugging Face's own"
         )
+    original, flags = _original(tokenizer)
     if isinstance(tokenizer, HuggingFaceTokenizer):
-        text, config = tokenizer.tokenizer_json, _original_config(tokenizer)
+        text, config = tokenizer.tokenizer_json, original | _special_tokens(tokenizer)
+        if tokenizer.add_bos_token and not tokenizer.has_template:
+            config["add_bos_token"] = True
     else:
-        library = _converted(tokenizer)
-        text, config = library.to_str().encode(), _config(tokenizer)
+        library = _converted(tokenizer, flags)
+        text, config = library.to_str().encode(), _config(tokenizer, original, flags)
     _verify(tokenizer, text)
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if max_length:
-        config["model_max_length"] = max_length
+        config["model_max_length"] = min(max_length, config.get("model_max_length") or max_length)
     if token_types:
         config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    modules = read_modules(tokenizer.beside)
+    if modules.unsupported:
+        warnings.warn(f"not exported with the model: {modules.unsupported[0]}", stacklevel=2)
     written = {
+        name: contents.encode()
+        for name, contents in tokenizer.beside.items()
+        if name.endswith(".jinja") or not (name.startswith(TOKENIZER) or modules.unsupported)
+    } | {
         "tokenizer.json": text,
         "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n",
     }
@@ -83,42 +105,66 @@ def export_tokenizer(
             tokenizer.model
         )
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         for name, contents in written.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
             files.replace(directory / name, contents)
     except OSError as error:
         raise StorageError(f"cannot write in {directory}: {error.strerror}") from None
 
 
-def _original_config(tokenizer: HuggingFaceTokenizer) -> dict:
+def _original(tokenizer: Tokenizer) -> tuple[dict, dict[str, dict[str, bool]]]:
+    """Return (what files said of it that goes out again, {special token: its flags})."""
+    config: dict = {}
+    for name in reversed(TOKENIZER):
+        config |= json.loads(tokenizer.beside.get(name, "{}"))
+    tokens = [config.get("added_tokens_decoder", {}), config]
+    flags = {
+        token["content"]: {flag: token[flag] for flag in FLAGS if flag in token}
+        for token in (value for values in tokens for value in values.values())
+        if isinstance(token, dict) and "content" in token
+    }
+    return {name: value for name, value in config.items() if name not in LEFT}, flags
+
+
+def _special_tokens(tokenizer: HuggingFaceTokenizer) -> dict:
     """Return the special tokens with their flags, which `transformers` would reset otherwise."""
     import tokenizers
 
     library = tokenizers.Tokenizer.from_buffer(tokenizer.tokenizer_json)
     added = {token.content: token for token in library.get_added_tokens_decoder().values()}
-    flags = ("lstrip", "normalized", "rstrip", "single_word", "special")
     config: dict = {}
     for name, content in tokenizer.special_tokens.items():
         config[name] = content
         if content in added:
-            values = {flag: getattr(added[content], flag) for flag in flags}
+            values = {flag: getattr(added[content], flag) for flag in FLAGS}
             config[name] = {"__type": "AddedToken", "content": content} | values
     return config
 
 
-def _config(tokenizer: Tokenizer) -> dict:
+def _config(tokenizer: Tokenizer, original: dict, flags: dict) -> dict:
     """Return the special tokens of one of our tokenizers by the names of `transformers`."""
-    config: dict = {"clean_up_tokenization_spaces": False}
+    config: dict = {"clean_up_tokenization_spaces": False} | original
     roles = tokenizer.special_ids | {"cls": tokenizer.cls_id, "sep": tokenizer.sep_id}
     if not tokenizer.template.single.specials[0]:  # T5 reads no [CLS]
         del roles["cls"], roles["sep"]
+    if tokenizer.family in ROLES:
+        own = (*ROLES[tokenizer.family], *(n.removesuffix("_token") for n in original))
+        roles = {role: index for role, index in roles.items() if role in own}
+    if len(tokenizer.sentinel_ids):
+        config["additional_special_tokens"] = tokenizer.pieces(tokenizer.sentinel_ids)
     for role, index in roles.items():
-        config[f"{role}_token"] = tokenizer.pieces([index])[0]
+        piece = config[f"{role}_token"] = tokenizer.pieces([index])[0]
+        if piece in flags:
+            values = {"special": True, "normalized": False} | flags[piece]
+            config[f"{role}_token"] = {"__type": "AddedToken", "content": piece} | values
     return config
 
 
-def _converted(tokenizer: Tokenizer):
-    """Return a `tokenizers.Tokenizer` that is meant to give the ids of one of ours."""
+def _converted(tokenizer: Tokenizer, flags: dict[str, dict[str, bool]]):
+    """Return a `tokenizers.Tokenizer` that is meant to give the ids of one of ours.
+
+    Its special tokens have the flags that are given by their spelling.
+    """
     from tokenizers import AddedToken, decoders, models
 
     if isinstance(tokenizer, SentencePieceTokenizer):
@@ -134,7 +180,7 @@ def _converted(tokenizer: Tokenizer):
     special = [*tokenizer.special_ids.values(), *tokenizer.sentinel_ids.tolist()]
     library.add_special_tokens(
         [
-            AddedToken(piece, special=True, normalized=False)
+            AddedToken(piece, **({"normalized": False} | flags.get(piece, {}) | {"special": True}))
             for piece in tokenizer.pieces(sorted(set(special)))
         ]
     )

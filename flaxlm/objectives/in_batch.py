@@ -5,6 +5,7 @@ Dimension key: B pairs, S = 2 texts of a pair, R = 2 B rows, L length, D width, 
 """
 
 import dataclasses
+import warnings
 from typing import ClassVar
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
+from flaxlm.data.sentence_modules import read_modules
 from flaxlm.errors import ConfigError, choose
 from flaxlm.models import losses
 from flaxlm.models.heads import POOLINGS, pool
@@ -66,6 +68,13 @@ class InBatch(SequenceObjective):
 
         A pair of label 0 is a candidate for the others and has no loss of its own.
         """
+        modules = read_modules(tokenizer.beside)
+        if modules.pooling not in ("", self.pooling):
+            warnings.warn(
+                f"objective.pooling={self.pooling!r}, and {modules.where['pooling']} of the model "
+                f"says {modules.pooling!r}: --config.objective.pooling={modules.pooling} keeps it",
+                stacklevel=2,
+            )
         labels = np.asarray(supervised.gold(source, "label", int, shuffle), np.int32)
         sequences, report = {}, {"examples": len(labels), "truncated": 0}
         for side, texts in zip(SIDES, supervised.texts_of(source), strict=True):
