@@ -1,6 +1,7 @@
 """The errors a user can meet, each with the exit code that launchers act on."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -62,6 +63,15 @@ def nearest(given: str, valid: Iterable[str]) -> str:
     """Return a ` (did you mean 'x'?)` hint, or nothing where no valid name is close."""
     close = difflib.get_close_matches(str(given), [str(v) for v in valid], n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_range(section: str, config, *names: str, low=0, high=math.inf) -> None:
+    """Raise ConfigError for a field of a section's dataclass that is not in [low, high]."""
+    for name in names:
+        if not low <= getattr(config, name) <= high:
+            bounds = f"at least {low}" if high == math.inf else f"in [{low}, {high}]"
+            key = f"{section}.{name}".lstrip(".")
+            raise ConfigError(f"{key}={getattr(config, name)} must be {bounds}")
 
 
 def choose(what: str, given: str, valid: Iterable[str]) -> str:

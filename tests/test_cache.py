@@ -15,8 +15,9 @@ from fakes import document
 
 from flaxlm.data import build as building
 from flaxlm.data import encode
-from flaxlm.data.cache import build_cache, open_cache, prepare
+from flaxlm.data.cache import build_cache, prepare
 from flaxlm.data.sentences import sentences
+from flaxlm.data.shards import open_cache
 from flaxlm.data.sources import DataConfig
 from flaxlm.data.split import split_documents
 from flaxlm.data.tokenizer import ByteTokenizer, TokenizerConfig

@@ -107,7 +107,7 @@ def nested_of(base, corpus) -> dict:
 
 
 SECTIONS = (*run_config.SECTIONS, *run_config.TABLES)
-CHECKS = ("__post_init__", "check_rates", "check_positive")
+CHECKS = ("__post_init__", "check_rates", "check_range")
 
 
 def noting(section, name: str, noted: set[str]):

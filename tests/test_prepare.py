@@ -3,7 +3,8 @@
 import pytest
 from fakes import document
 
-from flaxlm.data.cache import cache_directory, open_cache, prepare
+from flaxlm.data.cache import cache_directory, prepare
+from flaxlm.data.shards import open_cache
 from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import TokenizerConfig, load_tokenizer
 from flaxlm.errors import Unsafe

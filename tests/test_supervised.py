@@ -136,7 +136,7 @@ def test_no_examples_is_an_error():
         ("masked_lm", "decoder", "works on: encoder"),
         ("causal_lm", "encoder", "works on: decoder, recurrent"),
         ("span_corruption", "decoder", "works on: encoder_decoder"),
-        ("text_to_text", "encoder", "works on: encoder_decoder, decoder, recurrent"),
+        ("text_to_text", "encoder", "works on: decoder, encoder_decoder, recurrent"),
         ("causal_lm", "decodr", "did you mean 'decoder'"),
     ],
 )

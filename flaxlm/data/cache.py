@@ -19,8 +19,6 @@ from flaxlm.data.build import all_sources, build, relevant, stat
 from flaxlm.data.shards import (
     MANIFEST,
     SHARD_TOKENS,
-    TokenCache,
-    open_cache,
     read_manifest,
 )
 from flaxlm.data.sources import DataConfig
@@ -28,15 +26,6 @@ from flaxlm.data.split import passes, split_documents
 from flaxlm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
 from flaxlm.errors import StorageError, Unsafe
 from flaxlm.progress import Progress
-
-__all__ = [
-    "TokenCache",
-    "build_cache",
-    "cache_directory",
-    "open_cache",
-    "prepare",
-    "prepare_tokenizer",
-]
 
 
 def _report(line: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from flaxlm.data.read import Document, read
 from flaxlm.data.stdlib import stdlib_files, wanted
 from flaxlm.data.tables import SUFFIXES, TABLES, format_of, stem_of
-from flaxlm.errors import ConfigError, MissingInput, choose
+from flaxlm.errors import ConfigError, MissingInput, check_range, choose
 
 FORMATS = ("auto", "text", *TABLES, "conll", "conllu")
 DOCUMENTS = ("file", "line", "paragraph")
@@ -86,11 +86,8 @@ class DataConfig:
             raise ConfigError(
                 f"data.valid_path and data.test_path need data.split='file', not {self.split!r}"
             )
-        for name, least in (("threads", 0), ("prefetch", 0), ("workers", 0), ("min_chars", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"data.{name}={getattr(self, name)} must be {least} or more")
-        if self.max_line_bytes < 1:
-            raise ConfigError(f"data.max_line_bytes={self.max_line_bytes} must be at least 1")
+        check_range("data", self, "threads", "prefetch", "workers", "min_chars")
+        check_range("data", self, "max_line_bytes", low=1)
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from flaxlm.data.vocabulary import (
     ByteTokenizer,
     Tokenizer,
 )
-from flaxlm.errors import ConfigError, DataError, MissingInput, choose
+from flaxlm.errors import ConfigError, DataError, MissingInput, check_range, choose
 
 KINDS = ("unigram", "bpe", "word", "char", "byte")
 READY = "huggingface"  # a kind that is read from `path`, or with the model of `init`; never trained
@@ -62,14 +62,9 @@ class TokenizerConfig:
     def __post_init__(self):
         choose("tokenizer.kind", self.kind, (*KINDS, READY))
         choose("tokenizer.normalization", self.normalization, NORMALIZATIONS)
-        if self.sentinels < 0:
-            raise ConfigError(f"tokenizer.sentinels={self.sentinels} must be 0 or more")
-        if self.train_chars < 1:
-            raise ConfigError(f"tokenizer.train_chars={self.train_chars} must be at least 1")
-        if not 0.9 <= self.character_coverage <= 1:
-            raise ConfigError(
-                f"tokenizer.character_coverage={self.character_coverage} must be in 0.9 .. 1"
-            )
+        check_range("tokenizer", self, "sentinels")
+        check_range("tokenizer", self, "train_chars", low=1)
+        check_range("tokenizer", self, "character_coverage", low=0.9, high=1)
         if self.kind not in ("char", "byte", READY) and self.vocab_size <= self.sentinels + 5:
             raise ConfigError(
                 f"tokenizer.vocab_size={self.vocab_size} leaves no room for pieces beside "

@@ -15,21 +15,6 @@ from flaxlm.models.config import TransformerConfig
 from flaxlm.models.presets import PRESETS
 from flaxlm.models.recurrent import RecurrentConfig
 
-__all__ = [
-    "MODELS",
-    "PRESETS",
-    "Model",
-    "RecurrentConfig",
-    "TransformerConfig",
-    "abstract_params",
-    "build",
-    "example_batch",
-    "init_params",
-    "parameter_count",
-    "preset",
-    "real_shapes",
-]
-
 
 class Model(NamedTuple):
     """One row of `MODELS`. Nothing outside `models` asks for a family's name, but for these traits.

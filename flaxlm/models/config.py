@@ -7,7 +7,7 @@ P predicted positions, C classes.
 
 import dataclasses
 
-from flaxlm.errors import ConfigError, choose
+from flaxlm.errors import ConfigError, check_range, choose
 
 NORMS = ("layernorm", "rmsnorm")
 NORM_POSITIONS = ("pre", "post", "sandwich")
@@ -19,13 +19,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 POOLINGS = ("", "first", "last", "mean")
 POOLERS = ("", "none", "dense", "transform")
 ROPE_SCALINGS = ("", "linear", "llama3")
-
-
-def check_positive(config, *names: str) -> None:
-    """Raise ConfigError unless each named field is at least 1."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"model.{name}={getattr(config, name)} must be at least 1")
 
 
 def check_rates(config) -> None:
@@ -134,7 +127,8 @@ class TransformerConfig:
         from flaxlm.models.attention import ATTENTION  # which imports this class
 
         set_ = object.__setattr__  # the dataclass is frozen
-        check_positive(self, "vocab_size", "vocab_multiple", "width", "num_layers", "num_heads")
+        sizes = ("vocab_size", "vocab_multiple", "width", "num_layers", "num_heads")
+        check_range("model", self, *sizes, low=1)
         if not self.head_dim and self.width % self.num_heads:
             raise ConfigError(
                 f"model.width={self.width} is not a multiple of num_heads={self.num_heads}; "
@@ -147,8 +141,8 @@ class TransformerConfig:
         set_(self, "embed_width", self.embed_width or self.width)
         set_(self, "rotary_dim", self.rotary_dim or self.head_dim)
         set_(self, "windows", tuple(self.windows))
-        check_positive(self, "num_kv_heads", "head_dim", "mlp_width", "max_length")
-        check_positive(self, "num_decoder_layers")
+        sizes = ("num_kv_heads", "head_dim", "mlp_width", "max_length", "num_decoder_layers")
+        check_range("model", self, *sizes, low=1)
         check_rates(self)
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
@@ -172,10 +166,7 @@ class TransformerConfig:
             raise ConfigError("model.parallel=True needs model.norm_position='pre'")
         if not self.first_norm and self.norm_position == "post":
             raise ConfigError("model.first_norm=False needs a norm_position that is not 'post'")
-        if min(self.attention_softcap, self.output_softcap, self.position_offset) < 0:
-            raise ConfigError(
-                "model.attention_softcap, output_softcap and position_offset must not be negative"
-            )
+        check_range("model", self, "attention_softcap", "output_softcap", "position_offset")
         if self.relative_buckets < 4 or self.relative_max_distance <= self.relative_buckets // 2:
             raise ConfigError(
                 f"model.relative_buckets={self.relative_buckets} must be at least 4 and "

@@ -12,25 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from flaxlm.errors import ConfigError, choose
+from flaxlm.models import layers
 from flaxlm.models.config import padded_vocab
-from flaxlm.models.layers import (
-    ACTIVATIONS,
-    Dense,
-    Norm,
-    aligned,
-    dropout,
-    dropout_words,
-    kernel_axes,
-    projected,
-)
 from flaxlm.sharding import constrain
 
 AXES = (
-    *kernel_axes(r"heads/(lm|mlm)", ("embed",), ("vocab",)),
+    *layers.kernel_axes(r"heads/(lm|mlm)", ("embed",), ("vocab",)),
     (r"heads/(lm|mlm)/bias$", ("vocab",)),
-    *kernel_axes(r"heads/(transform|pooler|discriminator_dense)", ("embed",), (None,)),
+    *layers.kernel_axes(r"heads/(transform|pooler|discriminator_dense)", ("embed",), (None,)),
     (r"heads/(transform|pooler|discriminator_dense)/bias$", (None,)),
-    *kernel_axes(
+    *layers.kernel_axes(
         r"heads/(nsp|(token_)?classification|question_answering|discriminator)",
         ("embed",),
         (None,),
@@ -70,11 +61,11 @@ class VocabularyOutput(nn.Module):
             kernel = self.param(
                 "kernel", nn.initializers.normal(std), (x.shape[-1], rows), c.param_dtype
             )
-        y = projected(self, x.astype(c.dtype), kernel, 1, jnp.float32)
+        y = layers.projected(self, x.astype(c.dtype), kernel, 1, jnp.float32)
         y = constrain(y, "batch", "length", "vocab")
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (rows,), c.param_dtype)
-            y += aligned(bias.astype(jnp.float32), y.ndim)
+            y += layers.aligned(bias.astype(jnp.float32), y.ndim)
         return y[..., : c.vocab_size]
 
 
@@ -101,7 +92,7 @@ class Heads(nn.Module):
             choose("head", name, self.offers)
 
         def dense(size, bias=True):
-            return Dense((c.width,), (size,), c.init_std, bias, c.dtype, c.param_dtype)
+            return layers.Dense((c.width,), (size,), c.init_std, bias, c.dtype, c.param_dtype)
 
         if "lm" in names:
             self.lm = VocabularyOutput(c, c.output_bias)
@@ -109,7 +100,7 @@ class Heads(nn.Module):
         read = pooled or any(name in TOKENWISE for name in names)
         if "mlm" in names or (read and self.pooler_kind == "transform"):
             self.transform = dense(c.embed_width, c.transform_bias)
-            self.transform_norm = Norm(c)
+            self.transform_norm = layers.Norm(c)
         if "mlm" in names:
             self.mlm = VocabularyOutput(c, c.mlm_bias)
         if pooled and self.pooler_kind == "dense":
@@ -148,23 +139,23 @@ class Heads(nn.Module):
         if "mlm" in names:
             out["mlm"] = self.masked(x_BLD, batch.get("target_positions"), table_VD)
         if "discriminator" in names:
-            hidden_BLD = ACTIVATIONS[self.config.activation](self.discriminator_dense(x_BLD))
+            hidden_BLD = layers.ACTIVATIONS[self.config.activation](self.discriminator_dense(x_BLD))
             out["discriminator"] = self.discriminator(hidden_BLD)[..., 0].astype(jnp.float32)
         rate = self.config.head_dropout
-        words = dropout_words(self, train and rate > 0, 1)
+        words = layers.dropout_words(self, train and rate > 0, 1)
         word = None if words is None else words[0]
         if any(name in POOLED for name in names):
             pooled_BD = self.pooled(x_BLD, batch.get("segment_ids"))
             if "pooled" in names:
                 out["pooled"] = pooled_BD.astype(jnp.float32)
-            pooled_BD = dropout(pooled_BD, rate, word)
+            pooled_BD = layers.dropout(pooled_BD, rate, word)
             for name in ("nsp", "classification"):
                 if name in names:
                     out[name] = getattr(self, name)(pooled_BD).astype(jnp.float32)
         if any(name in TOKENWISE for name in names):
             if self.pooler_kind == "transform":
                 x_BLD = self.transformed(x_BLD)
-            x_BLD = dropout(x_BLD, rate, word)
+            x_BLD = layers.dropout(x_BLD, rate, word)
             for name in TOKENWISE:
                 if name in names:
                     out[name] = getattr(self, name)(x_BLD).astype(jnp.float32)
@@ -184,14 +175,14 @@ class Heads(nn.Module):
     def transformed(self, x: jax.Array) -> jax.Array:
         """Return the masked-LM head's dense layer, activation and norm of x [..., D]."""
         c = self.config
-        act = ACTIVATIONS[c.transform_activation or c.activation]
+        act = layers.ACTIVATIONS[c.transform_activation or c.activation]
         return self.transform_norm(act(self.transform(x)))
 
     def pooled(self, x_BLD, segments_BL) -> jax.Array:
         """Return the vector [B, D] that represents a sequence."""
         x_BD = pool(x_BLD, segments_BL, self.pooling)
         if self.pooler_kind == "dense":
-            return ACTIVATIONS[self.config.pooler_activation](self.pooler(x_BD))
+            return layers.ACTIVATIONS[self.config.pooler_activation](self.pooler(x_BD))
         return self.transformed(x_BD) if self.pooler_kind == "transform" else x_BD
 
 

@@ -6,13 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxlm.errors import choose
+from flaxlm.errors import check_range, choose
 from flaxlm.models import heads
 from flaxlm.models.config import (
     ACTIVATIONS,
     DTYPES,
     POOLINGS,
-    check_positive,
     check_rates,
     padded_vocab,
 )
@@ -45,19 +44,19 @@ class RecurrentConfig:
     output_softcap: float = 0.0  # of the LM head's logits; 0: off
     output_bias: bool = False  # of the LM head
     pooling: str = ""  # first, last, mean; empty: last
-    pooler: str = ""  # none, dense, transform
+    pooler: str = ""  # none, dense; empty: dense for first
     pooler_activation: str = "tanh"  # of a dense pooler
     classification_bias: bool = True  # of the classifier
     embed_dropout: float = 0.0  # of the embeddings
     layer_dropout: float = 0.0  # of each layer's output
     head_dropout: float = 0.0  # of the vector that a classifier reads
-    init: str = "normal"  # normal, t5
+    init: str = "normal"  # normal
     init_std: float = 0.05  # of the normal distribution
     dtype: str = "float32"  # of matrix products and activations
     param_dtype: str = "float32"  # of the stored parameters
 
     def __post_init__(self):
-        check_positive(self, "vocab_size", "vocab_multiple", "width", "num_layers")
+        check_range("model", self, "vocab_size", "vocab_multiple", "width", "num_layers", low=1)
         check_rates(self)
         choose("model.cell", self.cell, GATES)
         choose("model.pooling", self.pooling, POOLINGS)

@@ -12,9 +12,9 @@ from flaxlm.data.order import Plan, Raw, RowRandom
 from flaxlm.data.packing import PackedPlan
 from flaxlm.data.pairs import PairPlan
 from flaxlm.data.pipeline import Batch
-from flaxlm.errors import ConfigError
+from flaxlm.errors import ConfigError, check_range
 from flaxlm.models import losses
-from flaxlm.objectives.objective import Objective, Spec, Sums, apply, between, floats, ints
+from flaxlm.objectives.objective import Objective, Spec, Sums, apply, floats, ints
 
 _NEVER = {np.dtype(np.uint32): np.uint32(2**32 - 1), np.dtype(np.uint64): np.uint64(2**64 - 1)}
 
@@ -41,7 +41,8 @@ class MaskedLM(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        between(self, rate=(1e-6, 1.0), mask_share=(0.0, 1.0), random_share=(0.0, 1.0))
+        check_range("objective", self, "rate", low=1e-6, high=1)
+        check_range("objective", self, "mask_share", "random_share", high=1)
         if self.mask_share + self.random_share > 1 + 1e-9:
             raise ConfigError(
                 f"objective.mask_share={self.mask_share} and random_share={self.random_share} "

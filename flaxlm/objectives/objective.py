@@ -13,7 +13,7 @@ import numpy as np
 
 from flaxlm.data.order import Plan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
-from flaxlm.errors import ConfigError, nearest
+from flaxlm.errors import ConfigError, check_range, nearest
 from flaxlm.models import MODELS, Model, losses
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
@@ -47,7 +47,8 @@ class Objective(abc.ABC):
     head: ClassVar[str] = "lm"
 
     def __post_init__(self):
-        between(self, label_smoothing=(0.0, 0.999), z_loss=(0.0, 1.0))
+        check_range("objective", self, "label_smoothing", high=0.999)
+        check_range("objective", self, "z_loss", high=1)
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -144,16 +145,6 @@ def apply(model, params, batch, rng, train: bool) -> dict[str, jax.Array]:
     """Return the model's outputs; `rng` feeds dropout, in training only."""
     rngs = {"dropout": rng} if train else None
     return model.apply({"params": params}, batch, train=train, rngs=rngs)
-
-
-def between(objective, **limits: tuple[float, float]) -> None:
-    """Raise ConfigError for a field outside its limits, inclusive."""
-    for field, (low, high) in limits.items():
-        value = getattr(objective, field)
-        if not low <= value <= high:
-            raise ConfigError(
-                f"objective.{field}={value}: {objective.name} needs a number in [{low}, {high}]"
-            )
 
 
 def without(objective, *fields: str) -> None:

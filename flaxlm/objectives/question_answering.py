@@ -14,10 +14,10 @@ from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
 from flaxlm.data.template import Frame, Template
 from flaxlm.data.unknown import warn_unknown
-from flaxlm.errors import ConfigError, DataError
+from flaxlm.errors import ConfigError, DataError, check_range
 from flaxlm.models import losses
 from flaxlm.objectives import supervised
-from flaxlm.objectives.objective import Spec, Sums, apply, between, floats, ints
+from flaxlm.objectives.objective import Spec, Sums, apply, floats, ints
 from flaxlm.progress import Progress
 
 
@@ -57,8 +57,8 @@ class QuestionAnswering(supervised.Supervised):
 
     def __post_init__(self):
         super().__post_init__()
-        limits = {"stride": (1, 2**20), "question_length": (1, 2**20), "negatives": (0.0, 1.0)}
-        between(self, **limits)
+        check_range("objective", self, "stride", "question_length", low=1, high=2**20)
+        check_range("objective", self, "negatives", high=1)
 
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return the row's arrays [B, L], and of each row [B] what it answers.

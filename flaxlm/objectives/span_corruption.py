@@ -9,9 +9,9 @@ import numpy as np
 from flaxlm.data.order import Raw, RowRandom, ragged
 from flaxlm.data.packing import PackedPlan
 from flaxlm.data.pipeline import Batch
-from flaxlm.errors import ConfigError
+from flaxlm.errors import ConfigError, check_range
 from flaxlm.models import Model
-from flaxlm.objectives.objective import Objective, Spec, between, floats, ints, shift_right
+from flaxlm.objectives.objective import Objective, Spec, floats, ints, shift_right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,9 @@ class SpanCorruption(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        between(self, density=(1e-3, 0.9), mean_span=(1.0, 1e4), target_length=(0, 2**20))
+        check_range("objective", self, "density", low=1e-3, high=0.9)
+        check_range("objective", self, "mean_span", low=1, high=10_000)
+        check_range("objective", self, "target_length", high=2**20)
 
     def spans(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (removed tokens, spans) of pieces of these numbers of tokens, int64.

@@ -8,10 +8,10 @@ import numpy as np
 from flaxlm.data.order import ExamplePlan, Plan, Raw, RowRandom
 from flaxlm.data.packing import PackedExamples
 from flaxlm.data.pipeline import Batch
-from flaxlm.errors import ConfigError, choose
+from flaxlm.errors import ConfigError, check_range, choose
 from flaxlm.models import Model
 from flaxlm.objectives import supervised
-from flaxlm.objectives.objective import Spec, between, floats, ints, shift_right
+from flaxlm.objectives.objective import Spec, floats, ints, shift_right
 
 KEEPS = ("start", "end")
 
@@ -47,7 +47,9 @@ class TextToText(supervised.Supervised):
     def __post_init__(self):
         super().__post_init__()
         choose("objective.keep", self.keep, KEEPS)
-        between(self, target_length=(1, 2**20), num_beams=(1, 1024), length_penalty=(0.0, 100.0))
+        check_range("objective", self, "target_length", low=1, high=2**20)
+        check_range("objective", self, "num_beams", low=1, high=1024)
+        check_range("objective", self, "length_penalty", high=100)
 
     @classmethod
     def fits(cls, row: Model) -> bool:

@@ -11,9 +11,9 @@ import numpy as np
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
 from flaxlm.data.template import Template
-from flaxlm.errors import ConfigError, DataError
+from flaxlm.errors import ConfigError, DataError, check_range
 from flaxlm.objectives import supervised
-from flaxlm.objectives.objective import Spec, apply, between, floats, ints
+from flaxlm.objectives.objective import Spec, apply, floats, ints
 
 
 class WordWindow(NamedTuple):
@@ -44,7 +44,7 @@ class TokenClassification(supervised.Classifier):
 
     def __post_init__(self):
         super().__post_init__()
-        between(self, stride=(0, 2**20))
+        check_range("objective", self, "stride", high=2**20)
 
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return the row's arrays [B, L] and `owner` [B].

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from flaxlm.data.sources import DataConfig
-from flaxlm.errors import ConfigError
+from flaxlm.errors import ConfigError, check_range
 from flaxlm.inference.requests import Reader, Request, Scores
 from flaxlm.metrics.measure import Measure, mean_measure
 from flaxlm.tasks.records import Record, read_split
@@ -38,8 +38,7 @@ class Ranked(Task, abc.ABC):
     defaults: ClassVar[Mapping] = {"data": {"split": "whole"}}
 
     def __post_init__(self):
-        if self.max_length < 0:
-            raise ConfigError(f"task.max_length={self.max_length} must be 0 (no bound) or more")
+        check_range("task", self, "max_length")
 
     @abc.abstractmethod
     def requests(self, examples: Sequence[Example], reader: Reader) -> list[list[Request]]:
@@ -122,8 +121,7 @@ class Prompted(Ranked):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.shots < 0:
-            raise ConfigError(f"task.shots={self.shots} must be 0 or more")
+        check_range("task", self, "shots")
         if self.shots_path and not self.shots:
             raise ConfigError("task.shots_path names solved examples, and task.shots asks for none")
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from flaxlm.data.sources import DataConfig
-from flaxlm.errors import ConfigError, DataError, choose
+from flaxlm.errors import DataError, check_range, choose
 from flaxlm.metrics.answers import (
     STYLES,
     best_threshold,
@@ -84,9 +84,7 @@ class QuestionAnswering(Task):
 
     def __post_init__(self):
         choose("task.style", self.style, STYLES)
-        for name in ("n_best", "max_answer_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"task.{name}={getattr(self, name)} must be at least 1")
+        check_range("task", self, "n_best", "max_answer_tokens", low=1)
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, text_pair, answers, span, group} of each question; see `Task.examples`.

@@ -29,8 +29,6 @@ from flaxlm.training import arrays, manifest, workdir
 from flaxlm.training.manifest import Damaged, Leaf, Manifest
 from flaxlm.training.store import CheckpointConfig, Store, ranked
 
-__all__ = ["CheckpointConfig", "Checkpointer"]
-
 log = logging.getLogger("flaxlm")
 
 

@@ -12,6 +12,7 @@ import jax
 
 from flaxlm import files, sharding
 from flaxlm.data import cache as token_cache
+from flaxlm.data import shards
 from flaxlm.data.order import Mixture
 from flaxlm.data.pipeline import Batches, EvalBatches, loader
 from flaxlm.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -153,7 +154,7 @@ class Inputs:
             return [self.examples(split)]
         split = "train" if self.config.data.split == "whole" else split
         caches = [
-            token_cache.open_cache(path, split, tokenizer_hash=self.tokenizer.hash)
+            shards.open_cache(path, split, tokenizer_hash=self.tokenizer.hash)
             for path in self.caches
         ]
         if self.tokenizer.beyond:  # which the processes that fill a cache know nothing of

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from flaxlm import tree
-from flaxlm.errors import ConfigError, choose
+from flaxlm.errors import ConfigError, check_range, choose
 from flaxlm.training import lora
 
 
@@ -54,16 +54,12 @@ class OptimizerConfig:
         choose("optimizer.schedule", self.schedule, SCHEDULES)
         if self.learning_rate <= 0:
             raise ConfigError(f"optimizer.learning_rate={self.learning_rate} must be positive")
-        for name in ("warmup_steps", "decay_steps", "weight_decay", "clip_norm"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"optimizer.{name}={getattr(self, name)} must not be negative")
+        check_range("optimizer", self, "warmup_steps", "decay_steps", "weight_decay", "clip_norm")
+        check_range("optimizer", self, "cooldown", "warmup_fraction", high=1)
         tree.check_patterns("optimizer.no_decay", self.no_decay)
         tree.check_patterns("optimizer.freeze", self.freeze)
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"optimizer.layer_decay={self.layer_decay} must be in (0, 1]")
-        for name in ("cooldown", "warmup_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"optimizer.{name}={getattr(self, name)} must be in [0, 1]")
         if self.warmup_steps and self.warmup_fraction:
             raise ConfigError(
                 f"optimizer.warmup_steps={self.warmup_steps} and optimizer.warmup_fraction="

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 
 from flaxlm.data.sources import SPLITS
-from flaxlm.errors import ConfigError, choose
+from flaxlm.errors import ConfigError, check_range, choose
 from flaxlm.metrics.direction import direction
 
 DURATIONS = ("steps", "tokens", "epochs")
@@ -35,12 +35,9 @@ class TrainConfig:
     stuck_after: float = 3600.0  # seconds without a step after which the run ends; 0: never
 
     def __post_init__(self):
-        for name in ("batch_size", "length", "microbatches", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 1")
+        check_range("train", self, "batch_size", "length", "microbatches", "log_every", low=1)
+        check_range("train", self, *DURATIONS)
         durations = {f"train.{n}": getattr(self, n) for n in DURATIONS if getattr(self, n)}
-        if min(durations.values(), default=0) < 0:
-            raise ConfigError("train.steps, train.tokens and train.epochs must not be negative")
         if not durations:
             raise ConfigError("no duration: set train.steps, train.tokens or train.epochs")
         if len(durations) > 1:
@@ -106,5 +103,4 @@ class EvalConfig:
                 f"eval.mode={self.mode!r} would keep the worst by eval.metric={self.metric!r}; "
                 f"leave eval.mode out, or set it to {direction(self.metric)!r}"
             )
-        if self.every < 0 or self.batch_size < 0 or self.patience < 0:
-            raise ConfigError("eval.every, eval.batch_size and eval.patience must be 0 or more")
+        check_range("eval", self, "every", "batch_size", "patience")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flaxlm import files
-from flaxlm.errors import ConfigError, MissingInput, StorageError
+from flaxlm.errors import MissingInput, StorageError, check_range
 from flaxlm.training import manifest, workdir
 from flaxlm.training.manifest import Damaged, Manifest
 
@@ -40,12 +40,8 @@ class CheckpointConfig:
     keep_every: int = 0
 
     def __post_init__(self):
-        least = {"every": 0, "keep": 1, "keep_best": 0, "keep_every": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ConfigError(
-                    f"checkpoint.{name}={getattr(self, name)} must be {bound} or more"
-                )
+        check_range("checkpoint", self, "every", "keep_best", "keep_every")
+        check_range("checkpoint", self, "keep", low=1)
 
     def kept(self, scores: Mapping[int, float | None], mode: str = "min") -> set[int]:
         """Return the steps to keep, of `{step: score or None}`."""
