@@ -266,7 +266,8 @@ def find_tokenizer(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
 def keep_generation(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
     """See to WORKDIR/generation_config.json: as it lies there → as `init` has it → none."""
     own, fields = workdir / generation.FILE, {}
-    if not own.exists() and config.init and config.init_weights:
+    begun = own.exists() or any((workdir / "checkpoints").glob("step_*"))
+    if not begun and config.init and config.init_weights:
         if config.init.startswith(SCHEME):
             fields = Directory(config.init).generation()
         else:
