@@ -6,21 +6,10 @@ from collections.abc import Mapping
 
 from flaxlm.data.hugging_face_files import read_json
 from flaxlm.errors import DataError
+from flaxlm.interop.config_keys import GENERATION
 from flaxlm.trained import TrainedModel
 
 FILE = "generation_config.json"
-# What config.json used to say of it.
-GENERATION = frozenset(
-    """
-    forced_bos_token_id forced_eos_token_id forced_decoder_ids force_bos_token_to_be_generated
-    max_length min_length max_new_tokens min_new_tokens do_sample early_stopping num_beams
-    num_beam_groups diversity_penalty temperature top_k top_p typical_p min_p epsilon_cutoff
-    eta_cutoff penalty_alpha repetition_penalty encoder_repetition_penalty length_penalty
-    no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids force_words_ids
-    num_return_sequences remove_invalid_values renormalize_logits exponential_decay_length_penalty
-    suppress_tokens begin_suppress_tokens
-    """.split()
-)
 
 
 def read(directory: pathlib.Path, config: Mapping = types.MappingProxyType({})) -> dict:
