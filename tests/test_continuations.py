@@ -133,11 +133,11 @@ def requested(monkeypatch):
 
 def trained(tokenizer, family="decoder", **facts):
     """Return a model without parameters, for what is decided before it is asked."""
-    fields = {"vocab_size": 512, "width": 8, "num_layers": 2}
+    fields = {"vocab_size": 512, "width": 8, "num_layers": 2} | facts.pop("config", {})
     if family == "recurrent":
         config = RecurrentConfig(**fields)
     else:
-        config = TransformerConfig(**fields, num_heads=2, **facts.pop("config", {}))
+        config = TransformerConfig(**fields, num_heads=2)
     return TrainedModel(family, build(family, config, {"lm": 0}), {}, tokenizer, **facts)
 
 
