@@ -369,4 +369,4 @@ def test_options_out_of_range_are_refused_by_name(wrong):
 def test_no_prompts_give_no_texts(built):
     model = built("decoder")
     assert generate(model, [], GREEDY) == []
-    assert decode(model, [], GREEDY) == []
+    assert decode(model, [], GREEDY.complete()) == []
