@@ -121,7 +121,7 @@ class FlaxLM(LM):
                 f"generation_kwargs {', '.join(words)}: flaxlm has until, do_sample, max_gen_toks, "
                 "temperature, top_k and top_p"
             )
-        return generate.GenerateConfig(**options)
+        return generate.GenerateConfig(**options).complete()
 
     def _prompt(self, context: str, new: int) -> Sequence[int]:
         """Return the ids of a context, its beginning cut where the model has no room for it."""

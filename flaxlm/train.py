@@ -7,6 +7,7 @@ is in the state, so a run that was killed and started again ends with the same b
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import signal
@@ -136,7 +137,8 @@ def train(
         if config.train.shorter:
             padding, cut = (batches.plan.report[name] for name in ("padding", "padding_cut"))
             say(f"buckets: padding {cut:.1%} instead of {padding:.1%}")
-        program = make(config, mesh, total)
+        facts = {"generation": inputs.generation}
+        program = dataclasses.replace(make(config, mesh, total), facts=facts)
         saved = Checkpointer(
             workdir,
             config.checkpoint,

@@ -27,7 +27,10 @@ class TrainedModel:
       params: nested dict of arrays.
       tokenizer: that it was trained with; None where its directory has none.
       labels: names of a classifier's classes.
-      generation: what `generation_config.json` says of generating; empty where there is none.
+      generation: what its files say of generating texts, see `interop.generation`.
+      trained_here: its parameters were trained by this library, last at least, and so on texts
+        that begin with BOS and end in the tokenizer's EOS.
+      context: tokens that it was trained with at once; 0 where that is not known.
       architecture: class of `transformers` that it came from; empty for any that fits.
       special_ids: special tokens as `config.json` named them, where the tokenizer does not decide.
       problem: what a classifier's outputs are, in the words of `problem_type`; empty for labels of
@@ -41,6 +44,8 @@ class TrainedModel:
     tokenizer: Tokenizer | None = None
     labels: tuple[str, ...] = ()
     generation: dict = dataclasses.field(default_factory=dict)
+    trained_here: bool = False
+    context: int = 0
     architecture: str = ""
     special_ids: dict = dataclasses.field(default_factory=dict)
     problem: str = ""
@@ -64,6 +69,18 @@ class TrainedModel:
     def heads(self) -> dict[str, int]:
         """{head: output size}, 0 for the vocabulary."""
         return dict(self.module.head_sizes)
+
+    @functools.cached_property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The ids that end a text: those that the model's files name, or the tokenizer's EOS.
+
+        Both where it was trained here, whatever else ends the texts of the model it began as.
+        """
+        named = self.generation.get("eos_token_id")
+        ids = set(named) if isinstance(named, list) else {named} - {None}
+        if self.trained_here or not ids:
+            ids.add(self.tokenizer.eos_id)
+        return tuple(sorted(ids))
 
     def on_mesh(self):
         """Return the context in which the module is called: that of the mesh, if there is one."""

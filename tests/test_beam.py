@@ -98,7 +98,7 @@ def run(table, firsts, width, count, alpha, limit=LIMIT, live=None):
         Memory(), {"table": jnp.asarray(table)}, batch,
         jnp.asarray([True] * len(firsts) if live is None else live),
         jnp.int32(limit), jnp.float32(alpha), cache_length=16, room=8,
-        vocab_size=table.shape[1], eos_id=EOS, width=width, count=count,
+        vocab_size=table.shape[1], eos_ids=(EOS,), width=width, count=count,
     )  # fmt: skip
     found = jax.device_get(found)
     return [
@@ -155,7 +155,7 @@ LAYERS = {"t5": {"num_layers": 3}}
 PROMPTS = [[5, 9, 33], [70, 71, 8, 4, 50, 51, 3], [12], [90, 91, 92, 93]]
 
 
-@pytest.mark.parametrize(("name", "eos"), [("gpt2", 7), ("t5", 50)])
+@pytest.mark.parametrize(("name", "eos"), [("gpt2", [7]), ("t5", [50, 31])])
 def test_beams_are_those_of_transformers(name, eos, tmp_path):
     case = CASES[name]
     theirs = hf_cases.torch_model(case, "lm", seed=2, **LAYERS.get(name, {}))
@@ -173,14 +173,17 @@ def test_beams_are_those_of_transformers(name, eos, tmp_path):
     with torch.no_grad():
         out = theirs.generate(**given, eos_token_id=eos, **options)
     rows = out.sequences[:, width if case.decoder else 1 :].tolist()
-    tokenizer = types.SimpleNamespace(vocab_size=hf_cases.V, eos_id=eos, start_id=0)
+    tokenizer = types.SimpleNamespace(vocab_size=hf_cases.V, start_id=0)
     settings = GenerateConfig(
         max_new_tokens=10, num_beams=4, num_samples=3, length_penalty=0.0, batch_size=4
-    )
-    found = decode(dataclasses.replace(ours, tokenizer=tokenizer), PROMPTS, settings)
+    ).complete()
+    ours = dataclasses.replace(ours, tokenizer=tokenizer, generation={"eos_token_id": eos})
+    found = decode(ours, PROMPTS, settings)
     for row, (ids, _, finished) in zip(rows, found, strict=True):
-        text = [*ids, eos] if finished else ids
-        assert text == row[: len(text)] and set(row[len(text) :]) <= {0, eos}
+        assert ids == row[: len(ids)] and not set(ids) & set(eos)
+        assert set(row[len(ids) :]) <= {0, *eos} and finished == (row[len(ids) :][:1] != [])
+    ended = {row[len(ids)] for row, (ids, _, finished) in zip(rows, found, strict=True) if finished}
+    assert ended == set(eos)
     totals = [logprob for _, logprob, _ in found]
     np.testing.assert_allclose(totals, out.sequences_scores, rtol=1e-5)
     lengths = {len(ids) for ids, *_ in found}
@@ -207,7 +210,7 @@ def test_what_has_no_meaning_with_beams_is_refused(fields, message):
 def test_progress_is_told_before_each_batch_and_may_give_up():
     table = np.random.default_rng(0).normal(size=(STATES, V)).astype(np.float32)
     tokenizer = types.SimpleNamespace(vocab_size=V, eos_id=EOS)
-    options = GenerateConfig(max_new_tokens=3, num_beams=2, num_samples=2, batch_size=2)
+    options = GenerateConfig(max_new_tokens=3, num_beams=2, num_samples=2, batch_size=2).complete()
     model = TrainedModel("decoder", Memory(), {"table": jnp.asarray(table)}, tokenizer)
     arguments = model, PROMPTS, options
     seen = []

@@ -204,7 +204,12 @@ def test_a_row_ends_at_eos_and_the_loop_when_all_rows_have():
     batch = prompts.pad([BYTES.encode("d"), []], 2, 16, left=True)
     keys = sampling.row_keys(0, jnp.arange(2), jnp.zeros(2, jnp.int32))
     settings = sampling.Settings(jnp.float32(1), jnp.int32(0), jnp.float32(1))
-    modes = {"vocab_size": BYTES.vocab_size, "eos_id": BYTES.eos_id, "greedy": True, "cut": False}
+    modes = {
+        "vocab_size": BYTES.vocab_size,
+        "eos_ids": (BYTES.eos_id,),
+        "greedy": True,
+        "cut": False,
+    }
     live = jnp.array([True, False])
     state = sampling.start(
         Table(), params, batch, keys, live, settings, cache_length=64, room=48, **modes
@@ -212,6 +217,10 @@ def test_a_row_ends_at_eos_and_the_loop_when_all_rows_have():
     state = sampling.advance(Table(), params, state, jnp.int32(48), settings, **modes)
     assert int(state.step) == 3
     assert state.tokens_BT[:, :4].tolist() == [[*BYTES.encode("ef"), BYTES.eos_id, 0], [0] * 4]
+    also_d = {"eos_token_id": [BYTES.eos_id, *BYTES.encode("d")]}
+    several = dataclasses.replace(table(params), generation=also_d)
+    found = generate(several, ["a", "d", "x"], GREEDY)
+    assert [(g.text, g.finished) for g in found] == [("bc", True), ("ef", True), ("", True)]
     (g,) = generate(table(params), ["a"], dataclasses.replace(GREEDY, max_new_tokens=5))
     assert (g.text, g.finished) == ("bcdef", False)
     (g,) = generate(table(params), ["a"], dataclasses.replace(GREEDY, max_new_tokens=1))
@@ -360,4 +369,4 @@ def test_options_out_of_range_are_refused_by_name(wrong):
 def test_no_prompts_give_no_texts(built):
     model = built("decoder")
     assert generate(model, [], GREEDY) == []
-    assert decode(model, [], GREEDY) == []
+    assert decode(model, [], GREEDY.complete()) == []

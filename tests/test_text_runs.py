@@ -101,7 +101,7 @@ def test_an_encoder_decoder_translates(run, root, tmp_path):
 
 KILLED = """
 import os, runpy, signal, sys
-from flaxlm import decoding
+from flaxlm.inference import decoding
 batch, left = decoding._decode_batch, [2]
 def decode(*arguments):
     left[0] -= 1

@@ -10,6 +10,7 @@ from flaxlm.commands.options import ProcessOptions, ReadOptions
 from flaxlm.errors import ConfigError, MissingInput
 from flaxlm.files import bare_lines, replace
 from flaxlm.inference import generate as generation
+from flaxlm.inference.settings import resolve
 from flaxlm.progress import Progress, say
 from flaxlm.training.metrics import report
 from flaxlm.training.opened import open_run
@@ -50,10 +51,14 @@ def run(options: Options, config) -> None:
 
 def generate(config, workdir: pathlib.Path, prompts: list[str], options, checkpoint: str) -> list:
     """Return a Generation for each prompt and sample."""
-    devices, total = jax.local_devices()[:1], len(prompts) * options.num_samples
+    devices = jax.local_devices()[:1]
     with open_run(config, workdir, checkpoint, devices=devices, say=say) as run:
+        options, defaults = resolve(options, run.model)
+        if defaults:
+            say(defaults)
         asked = [config.objective.request(prompt, run.model.tokenizer) for prompt in prompts]
+        total = len(prompts) * options.num_samples
         with Progress("generate", total, unit="texts") as progress:
-            made = generation.generate(run.model, asked, options, progress.update)
-    said = [prompt for prompt in prompts for _ in range(len(made) // len(prompts))]
-    return [dataclasses.replace(g, prompt=prompt) for g, prompt in zip(made, said, strict=True)]
+            generations = generation.generate(run.model, asked, options, progress.update)
+    each = len(generations) // len(prompts)
+    return [dataclasses.replace(g, prompt=prompts[i // each]) for i, g in enumerate(generations)]

@@ -299,7 +299,7 @@ def answers(
         batch_size=batch_size_of(program),
         num_beams=objective.num_beams,
         length_penalty=objective.length_penalty,
-    )
+    ).complete()
     prompts = objective.prompts(plan)
     quiet = not label or jax.process_index() != 0
     with Progress(label, len(prompts), unit="texts", quiet=quiet) as bar:

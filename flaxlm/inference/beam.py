@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 
-class Found(NamedTuple):
+class Finished(NamedTuple):
     """The finished texts of every row, best first; a text that is not there has score −inf."""
 
     scores_BK: jax.Array
@@ -30,7 +30,7 @@ class Beams(NamedTuple):
     logprobs_BK: jax.Array
     tokens_BKT: jax.Array
     done_B: jax.Array
-    found: Found
+    finished: Finished
     cache: Any
 
 
@@ -69,35 +69,35 @@ def _best(scores: jax.Array, count: int, *arrays: jax.Array) -> tuple[jax.Array,
     return values, *picked
 
 
-def _grow(beams: Beams, logits_RV: jax.Array, limit, alpha, vocab_size, eos_id, count):
+def _grow(beams: Beams, logits_RV: jax.Array, limit, alpha, vocab_size, eos_ids, count):
     """Return the beams with one token more, and for each row of the cache the row it goes on from.
 
-    Of the 2 K likeliest continuations at most K end in EOS, so K go on. Only those among the K
-    likeliest finish a text; at the limit all of these do, as they are.
+    With E ids that end a text, at most E K of the (E + 1) K likeliest continuations do, so K go on.
+    Only those among the K likeliest finish a text; at the limit all of these do, as they are.
     """
     rows, width = beams.logprobs_BK.shape
     logprobs_RV = jax.nn.log_softmax(logits_RV[:, :vocab_size].astype(jnp.float32), axis=-1)
     totals_BKV = beams.logprobs_BK[..., None] + logprobs_RV.reshape(rows, width, -1)
-    # Fewer than 2 K continuations are all of them.
-    wanted = min(2 * width, width * vocab_size)
+    # Fewer than (E + 1) K continuations are all of them.
+    wanted = min((len(eos_ids) + 1) * width, width * vocab_size)
     totals, index = jax.lax.top_k(totals_BKV.reshape(rows, -1), wanted)
     beam, token = index // vocab_size, (index % vocab_size).astype(jnp.int32)
     texts = jnp.take_along_axis(beams.tokens_BKT, beam[..., None], axis=1)
     texts = jax.lax.dynamic_update_slice_in_dim(texts, token[..., None], beams.step, axis=2)
     length = beams.step + 1
-    ends = token == eos_id
+    ends = jnp.isin(token, jnp.array(eos_ids))
 
     closes = (ends | (length >= limit)) & (jnp.arange(wanted) < width)[None]
     scores = jnp.where(closes, totals / penalty(length, alpha), -jnp.inf)
     lengths = jnp.full(scores.shape, length, jnp.int32)
     entries = [scores, totals, texts, lengths]
-    pool = [jnp.concatenate(pair, axis=1) for pair in zip(beams.found, entries, strict=True)]
-    found = Found(*_best(pool[0], width, *pool[1:]))
+    pool = [jnp.concatenate(pair, axis=1) for pair in zip(beams.finished, entries, strict=True)]
+    finished = Finished(*_best(pool[0], width, *pool[1:]))
     # A row that is done stays as it is, whoever else the batch goes on for.
-    found = jax.tree.map(
+    finished = jax.tree.map(
         lambda old, new: jnp.where(beams.done_B.reshape(-1, *[1] * (old.ndim - 1)), old, new),
-        beams.found,
-        found,
+        beams.finished,
+        finished,
     )
 
     live, texts, beam = _best(jnp.where(ends, -jnp.inf, totals), width, texts, beam)
@@ -107,15 +107,15 @@ def _grow(beams: Beams, logits_RV: jax.Array, limit, alpha, vocab_size, eos_id, 
         step=length,
         logprobs_BK=live,
         tokens_BKT=texts,
-        done_B=beams.done_B | (found.scores_BK[:, count - 1] >= bound_B),
-        found=found,
+        done_B=beams.done_B | (finished.scores_BK[:, count - 1] >= bound_B),
+        finished=finished,
     )
     return grown, (jnp.arange(rows)[:, None] * width + beam).reshape(-1)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "cache_length", "room", "vocab_size", "eos_id", "width", "count"),
+    static_argnames=("model", "cache_length", "room", "vocab_size", "eos_ids", "width", "count"),
 )
 def search(
     model,
@@ -128,10 +128,10 @@ def search(
     cache_length: int,
     room: int,
     vocab_size: int,
-    eos_id: int,
+    eos_ids: tuple[int, ...],
     width: int,
     count: int,
-) -> Found:
+) -> Finished:
     """Return the best `count` texts of each row, best first.
 
     The search of a row ends when no live text can still come before its `count` best finished
@@ -148,7 +148,7 @@ def search(
       cache_length: places in the key-value cache, prompt and new tokens together.
       room: T.
       vocab_size: the ids that the tokenizer has: the model's further rows are never chosen.
-      eos_id: the token that ends a text.
+      eos_ids: the tokens that end a text.
       width: K.
       count: how many texts are wanted, at most K.
     """
@@ -162,7 +162,7 @@ def search(
     cache = jax.tree.map(
         lambda x, axis: x if axis < 0 else jnp.repeat(x, width, axis=axis), cache, axes
     )
-    settings = {"vocab_size": vocab_size, "eos_id": eos_id, "count": count}
+    settings = {"vocab_size": vocab_size, "eos_ids": eos_ids, "count": count}
 
     def grow(beams: Beams, logits_RV, cache) -> Beams:
         grown, source_R = _grow(beams, logits_RV, limit, alpha, **settings)
@@ -182,7 +182,7 @@ def search(
         logprobs_BK=jnp.broadcast_to(start_K[None], (rows, width)),
         tokens_BKT=texts,
         done_B=~live_B,
-        found=Found(nothing, nothing, texts, jnp.zeros((rows, width), jnp.int32)),
+        finished=Finished(nothing, nothing, texts, jnp.zeros((rows, width), jnp.int32)),
         cache=cache,
     )
     beams = grow(beams, jnp.repeat(logits_BV, width, axis=0), cache)
@@ -197,5 +197,5 @@ def search(
         )
         return grow(beams, logits_RV, cache)
 
-    found = jax.lax.while_loop(going, body, beams).found
-    return jax.tree.map(lambda x: x[:, :count], found)
+    finished = jax.lax.while_loop(going, body, beams).finished
+    return jax.tree.map(lambda x: x[:, :count], finished)

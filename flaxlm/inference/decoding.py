@@ -6,90 +6,21 @@ shapes are compiled whatever the prompts are.
 """
 
 import bisect
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxlm.errors import ConfigError
 from flaxlm.inference import beam, sampling
-from flaxlm.inference.prompts import batches, pad, shapes
+from flaxlm.inference.prompts import batches, pad, padded_lengths
+from flaxlm.inference.settings import GenerateConfig, forced_ids
 from flaxlm.trained import TrainedModel
 
 # Stop strings are looked for on the host, between runs of this many steps of the device's loop.
 STEPS_BETWEEN_STOP_CHECKS = 16
 
 Continuation = tuple[list[int], float, bool]  # ids, log-probability, whether it ended by itself
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerateConfig:
-    """How to choose tokens and when to stop.
-
-    Attributes:
-      max_new_tokens: most tokens generated for a prompt.
-      temperature: divides the logits; 0 takes the most likely token.
-      top_k: keep the k most likely tokens; 0 keeps all. An encoder lists so many alternatives
-        (5 at 0).
-      top_p: keep the smallest set of tokens that holds this much probability.
-      seed: with (prompt index, sample index) it decides every sample.
-      stop: strings that end a text; the text is cut before the first of them.
-      num_samples: texts for each prompt; of a beam search the best ones.
-      batch_size: prompts decoded together; it has to divide over a mesh, where there is one.
-      num_beams: above 1, search for the likeliest texts with so many beams; nothing is drawn.
-      length_penalty: α of a beam search: texts of n tokens are compared by log p / ((5 + n) / 6)^α
-        (Wu et al., 2016, equation 14); 0 prefers short ones.
-    """
-
-    max_new_tokens: int = 128
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    num_samples: int = 1
-    batch_size: int = 16
-    num_beams: int = 1
-    length_penalty: float = 0.6
-
-    def __post_init__(self):
-        for name in ("max_new_tokens", "num_samples", "batch_size", "num_beams"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if not 0 <= self.temperature < float("inf"):
-            raise ConfigError(f"temperature={self.temperature} must be 0 (greedy) or more")
-        if self.top_k < 0:
-            raise ConfigError(f"top_k={self.top_k} must be 0 (off) or more")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p={self.top_p} must be above 0 and at most 1 (off)")
-        if isinstance(self.stop, str) or not all(self.stop):
-            raise ConfigError(f"stop={self.stop!r} must be a tuple of strings, none empty")
-        if not 0 <= self.length_penalty < float("inf"):
-            raise ConfigError(f"length_penalty={self.length_penalty} must be 0 (off) or more")
-        if self.num_beams > 1:
-            self._check_beams()
-
-    def _check_beams(self) -> None:
-        """Refuse beside beams what only makes sense where tokens are drawn one after the other."""
-        drawn = {
-            "temperature": self.temperature not in (0.0, 1.0),
-            "top_k": self.top_k > 0,
-            "top_p": self.top_p < 1,
-            "stop": bool(self.stop),
-        }
-        for name, given in drawn.items():
-            if given:
-                raise ConfigError(
-                    f"{name}={getattr(self, name)!r} has no meaning with num_beams="
-                    f"{self.num_beams}, which searches for the likeliest whole texts; drop one"
-                )
-        if self.num_samples > self.num_beams:
-            raise ConfigError(
-                f"num_samples={self.num_samples} must be at most num_beams={self.num_beams}: a "
-                "beam search ends with as many texts as it has beams"
-            )
 
 
 def decode(
@@ -103,7 +34,7 @@ def decode(
     Args:
       model: whose module has `prefill` and `decode_step`.
       requests: token ids of each prompt, special ones included.
-      options: how to choose tokens and when to stop.
+      options: how to choose tokens and when to stop, complete.
       progress: called with the number of texts that are there, before each batch and at the end;
         it may raise to give the rest up.
     """
@@ -117,25 +48,26 @@ def decode(
     for members, length in batches([len(requests[i]) for i, _ in jobs], size):
         progress(done * together)
         rows = [requests[jobs[m][0]] for m in members]
+        begun: Sequence[Sequence[int]] = rows  # whose texts go on
+        batch = {}
         if model.traits.encodes:
             read = pad(rows, size, length, left=False)
             batch = {f"encoder_{name}": array for name, array in read.items()}
-            rows, length = [[model.tokenizer.start_id]] * size, 1
-        else:
-            batch = {}
-        length, room, cache_length = shapes(model.config, length, options.max_new_tokens)
+            rows, begun = [[model.tokenizer.start_id, *forced_ids(model)]] * size, [()] * size
+            length = len(rows[0])
+        length, room, cache_length = padded_lengths(model.config, length, options.max_new_tokens)
         batch |= pad(rows, size, length, left=True)
         sizes = {"room": room, "cache_length": cache_length}
         live = np.arange(size) < len(members)
         if options.num_beams > 1:
-            found = _search_batch(model, batch, live, sizes, options)
+            texts = _search_batch(model, batch, live, sizes, options)
         else:
             numbers = np.zeros((2, size), np.int32)
             numbers[:, : len(members)] = np.array([jobs[m] for m in members]).T
             keys = sampling.row_keys(options.seed, jnp.asarray(numbers[0]), jnp.asarray(numbers[1]))
-            found = _decode_batch(model, batch, keys, live, sizes, options)
-        for row, member in enumerate(members):
-            results[member] = found[row]
+            texts = _decode_batch(model, batch, begun, keys, live, sizes, options)
+        for member, continuations in zip(members, texts, strict=True):
+            results[member] = continuations
         done += len(members)
     progress(done * together)
     return [continuation for texts in results for continuation in texts]
@@ -151,26 +83,25 @@ def batch_rows(count: int, options: GenerateConfig) -> int:
 
 def _search_batch(model: TrainedModel, batch, live, sizes, options) -> list[list[Continuation]]:
     """Return the best texts of each live row, best first."""
-    tokenizer = model.tokenizer
-    found = beam.search(
+    finished = beam.search(
         model.module,
         model.params,
         batch,
         jnp.asarray(live),
         jnp.int32(options.max_new_tokens),
         jnp.float32(options.length_penalty),
-        vocab_size=tokenizer.vocab_size,
-        eos_id=tokenizer.eos_id,
+        vocab_size=model.tokenizer.vocab_size,
+        eos_ids=model.eos_ids,
         width=options.num_beams,
         count=options.num_samples,
         **sizes,
     )
-    found = jax.device_get(found)
+    finished = jax.device_get(finished)
 
     def ending(row: int, rank: int) -> Continuation:
-        ids = found.tokens_BKT[row, rank, : found.lengths_BK[row, rank]].tolist()
-        ended = ids[-1:] == [tokenizer.eos_id]
-        return ids[: len(ids) - ended], float(found.logprobs_BK[row, rank]), ended
+        ids = finished.tokens_BKT[row, rank, : finished.lengths_BK[row, rank]].tolist()
+        ended = ids[-1] in model.eos_ids
+        return ids[: len(ids) - ended], float(finished.logprobs_BK[row, rank]), ended
 
     return [
         [ending(row, rank) for rank in range(options.num_samples)] for row in np.flatnonzero(live)
@@ -178,14 +109,14 @@ def _search_batch(model: TrainedModel, batch, live, sizes, options) -> list[list
 
 
 def _decode_batch(
-    model: TrainedModel, batch, keys, live, sizes, options
+    model: TrainedModel, batch, begun, keys, live, sizes, options
 ) -> list[list[Continuation]]:
-    """Return one sample of each live row."""
-    module, params, tokenizer = model.module, model.params, model.tokenizer
+    """Return one sample of each live row; `begun` holds the ids whose texts they continue."""
+    module, params = model.module, model.params
     greedy = options.temperature == 0
     modes = {
-        "vocab_size": tokenizer.vocab_size,
-        "eos_id": tokenizer.eos_id,
+        "vocab_size": model.tokenizer.vocab_size,
+        "eos_ids": model.eos_ids,
         "greedy": greedy,
         "cut": not greedy and (options.top_k > 0 or options.top_p < 1),
     }
@@ -208,35 +139,34 @@ def _decode_batch(
         tokens, logprobs, step, done = jax.device_get(
             (decoding.tokens_BT, decoding.logprobs_BT, decoding.step, decoding.done_B)
         )
-        found = [
-            _ending(tokenizer, tokens[row, :step].tolist(), logprobs[row, :step], options.stop)
+        continuations = [
+            _ending(model, begun[row], tokens[row, :step].tolist(), logprobs[row], options.stop)
             for row in np.flatnonzero(live)
         ]
         ended = done.copy()
-        ended[: len(found)] |= [finished for _, _, finished in found]
+        ended[: len(continuations)] |= [finished for _, _, finished in continuations]
         if ended.all() or until == options.max_new_tokens:
-            return [[continuation] for continuation in found]
+            return [[continuation] for continuation in continuations]
         decoding = decoding._replace(done_B=jnp.asarray(ended))
 
 
-def _ending(tokenizer, ids: list[int], logprobs: np.ndarray, stops) -> Continuation:
+def _ending(model, begun, ids: list[int], logprobs: np.ndarray, stops) -> Continuation:
     """Return one row, cut at EOS or a stop string."""
     count, finished = len(ids), False
-    if tokenizer.eos_id in ids:
-        finished = True
-        ids = ids[: ids.index(tokenizer.eos_id)]
-        count = len(ids) + 1
-    needed = _tokens_to_stop(tokenizer, ids, stops)
+    end = next((place for place, token in enumerate(ids) if token in model.eos_ids), None)
+    if end is not None:
+        ids, count, finished = ids[:end], end + 1, True
+    needed = _tokens_to_stop(model.tokenizer, begun, ids, stops)
     if needed is not None:
         ids, count, finished = ids[:needed], needed, True
     return ids, float(logprobs[:count].astype(np.float64).sum()), finished
 
 
-def _tokens_to_stop(tokenizer, ids: list[int], stops) -> int | None:
+def _tokens_to_stop(tokenizer, begun, ids: list[int], stops) -> int | None:
     """Return how many tokens it takes to complete the first stop string, None if there is none."""
 
     def stopped(count: int) -> bool:
-        text = tokenizer.decode(ids[:count])
+        text = tokenizer.decode_after(begun, ids[:count])
         return any(stop in text for stop in stops)
 
     if not stops or not stopped(len(ids)):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.inference.decoding import GenerateConfig, batch_rows, decode
+from flaxlm.inference.decoding import batch_rows, decode
 from flaxlm.inference.prompts import (
     batches,
     bucket,
@@ -20,6 +21,7 @@ from flaxlm.inference.prompts import (
     spans,
     split_blanks,
 )
+from flaxlm.inference.settings import GenerateConfig, forced_ids, resolve
 from flaxlm.trained import TrainedModel
 
 ALTERNATIVES = 5
@@ -59,7 +61,7 @@ def generate(
       model: the trained model.
       prompts: texts, or token ids as the model is to read them, special ones included; for an
         encoder each holds at least one `[MASK]`.
-      options: how to choose tokens and when to stop.
+      options: how to choose tokens and when to stop; see `settings.resolve` for what is None.
       progress: called with the number of texts that are there, before each batch and at the end;
         it may raise to give the rest up.
 
@@ -67,10 +69,14 @@ def generate(
       ConfigError: the prompt and its new tokens do not fit into the model's positions.
       DataError: a prompt is not one that this family can take.
     """
+    options, _ = resolve(options, model)
+    continues = model.traits.writes and not model.traits.encodes
+    if options.bos != "auto" and not continues:
+        raise ConfigError(f"bos={options.bos!r} is for models that continue prompts")
     with model.reading_text():
         if model.traits.bidirectional:
             return _fill(model, prompts, options, progress)
-        write = _respond if model.traits.encodes else _continue
+        write = _continue if continues else _respond
         return write(model, prompts, options, progress)
 
 
@@ -85,25 +91,53 @@ def _shown(tokenizer, prompt: str | Sequence[int]) -> str:
 
 
 def _continue(model, prompts, options, progress) -> list[Generation]:
-    """Return what a decoder writes after each prompt; a document begins with BOS."""
+    """Return what a decoder writes after each prompt."""
     tokenizer = model.tokenizer
-    requests = [
-        [tokenizer.bos_id, *tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
-        for prompt in prompts
-    ]
+    requests = [_with_bos(model, prompt, options.bos) for prompt in prompts]
     for number, ids in enumerate(requests):
         check_positions(model.config, number, len(ids), options.max_new_tokens)
     results = decode(model, requests, options, progress)
+    _warn_beyond_context(model, requests, results, options.num_samples)
     owners = np.repeat(np.arange(len(prompts)), options.num_samples)
     return [
         Generation(
             _shown(tokenizer, prompts[i]),
-            cut(tokenizer.decode(ids), options.stop),
+            cut(tokenizer.decode_after(requests[i], ids), options.stop),
             tuple(ids),
             *rest,
         )
         for i, (ids, *rest) in zip(owners, results, strict=True)
     ]
+
+
+def _with_bos(model, prompt: str | Sequence[int], bos: str) -> list[int]:
+    """Return the ids of a decoder's prompt; a text begins with BOS where it did in training."""
+    if not isinstance(prompt, str):
+        if bos != "auto":
+            raise ConfigError(f"bos={bos!r}: the prompts of this run are laid out as in training")
+        return list(prompt)
+    ids = model.tokenizer.encode(prompt)
+    added = bos == "always" or (bos == "auto" and (model.trained_here or model.tokenizer.adds_bos))
+    return [model.tokenizer.bos_id, *ids] if added or not ids else ids
+
+
+def _warn_beyond_context(model, requests, results, samples: int) -> None:
+    """Warn once of texts longer than those of training, where positions go on beyond them."""
+    config, encodes = model.config, model.traits.encodes
+    windows = getattr(config, "windows", ())
+    if getattr(config, "positions", "learned") == "learned" or (windows and all(windows)):
+        return  # they end there, or no layer sees as far
+    for number, (ids, *_) in enumerate(results):
+        read = len(requests[number // samples])
+        length = max(read, len(ids)) if encodes else read + len(ids)
+        if 0 < model.context < length:
+            warnings.warn(
+                f"prompt {number // samples} and its continuation are {length} tokens, and the "
+                f"model was trained with {model.context} at once: what it writes beyond is "
+                "uncertain",
+                stacklevel=2,
+            )
+            return
 
 
 def _respond(model, prompts, options, progress) -> list[Generation]:
@@ -123,8 +157,9 @@ def _respond(model, prompts, options, progress) -> list[Generation]:
         blanks.append(parts)
     for number, ids in enumerate(requests):
         check_positions(model.config, number, len(ids))
-        check_positions(model.config, number, 1, options.max_new_tokens)
+        check_positions(model.config, number, 1 + len(forced_ids(model)), options.max_new_tokens)
     results = decode(model, requests, options, progress)
+    _warn_beyond_context(model, requests, results, options.num_samples)
     owners = np.repeat(np.arange(len(prompts)), options.num_samples)
     generations = []
     for i, (ids, *rest) in zip(owners, results, strict=True):

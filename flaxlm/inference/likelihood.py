@@ -81,13 +81,13 @@ def score(
     owners = np.array([index.setdefault(request, len(index)) for request in requests], np.int64)
     rows, cut = [], np.zeros(len(index), bool)
     for number, request in enumerate(index):
-        made, cut[number] = layout(model.tokenizer, number, request, limit)
-        rows += made
+        laid_out, cut[number] = layout(model.tokenizer, number, request, limit)
+        rows += laid_out
     with model.reading_text():
-        found = _compute(model, rows, limit, head, title)
+        judged = _compute(model, rows, limit, head, title)
     tokens: list[list] = [[] for _ in index]
     greedy = np.ones(len(index), bool)
-    for row, (values, best) in zip(rows, found, strict=True):
+    for row, (values, best) in zip(rows, judged, strict=True):
         tokens[row.owner].append(values)
         greedy[row.owner] &= best
     # Rows of a request stand in their order: its tokens come out in theirs.
@@ -174,14 +174,14 @@ def _compute(model: TrainedModel, rows, limit, head, title) -> list:
 
     The device is given batch i + 1 before the host waits for batch i.
     """
-    found: list = [None] * len(rows)
+    results: list = [None] * len(rows)
     waiting: tuple | None = None
 
     def take(members, outputs):
         values, best = (np.asarray(array) for array in outputs)
         for place, member in enumerate(members):
             count = len(rows[member].targets)
-            found[member] = values[place, :count], bool(best[place, :count].all())
+            results[member] = values[place, :count], bool(best[place, :count].all())
 
     with Progress(title, len(rows), unit="rows", quiet=jax.process_index() != 0) as bar:
         for members, size, shape in _groups(rows, limit):
@@ -193,7 +193,7 @@ def _compute(model: TrainedModel, rows, limit, head, title) -> list:
             bar.add(len(members))
         if waiting is not None:
             take(*waiting)
-    return found
+    return results
 
 
 def _groups(rows: Sequence[_Row], limit: int | None) -> Iterator[tuple[list[int], int, tuple]]:
@@ -282,9 +282,9 @@ def rolling(model: TrainedModel, texts: Sequence[str], window: int, stride: int 
     requests, owners, tokens = [], [], []
     for number, ids in enumerate(model.tokenizer.encode_batch(texts)):
         tokens.append(len(ids))
-        made = list(windows([model.tokenizer.bos_id, *ids], window, stride))
-        requests += made
-        owners += [number] * len(made)
+        asked = list(windows([model.tokenizer.bos_id, *ids], window, stride))
+        requests += asked
+        owners += [number] * len(asked)
     scores = score(model, requests, title="windows")
     nats = np.bincount(owners, -scores.log_likelihood, minlength=len(texts)) if owners else []
     return Rolling(

@@ -67,7 +67,7 @@ def check_positions(config, number: int, length: int, new: int = 1) -> None:
     )
 
 
-def shapes(config, padded: int, new: int) -> tuple[int, int, int]:
+def padded_lengths(config, padded: int, new: int) -> tuple[int, int, int]:
     """Return (prompt length, room for new tokens, cache length) to compile a batch for.
 
     Buckets shrink where the padding alone would outgrow a table of learned positions; a prompt
@@ -90,16 +90,14 @@ def split_blanks(
     and `[MASK]` becomes the next sentinel. Where the vocabulary joins a space to the word after
     it, the space before a blank belongs to the blank, as it did in training.
     """
-    found = list(BLANK.finditer(prompt))
-    if masks:
-        found = [blank for blank in found if blank[1] is None]
+    blanks = [m for m in BLANK.finditer(prompt) if not masks or m[1] is None]
     sentinels = tokenizer.sentinel_ids
-    named = {int(blank[1]) for blank in found if blank[1] is not None}
-    free = (n for n in range(len(found) + len(named)) if n not in named)
+    named = {int(blank[1]) for blank in blanks if blank[1] is not None}
+    free = (n for n in range(len(blanks) + len(named)) if n not in named)
     ids: list[int] = []
     texts: list[str] = []
     begin = 0
-    for blank in found:
+    for blank in blanks:
         text = prompt[begin : blank.start()]
         texts.append(text.removesuffix(" ") if tokenizer.spaces_join else text)
         begin = blank.end()

@@ -103,7 +103,13 @@ class Decoding(NamedTuple):
 
 
 def _append(
-    decoding: Decoding, logits_BV: jax.Array, cache, settings: Settings, vocab_size, eos_id, **modes
+    decoding: Decoding,
+    logits_BV: jax.Array,
+    cache,
+    settings: Settings,
+    vocab_size,
+    eos_ids,
+    **modes,
 ) -> Decoding:
     """Return the decoding with one token more; rows that are done get id 0 and nothing counts."""
     logits_BV = logits_BV[:, :vocab_size]
@@ -120,14 +126,14 @@ def _append(
         step=step + 1,
         tokens_BT=write(decoding.tokens_BT, tokens_B),
         logprobs_BT=write(decoding.logprobs_BT, logprobs_B),
-        done_B=done_B | (tokens_B == eos_id),
+        done_B=done_B | jnp.isin(tokens_B, jnp.array(eos_ids)),
         cache=cache,
     )
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "cache_length", "room", "vocab_size", "eos_id", "greedy", "cut"),
+    static_argnames=("model", "cache_length", "room", "vocab_size", "eos_ids", "greedy", "cut"),
 )
 def start(
     model, params, batch, keys_B, live_B, settings, *, cache_length, room, **modes
@@ -144,7 +150,7 @@ def start(
       cache_length: places in the key-value cache, prompt and new tokens together.
       room: T, the most new tokens that will be asked for.
       modes: `vocab_size`, the ids that the tokenizer has: the model's further rows are never
-        chosen; `eos_id`, the token that ends a row; `greedy` and `cut`, see `sample`.
+        chosen; `eos_ids`, the tokens that end a row; `greedy` and `cut`, see `sample`.
     """
     logits_BV, cache = model.apply({"params": params}, batch, cache_length, method="prefill")
     rows = keys_B.shape[0]
@@ -161,7 +167,7 @@ def start(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "vocab_size", "eos_id", "greedy", "cut"),
+    static_argnames=("model", "vocab_size", "eos_ids", "greedy", "cut"),
     donate_argnames=("decoding",),
 )
 def advance(model, params, decoding: Decoding, until, settings, **modes) -> Decoding:

@@ -4,8 +4,21 @@ All generations of the library are covered, and what fine-tuning scripts and oth
 Families add a few of their own (`Family.unused`, `Family.fixed`).
 """
 
+# Options of text generation, which are read where there is no generation_config.json.
+GENERATION = frozenset(
+    """
+    decoder_start_token_id forced_bos_token_id forced_eos_token_id forced_decoder_ids
+    force_bos_token_to_be_generated max_length min_length max_new_tokens min_new_tokens do_sample
+    early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
+    min_p epsilon_cutoff eta_cutoff penalty_alpha repetition_penalty encoder_repetition_penalty
+    length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    force_words_ids num_return_sequences output_scores return_dict_in_generate
+    remove_invalid_values renormalize_logits exponential_decay_length_penalty suppress_tokens
+    begin_suppress_tokens cache_implementation
+    """.split()
+)
 # Harmless whatever they say.
-ANY = frozenset(
+ANY = GENERATION | frozenset(
     # Where the model comes from, and how a program runs it.
     """
     _name_or_path name_or_path _commit_hash architectures model_type transformers_version
@@ -29,17 +42,6 @@ ANY = frozenset(
     tokenizer_class prefix pad_token_id bos_token_id eos_token_id eos_token_ids sep_token_id
     cls_token_id mask_token_id unk_token_id max_sequence_length max_seq_length model_max_length
     seq_length n_ctx
-    """.split()
-    # Options of text generation, which belong to whoever generates.
-    + """
-    decoder_start_token_id forced_bos_token_id forced_eos_token_id forced_decoder_ids
-    force_bos_token_to_be_generated max_length min_length max_new_tokens min_new_tokens do_sample
-    early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
-    min_p epsilon_cutoff eta_cutoff penalty_alpha repetition_penalty encoder_repetition_penalty
-    length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
-    force_words_ids num_return_sequences output_scores return_dict_in_generate
-    remove_invalid_values renormalize_logits exponential_decay_length_penalty suppress_tokens
-    begin_suppress_tokens cache_implementation
     """.split()
     # What training and distillation scripts, and libraries around this one, leave behind.
     + """

@@ -16,9 +16,9 @@ import numpy as np
 from flaxlm import files, tree
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.vocabulary import Tokenizer
-from flaxlm.errors import ConfigError, DataError, MissingInput, StorageError, Unsafe
+from flaxlm.errors import ConfigError, MissingInput, StorageError, Unsafe
 from flaxlm.interop import config as hf_config
-from flaxlm.interop import tensor_writer
+from flaxlm.interop import generation, tensor_writer
 from flaxlm.interop.config import Description
 from flaxlm.interop.parts import tensors_of
 from flaxlm.interop.tokenizer import export_tokenizer
@@ -88,14 +88,8 @@ class Directory:
         return load_hugging_face(self.path, self.description.raw)
 
     def generation(self) -> dict:
-        """Return what `generation_config.json` says; {} where there is none."""
-        path = self.path / "generation_config.json"
-        if not path.is_file():
-            return {}
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8-sig")))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path} is damaged: {_line(error)}") from None
+        """Return what the files say of generating texts, see `interop.generation`."""
+        return generation.read(self.path, self.description.raw)
 
     def rows(self) -> int:
         """Return how many ids a model needs rows for: at least those of the tokenizer."""
@@ -278,6 +272,7 @@ def from_pretrained(
         tokenizer,
         labels=described.labels if set(heads) & set(hf_config.SIZED) else (),
         generation=directory.generation(),
+        context=config.max_length if config.positions == "rotary" else 0,
         architecture=described.architecture if heads == described.heads else "",
         special_ids={
             k: v for k, v in described.raw.items() if k.endswith("_token_id") and v is not None
@@ -334,7 +329,8 @@ def save_pretrained(
             stale.unlink()
         files.replace(path / "config.json", json.dumps(raw, indent=2, sort_keys=True) + "\n")
         if "lm" in p.heads:
-            files.replace(path / "generation_config.json", json.dumps(special, indent=2) + "\n")
+            written = special | generation.to_write(p)
+            files.replace(path / generation.FILE, json.dumps(written, indent=2) + "\n")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from None
     if p.tokenizer is not None:

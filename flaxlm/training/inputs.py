@@ -1,6 +1,7 @@
 """What a run reads: its directory, its tokenizer, its corpus or examples, and batches of them."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import pathlib
@@ -17,6 +18,7 @@ from flaxlm.data.order import Mixture
 from flaxlm.data.pipeline import Batches, EvalBatches, loader
 from flaxlm.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from flaxlm.errors import ConfigError, MissingInput, Unsafe
+from flaxlm.interop import generation
 from flaxlm.interop.pretrained import SCHEME, Directory
 from flaxlm.training import config as run_config
 from flaxlm.training import manifest
@@ -72,6 +74,7 @@ class Inputs:
                 except OSError as error:
                     raise unwritable(workdir, error) from None
                 find_tokenizer(config, workdir)
+                keep_generation(config, workdir)
             barrier("tokenizer")
             inputs = cls(config, workdir, load_tokenizer(workdir / "tokenizer"))
             inputs.check_vocabulary()
@@ -114,6 +117,11 @@ class Inputs:
                     f"{saved.path(step) / 'tokenizer'} there, or take another --workdir"
                 )
             return
+
+    @functools.cached_property
+    def generation(self) -> dict:
+        """What the files of the model that the run began with say of generating texts."""
+        return generation.read(self.workdir)
 
     @property
     def caches(self) -> list[pathlib.Path]:
@@ -232,9 +240,11 @@ class Inputs:
 
     def files(self) -> dict:
         """Return what makes a checkpoint open by itself."""
+        kept = self.workdir / generation.FILE
         return {
             "config.json": self.config.to_json().encode(),
             "tokenizer": self.workdir / "tokenizer",
+            **({generation.FILE: kept} if kept.exists() else {}),
         }
 
 
@@ -267,6 +277,19 @@ def find_tokenizer(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
         keys = ("text", "text_pair", "target")
         texts = (example[key] for example in examples for key in keys if key in example)
         train_tokenizer(config.tokenizer, texts).save(own)
+
+
+def keep_generation(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
+    """See to WORKDIR/generation_config.json: as it lies there → as `init` has it → none."""
+    own, fields = workdir / generation.FILE, {}
+    begun = own.exists() or any((workdir / "checkpoints").glob("step_*"))
+    if not begun and config.init and config.init_weights:
+        if config.init.startswith(SCHEME):
+            fields = Directory(config.init).generation()
+        else:
+            fields = generation.read(pathlib.Path(config.init))
+    if fields:
+        files.replace(own, json.dumps(fields, indent=1) + "\n")
 
 
 def record(config: run_config.RunConfig, workdir: pathlib.Path) -> None:

@@ -75,9 +75,12 @@ def open_run(
             facts = {"problem": config.objective.problem}
             if set(program.heads) & {"classification", "token_classification"}:
                 facts["labels"] = getattr(config.objective, "labels", ())
+            facts["generation"] = inputs.generation
             if checkpoint == INIT:
                 facts["generation"] = Directory(config.init).generation()
-            yield Opened(program.trained(params, inputs.tokenizer, **facts), program, inputs, step)
+            facts["trained_here"] = step > 0 or not config.init.startswith(SCHEME)
+            program = dataclasses.replace(program, facts=facts)
+            yield Opened(program.trained(params, inputs.tokenizer), program, inputs, step)
 
 
 def load(

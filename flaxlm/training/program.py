@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxlm import models, sharding
+from flaxlm.interop.pretrained import SCHEME
 from flaxlm.models import MODELS, build
 from flaxlm.trained import TrainedModel
 from flaxlm.training import lora
@@ -24,6 +25,7 @@ class Program:
       sums: (params, batch) -> {name: (sum, weight)} of the evaluation loss and its metrics.
       predict: (params, batch) -> {name: [B, …]}.
       judge: (params, batch) -> (what `sums` gives, what `predict` gives), in one pass.
+      facts: further fields of its `TrainedModel`.
     """
 
     config: RunConfig
@@ -34,6 +36,7 @@ class Program:
     sums: Callable
     predict: Callable
     judge: Callable
+    facts: dict = dataclasses.field(default_factory=dict, kw_only=True)
 
     @property
     def objective(self):
@@ -49,15 +52,20 @@ class Program:
         """Return the context in which the functions are traced and called."""
         return sharding.use(self.device_mesh, self.config.sharding)
 
-    def trained(self, params: dict, tokenizer, **facts) -> TrainedModel:
-        """Return the model with parameters as `inference` asks it; `facts`: its other fields."""
+    def trained(self, params: dict, tokenizer) -> TrainedModel:
+        """Return the model with parameters as `inference` asks it."""
+        config, facts = self.config, {"trained_here": True} | self.facts
+        lengths = [config.train.length] if facts["trained_here"] else []
+        if config.init.startswith(SCHEME) and config.model.positions == "rotary":
+            lengths.append(config.model.max_length)
         return TrainedModel(
-            self.config.model_name,
+            config.model_name,
             self.model,
             params,
             tokenizer,
+            context=max(lengths, default=0),
             mesh=self.device_mesh,
-            sharding=self.config.sharding,
+            sharding=config.sharding,
             **facts,
         )
 

@@ -1,0 +1,192 @@
+"""How tokens are chosen and when a text ends: as asked, as the model's files say, or as usual."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from flaxlm.errors import ConfigError, choose
+from flaxlm.trained import TrainedModel
+
+# What holds where neither the caller nor the model's files say anything.
+USUAL = {
+    "max_new_tokens": 128,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "num_samples": 1,
+    "num_beams": 1,
+    "length_penalty": 0.6,
+}
+DRAWING = ("temperature", "top_k", "top_p")
+# Fields of generation_config.json that are options here, by their names there;
+OPTIONS = dict.fromkeys(("max_new_tokens", *DRAWING, "num_beams"), "") | {
+    "num_return_sequences": "num_samples"
+}
+# those that do not bear on the text, or that are read elsewhere;
+IDLE = frozenset(
+    """
+    transformers_version use_cache cache_implementation cache_config return_legacy_cache
+    return_dict_in_generate output_scores output_logits output_attentions output_hidden_states
+    prefill_chunk_size disable_compile low_memory do_sample
+    bos_token_id eos_token_id pad_token_id decoder_start_token_id
+    """.split()
+)
+# and the values, beside 0 and nothing, at which a field has no effect.
+NEUTRAL = {"max_length": 20} | dict.fromkeys(
+    """
+    temperature top_p typical_p num_return_sequences repetition_penalty num_beams num_beam_groups
+    encoder_repetition_penalty length_penalty guidance_scale
+    """.split(),
+    1,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig:
+    """How to choose tokens and when to stop; None leaves it to the model's files, see `resolve`.
+
+    Attributes:
+      max_new_tokens: most tokens generated for a prompt; usually 128.
+      temperature: divides the logits; 0 takes the most likely token; usually 1.
+      top_k: keep the k most likely tokens; 0 keeps all, as usual. An encoder lists so many
+        alternatives (5 at 0).
+      top_p: keep the smallest set of tokens that holds this much probability; usually 1, all.
+      seed: with (prompt index, sample index) it decides every sample.
+      stop: strings that end a text; the text is cut before the first of them.
+      num_samples: texts for each prompt, usually 1; of a beam search the best ones.
+      batch_size: prompts decoded together; it has to divide over a mesh, where there is one.
+      num_beams: above 1, search for the likeliest texts with so many beams; nothing is drawn;
+        usually 1.
+      length_penalty: α of a beam search: texts of n tokens are compared by log p / ((5 + n) / 6)^α
+        (Wu et al., 2016, equation 14); 0 prefers short ones; usually 0.6.
+      bos: whether BOS begins a decoder's prompt: always, never, or auto: as in training here, and
+        as the files of another project's tokenizer say. An empty prompt is BOS.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    num_samples: int | None = None
+    batch_size: int = 16
+    num_beams: int | None = None
+    length_penalty: float | None = None
+    bos: str = "auto"
+
+    def __post_init__(self):
+        least = dict.fromkeys(("max_new_tokens", "num_samples", "batch_size", "num_beams"), 1)
+        for name, low in least.items():
+            self._check(name, lambda value, low=low: value >= low, f"at least {low}")
+        self._check("temperature", lambda t: 0 <= t < float("inf"), "0 (greedy) or more")
+        self._check("top_k", lambda k: k >= 0, "0 (off) or more")
+        self._check("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1 (off)")
+        self._check("length_penalty", lambda a: 0 <= a < float("inf"), "0 (off) or more")
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise ConfigError(f"stop={self.stop!r} must be a tuple of strings, none empty")
+        choose("bos", self.bos, ("auto", "always", "never"))
+        if (self.num_beams or 1) > 1:
+            self._check_beams()
+
+    def _check(self, name: str, fits: Callable[[Any], bool], rule: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not fits(value):
+            raise ConfigError(f"{name}={value} must be {rule}")
+
+    def _check_beams(self) -> None:
+        """Refuse beside beams what only makes sense where tokens are drawn one after the other."""
+        drawn = {
+            "temperature": self.temperature not in (None, 0.0, 1.0),
+            "top_k": bool(self.top_k),
+            "top_p": self.top_p not in (None, 1.0),
+            "stop": bool(self.stop),
+        }
+        for name, conflicts in drawn.items():
+            if conflicts:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} has no meaning with num_beams="
+                    f"{self.num_beams}, which searches for the likeliest whole texts; drop one"
+                )
+        if (self.num_samples or 1) > self.num_beams:
+            raise ConfigError(
+                f"num_samples={self.num_samples} must be at most num_beams={self.num_beams}: a "
+                "beam search ends with as many texts as it has beams"
+            )
+
+    def complete(self, **values) -> "GenerateConfig":
+        """Return the options with `values`, or else the usual ones, where they say nothing."""
+        values = USUAL | values
+        return dataclasses.replace(
+            self, **{name: v for name, v in values.items() if getattr(self, name) in (None, ())}
+        )
+
+
+def forced_ids(model: TrainedModel) -> list[int]:
+    """Return the ids that each text of another project's encoder-decoder begins with unasked."""
+    forced = model.generation.get("forced_bos_token_id")
+    foreign = model.traits.encodes and not model.trained_here
+    if not foreign or forced is None:
+        return []
+    return forced if isinstance(forced, list) else [forced]
+
+
+def resolve(options: GenerateConfig, model: TrainedModel) -> tuple[GenerateConfig, str]:
+    """Return the options, complete, and a line that says what the model's files have added.
+
+    A field that is not known here, or that contradicts what was asked for, is named in the line
+    as not applied. Fields that were asked for, and fields without effect, are not in it.
+    """
+    file = model.generation.get("_file", "generation_config.json")
+    fields = {name: v for name, v in model.generation.items() if _has_effect(name, v)}
+    added, forced = {}, forced_ids(model)
+    for name in [name for name in OPTIONS if name in fields]:
+        ours = OPTIONS[name] or name
+        added[ours] = _number(file, name, fields.pop(name), type(USUAL[ours]))
+    if model.traits.encodes and "max_length" in fields:  # of all that the decoder reads or writes
+        length = _number(file, "max_length", fields.pop("max_length"), int)
+        added.setdefault("max_new_tokens", length - 1 - len(forced))
+    added = {name: value for name, value in added.items() if getattr(options, name) is None}
+    do_sample = model.generation.get("do_sample")
+    draws = options.temperature != 0 and any(getattr(options, n) is not None for n in DRAWING)
+    greedy = options.temperature == 0 or (do_sample is False and not draws)
+    samples = options.num_samples or added.get("num_samples", 1)
+    beams = added.get("num_beams", 1)
+    contradicted = set()
+    if beams > 1 and (do_sample or draws or options.stop or samples > beams):
+        contradicted, beams = {"num_beams"}, 1
+    searches = (options.num_beams or beams) > 1
+    if searches or greedy or do_sample is False:
+        contradicted |= {*DRAWING}
+    left = {name: added.pop(name) for name in [*added] if name in contradicted} | fields
+    if left.get("top_k") == 50 and not do_sample:
+        del left["top_k"]  # the default there
+    if greedy and not searches and options.temperature is None:
+        added["temperature"] = 0.0
+    if "stop_strings" in left and not searches:
+        stop = left.pop("stop_strings")
+        added |= {} if options.stop else {"stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+    try:
+        complete = options.complete(**added)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    if forced:
+        added["forced_bos_token_id"] = left.pop("forced_bos_token_id")
+    parts = [
+        ", ".join(f"{name} {str(value)[:40]}" for name, value in values.items())
+        for values in (added, left)
+    ]
+    said = "; not applied: ".join(parts) if left else parts[0]
+    return complete, f"{file}: {said.removeprefix('; ')}" if said else ""
+
+
+def _has_effect(name: str, value) -> bool:
+    if name in IDLE or name.startswith("_") or value == NEUTRAL.get(name):
+        return False
+    return value is not None if name.endswith("_token_id") else bool(value)
+
+
+def _number(file: str, name: str, value, kind: type):
+    if isinstance(value, bool) or not isinstance(value, int | kind):
+        raise ConfigError(f"{file}: {name}={value!r} is not of type {kind.__name__}")
+    return kind(value)
