@@ -28,6 +28,14 @@ def check_positive(config, *names: str) -> None:
             raise ConfigError(f"model.{name}={getattr(config, name)} must be at least 1")
 
 
+def check_vocabulary(config) -> None:
+    """Raise ConfigError unless there are ids, or 0 for those of a tokenizer to come."""
+    if config.vocab_size < 0:
+        raise ConfigError(
+            f"model.vocab_size={config.vocab_size} must be 0 (the tokenizer's) or more"
+        )
+
+
 def check_rates(config) -> None:
     """Raise ConfigError unless each field that ends in `_dropout` is in [0, 1)."""
     for field in dataclasses.fields(config):
@@ -45,7 +53,7 @@ class TransformerConfig:
     """
 
     # Sizes.
-    vocab_size: int = 8192  # ids; follows the tokenizer where not given
+    vocab_size: int = 8192  # ids; 0: what the tokenizer has
     vocab_multiple: int = 128  # the token table is stored with its rows padded to a multiple
     width: int = 256  # D
     embed_width: int = 0  # of the tables; if not `width`, it is projected to that (ALBERT)
@@ -134,7 +142,7 @@ class TransformerConfig:
         from flaxlm.models.attention import ATTENTION  # which imports this class
 
         set_ = object.__setattr__  # the dataclass is frozen
-        check_positive(self, "vocab_size", "vocab_multiple", "width", "num_layers", "num_heads")
+        check_positive(self, "vocab_multiple", "width", "num_layers", "num_heads")
         if not self.head_dim and self.width % self.num_heads:
             raise ConfigError(
                 f"model.width={self.width} is not a multiple of num_heads={self.num_heads}; "
@@ -150,6 +158,7 @@ class TransformerConfig:
         check_positive(self, "num_kv_heads", "head_dim", "mlp_width", "max_length")
         check_positive(self, "num_decoder_layers")
         check_rates(self)
+        check_vocabulary(self)
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"model.num_heads={self.num_heads} is not a multiple of "

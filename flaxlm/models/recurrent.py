@@ -14,6 +14,7 @@ from flaxlm.models.config import (
     POOLINGS,
     check_positive,
     check_rates,
+    check_vocabulary,
     padded_vocab,
 )
 from flaxlm.models.heads import Heads
@@ -35,7 +36,7 @@ GATES = {"lstm": 4, "gru": 3}
 class RecurrentConfig:
     """Architecture of the recurrent language model; names as in `TransformerConfig`."""
 
-    vocab_size: int = 8192  # ids; follows the tokenizer where not given
+    vocab_size: int = 8192  # ids; 0: what the tokenizer has
     vocab_multiple: int = 128  # the token table's rows are padded to one
     width: int = 256  # of embedding and layers
     num_layers: int = 2  # stacked cells
@@ -57,7 +58,8 @@ class RecurrentConfig:
     param_dtype: str = "float32"  # of the stored parameters
 
     def __post_init__(self):
-        check_positive(self, "vocab_size", "vocab_multiple", "width", "num_layers")
+        check_vocabulary(self)
+        check_positive(self, "vocab_multiple", "width", "num_layers")
         check_rates(self)
         choose("model.cell", self.cell, GATES)
         choose("model.pooling", self.pooling, POOLINGS)
