@@ -131,6 +131,7 @@ def train(
     check_batch(config, mesh)
     check_trained(config)
     with Inputs.open(config, workdir) as inputs:
+        config = inputs.config
         batches = inputs.train(config.train.batch_size)
         shortened(batches.plan.report)
         total = config.train.total_steps(batches.plan.num_rows)

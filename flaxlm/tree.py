@@ -6,6 +6,7 @@ all select parameters through the same two functions.
 """
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -96,6 +97,13 @@ def select(what: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str]
             )
         chosen |= matching
     return chosen
+
+
+def pattern_of(paths: Iterable[str]) -> str:
+    """Return a regex that matches these paths: what they begin with alike, or each by itself."""
+    paths = list(paths)
+    start = os.path.commonpath(paths)
+    return f"^{start}" if start else "|".join(f"^{path}$" for path in paths)
 
 
 def _likeness(pattern: str, path: str) -> float:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import importlib
+import io
+import json
+import sys
 
 import pytest
 
@@ -141,3 +144,49 @@ def test_what_is_typed_is_read_as_its_keys_type(kind, text, value):
 def test_what_is_of_another_type_is_refused(kind, text):
     with pytest.raises(ConfigError, match=r"config key a\.b=.* must be of type"):
         recipe.read_value("a.b", kind, text)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "terminal", "shown"),
+    [("latin-1", False, "Zażółć 猫".encode()), ("ascii", False, "Zażółć 猫".encode()),
+     ("latin-1", True, b"Za?\xf3?? ?"), ("utf-8", True, "Zażółć 猫".encode())],
+)  # fmt: skip
+def test_output_is_utf_8_or_what_the_terminal_can_show(encoding, terminal, shown, monkeypatch):
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    for name in ("stdout", "stderr"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        stream.isatty = lambda: terminal
+        monkeypatch.setattr(sys, name, stream)
+    command.speak_utf_8()
+    print("Zażółć 猫", end="", flush=True)
+    assert sys.stdout.buffer.getvalue() == shown
+
+
+def test_what_was_generated_is_written_before_any_of_it_is_shown(tmp_path, monkeypatch):
+    from flaxlm.commands import generate
+    from flaxlm.inference.generate import Generation
+
+    made = [Generation(text, "ółć", (), 0.0, True) for text in ("Zażółć 猫 said", "Once")]
+    monkeypatch.setattr(generate, "generate", lambda *arguments: made)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
+    options = generate.Options(workdir=str(tmp_path), prompt=("a",))
+    with pytest.raises(UnicodeEncodeError):
+        generate.run(options, None)
+    text = (tmp_path / "generations.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line)["prompt"] for line in text.split("\n")[:-1]] == [
+        g.prompt for g in made
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["/venv/bin/flaxlm", "train", "--prompt=a b"], "flaxlm train '--prompt=a b'"),
+        (["/src/flaxlm/__main__.py", "train"], "PYTHON -m flaxlm train"),
+        (["sweep.py", "3"], "PYTHON sweep.py 3"),
+    ],
+)
+def test_a_run_says_how_it_was_started(argv, said):
+    from flaxlm.training.inputs import command_line
+
+    assert command_line(argv) == said.replace("PYTHON", sys.executable.rpartition("/")[2])

@@ -17,9 +17,13 @@ import pytest
 import tiny_runs as tiny
 
 from flaxlm.commands import recipe
+from flaxlm.commands.evaluate import evaluate
+from flaxlm.data.tokenizer import load_tokenizer
 from flaxlm.errors import ConfigError, FlaxlmError
+from flaxlm.sharding import make_mesh
 from flaxlm.train import train
 from flaxlm.training import config as run_config
+from flaxlm.training.program import make_program
 from flaxlm.training.unread import unread
 
 SIZE = {"width": 24, "num_heads": 3, "num_layers": 1, "max_length": 32}
@@ -261,3 +265,42 @@ def test_the_mode_follows_the_metric_unless_it_is_given(recipes, typed, mode):
 def test_a_mode_against_its_metric_is_refused(recipes, typed, message):
     with pytest.raises(ConfigError, match=message):
         recipe.configure(CLASSIFIER | {"eval": recipes}, typed)
+
+
+def test_a_character_model_is_as_large_as_its_tokenizer(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "jit", traced)
+    nested = nested_of("decoder", corpus) | {"tokenizer": {"kind": "char", "byte_fallback": False}}
+    config = recipe.configure(nested, {})
+    assert config.model.vocab_size == 0
+    with pytest.raises(ConfigError, match=r"model.vocab_size=0, what the tokenizer has"):
+        make_program(config, make_mesh(config.sharding))
+    run = tmp_path / "run"
+    train(config, run)
+    size = load_tokenizer(run / "tokenizer").vocab_size
+    assert run_config.read_run(str(run))["model"]["vocab_size"] == size < 200
+    evaluate(recipe.configure(run_config.read_run(str(run)), {}), run, "valid", "")
+    longer = recipe.configure(nested, {"train.steps": "3"})
+    assert train(longer, run)["step"] == 3  # the recipe again, which leaves the size open
+    # Inherited by `init`, and not asked of a tokenizer that might have another size.
+    assert recipe.configure({"init": str(run), "train": {"steps": 1}}, {}).model.vocab_size == size
+
+
+@pytest.mark.parametrize(
+    ("stated", "typed", "sizes"),
+    [
+        ({}, {}, (8192, 8192)),
+        ({}, {"tokenizer.kind": "byte"}, (361, 361)),
+        ({}, {"tokenizer.kind": "byte", "tokenizer.sentinels": "0"}, (261, 261)),
+        ({}, {"tokenizer.kind": "char"}, (8192, 0)),
+        ({}, {"tokenizer.vocab_size": "500"}, (500, 500)),
+        ({}, {"tokenizer.vocab_size": "500", "model.vocab_size": "600"}, (500, 600)),
+        ({"vocab_size": 400}, {"tokenizer.kind": "byte"}, (361, 400)),
+        ({"vocab_size": 400}, {"tokenizer.kind": "char"}, (8192, 400)),
+        ({"preset": "gpt2"}, {"tokenizer.kind": "byte"}, (361, 50257)),
+    ],
+)
+def test_the_vocabulary_follows_the_tokenizer_unless_it_is_stated(stated, typed, sizes):
+    config = recipe.configure({"train": {"steps": 1}, "model": stated}, typed)
+    assert (config.tokenizer.vocab_size, config.model.vocab_size) == sizes
+    # What is written down is read as the same.
+    assert run_config.build(run_config.expand(config.raw)).raw == config.raw

@@ -151,7 +151,7 @@ def test_a_directory_is_read_where_a_run_is(hub, run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["bert", "gpt2", "byt5"])
 def test_vectors_are_those_of_torch(name, pooling, hub, run, tmp_path):
     texts = ["the cat sat", "", "dog", "a dog ran to the mat; " * 2]
-    source, target = tmp_path / "in.jsonl", tmp_path / "sub" / "out.npy"
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.npy"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     done = good(run(
         "embed", f"--workdir=hf:{hub / name}", f"--input={source}", f"--output={target}",
@@ -179,6 +179,8 @@ def test_vectors_are_those_of_torch(name, pooling, hub, run, tmp_path):
         ("embed --workdir=hf:{H}/bert --input={H}/rows.jsonl", 2, "--output=FILE is required"),
         ("embed --workdir=hf:{H}/bert --input={H}/rows.jsonl --output={H}/text.txt/x.npy", 74,
          "text.txt/x.npy cannot be written"),
+        ("embed --workdir=hf:{H}/bert --input={H}/rows.jsonl --output={H}/no/x.npy", 66,
+         "mkdir -p"),
         ("embed --workdir=hf:{H}/bert --input={H}/rows.jsonl --output=x --pooling=max", 2,
          "mean, cls, last"),
         ("embed --workdir=hf:{H}/bert --input={H}/rows.jsonl --output=x --max_tokens=99", 2,

@@ -122,6 +122,16 @@ def test_no_foreign_frameworks_and_no_jax_where_data_is_read():
             assert not roots & {"jax", "flax", "optax", "orbax"}, path
 
 
+def test_text_is_read_and_written_as_utf_8():
+    for path in FILES:
+        for node in ast.walk(parsed(path)):
+            name = getattr(getattr(node, "func", None), "attr", "")
+            if isinstance(node, ast.Call) and name in ("read_text", "write_text"):
+                ours = ast.unparse(node.func.value) in ("files", "Path('/proc/cpuinfo')")
+                said = any(keyword.arg == "encoding" for keyword in node.keywords)
+                assert ours or said, f"{path.name}, line {node.lineno}"
+
+
 def test_files_stay_under_400_lines():
     lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in FILES + TESTS}
     assert not {path: length for path, length in lengths.items() if length >= 400}

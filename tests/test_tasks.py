@@ -158,7 +158,7 @@ def test_a_bad_table_is_refused_with_file_and_line(tmp_path, name, text, message
 def test_what_the_config_gets_wrong_is_refused(tmp_path):
     task = TASKS["classification"]()
     data = DataConfig(path=str(write(tmp_path / "a.jsonl", ROWS)), valid_fraction=0.0)
-    with pytest.raises(DataError, match=r"no valid split: set data.valid_path"):
+    with pytest.raises(DataError, match=r"no valid split, data.valid_fraction is 0"):
         task.examples(data, "valid", LABELS)
     with pytest.raises(ConfigError, match="split='dev'"):
         task.examples(data, "dev", LABELS)

@@ -57,6 +57,7 @@ def configure(nested: dict, overrides: dict[str, str]):
     """Return the RunConfig of a recipe and of overrides as they were typed."""
     full, rest = select(nested, overrides)
     kinds, changed = key_types(full), set()
+    follows = full["model"]["vocab_size"] == run_config.model_vocab(full["tokenizer"])
     for key, text in rest.items():
         if key not in kinds:
             near = [k for k in kinds if k.startswith(key.partition(".")[0] + ".")] or list(full)
@@ -68,9 +69,10 @@ def configure(nested: dict, overrides: dict[str, str]):
         changed |= {key} if value != values[name] else set()
         values[name] = value
     run_config.follow(full, rest)
+    size = run_config.model_vocab(full["tokenizer"])
     stated = nested.get("model", {}).get("vocab_size") or "model.vocab_size" in overrides
-    if "tokenizer.vocab_size" in overrides and not stated:
-        full["model"]["vocab_size"] = full["tokenizer"]["vocab_size"]
+    if not stated and (follows or "tokenizer.vocab_size" in overrides):
+        full["model"]["vocab_size"] = size
     config = run_config.build(full)
     for key, why in unread(config).items():
         if key in changed:

@@ -179,9 +179,10 @@ def _check_splits(config: DataConfig, splits: set[str]) -> None:
         raise DataError(f"the corpus {where} is empty: no document is left after cleaning")
     for split in config.cached_splits():
         if split not in splits:
+            drop = "set it to 0" + ", and eval.split=''" * (split == "valid")
             fix = {
-                "hash": "raise its fraction, use data.split='tail', or set it to 0",
-                "tail": "raise its fraction, or set it to 0",
+                "hash": f"raise its fraction, use data.split='tail', or {drop}",
+                "tail": f"raise its fraction, or {drop}",
                 "file": f"check {getattr(config, f'{split}_path', '') or where}",
             }[config.split]
             if split == "train" and config.split != "file":

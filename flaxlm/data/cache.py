@@ -103,7 +103,7 @@ def _check_tokenizer(directory: pathlib.Path, asked: dict) -> None:
         if changed:
             differ = ", ".join(f"tokenizer.{k}={asked[k]!r} (was {made[k]!r})" for k in changed)
             raise Unsafe(
-                f"{directory} was made with another config: {differ}; use another --workdir, or "
+                f"{directory} was made with another config: {differ}; take another directory, or "
                 f"delete it and what was trained with it"
             )
 

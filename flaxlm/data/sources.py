@@ -112,6 +112,15 @@ class DataConfig:
         test = bool(self.test_path if self.split == "file" else self.test_fraction)
         return ["train", *["valid"] * valid, *["test"] * test]
 
+    def lacks(self, split: str) -> str:
+        """Return what an error says of a split that this config does not make."""
+        key, value = ("path", "empty") if self.split == "file" else ("fraction", "0")
+        return (
+            f"there is no {split} split, data.{split}_{key} is {value}: set it, or choose one of: "
+            f"{', '.join(self.split_names())}; eval.split='' trains without evaluation, and "
+            "data.split='whole' evaluates a task on all of its rows"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:

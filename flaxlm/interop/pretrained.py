@@ -147,7 +147,7 @@ class Directory:
         missing = [path for path in shapes if path not in there]
         refused = [path for path in missing if not fresh(path) and path not in named]
         if refused:
-            ask = "; name what may start fresh with --allow_missing='regex'"
+            ask = f"; what may start fresh is named by --allow_missing='{tree.pattern_of(refused)}'"
             raise ConfigError(
                 f"{self.path} has no {', '.join(refused)}{'' if allow_missing is None else ask}"
             )

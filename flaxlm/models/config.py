@@ -38,7 +38,7 @@ class TransformerConfig:
     """
 
     # Sizes.
-    vocab_size: int = 8192  # ids; follows the tokenizer where not given
+    vocab_size: int = 8192  # ids; 0: what the tokenizer has
     vocab_multiple: int = 128  # the token table is stored with its rows padded to a multiple
     width: int = 256  # D
     embed_width: int = 0  # of the tables; if not `width`, it is projected to that (ALBERT)
@@ -127,7 +127,7 @@ class TransformerConfig:
         from flaxlm.models.attention import ATTENTION  # which imports this class
 
         set_ = object.__setattr__  # the dataclass is frozen
-        sizes = ("vocab_size", "vocab_multiple", "width", "num_layers", "num_heads")
+        sizes = ("vocab_multiple", "width", "num_layers", "num_heads")
         check_range("model", self, *sizes, low=1)
         if not self.head_dim and self.width % self.num_heads:
             raise ConfigError(
@@ -144,6 +144,7 @@ class TransformerConfig:
         sizes = ("num_kv_heads", "head_dim", "mlp_width", "max_length", "num_decoder_layers")
         check_range("model", self, *sizes, low=1)
         check_rates(self)
+        check_range("model", self, "vocab_size")  # 0: as many as the tokenizer has
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"model.num_heads={self.num_heads} is not a multiple of "

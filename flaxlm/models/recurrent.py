@@ -34,7 +34,7 @@ GATES = {"lstm": 4, "gru": 3}
 class RecurrentConfig:
     """Architecture of the recurrent language model; names as in `TransformerConfig`."""
 
-    vocab_size: int = 8192  # ids; follows the tokenizer where not given
+    vocab_size: int = 8192  # ids; 0: what the tokenizer has
     vocab_multiple: int = 128  # the token table's rows are padded to one
     width: int = 256  # of embedding and layers
     num_layers: int = 2  # stacked cells
@@ -56,7 +56,8 @@ class RecurrentConfig:
     param_dtype: str = "float32"  # of the stored parameters
 
     def __post_init__(self):
-        check_range("model", self, "vocab_size", "vocab_multiple", "width", "num_layers", low=1)
+        check_range("model", self, "vocab_size")  # 0: as many as the tokenizer has
+        check_range("model", self, "vocab_multiple", "width", "num_layers", low=1)
         check_rates(self)
         choose("model.cell", self.cell, GATES)
         choose("model.pooling", self.pooling, POOLINGS)

@@ -149,10 +149,7 @@ def read_split(
     """
     choose("split", split, SPLITS)
     if split not in data.split_names():
-        raise DataError(
-            f"there is no {split} split: set data.{split}_path with data.split='file', or "
-            f"data.{split}_fraction above 0, or data.split='whole' to evaluate all rows"
-        )
+        raise DataError(data.lacks(split))
     rows = list(records(data, split, read, task))
     golds = {gold} if isinstance(gold, str) else {*gold}
     if split == "test" and any(golds) and not any(golds & row.columns.keys() for row in rows):
@@ -175,7 +172,7 @@ def read_split(
         raise DataError(
             f"the {split} split is empty: {', '.join(data.paths)} has {total} rows, of which "
             f"data.split={data.split!r} sends none there; use more rows or a larger share, or "
-            "data.split='whole' to evaluate all of them"
+            "train without evaluation: eval.split='', or evaluate all of them: data.split='whole'"
         )
     return Examples(found, total)
 

@@ -176,11 +176,16 @@ class NamedEntities(Tagging):
 
     def __post_init__(self):
         super().__post_init__()
-        choose("task.scheme", self.scheme, [scheme.lower() for scheme in SCHEMES])
+        choose("task.scheme", self.scheme.lower(), [scheme.lower() for scheme in SCHEMES])
 
     def check(self, labels: Sequence[str]) -> None:
         """Raise ConfigError where the labels are not tags of the scheme."""
-        check_labels(labels, self.scheme.upper())
+        try:
+            check_labels(labels, self.scheme.upper())
+        except ConfigError as error:
+            other = task_of_labels(labels).get("scheme", "")
+            advice = f"; they are tags of task.scheme={other!r}" if other else ""
+            raise ConfigError(f"task.scheme={self.scheme!r}: {error}{advice}") from None
 
     def measures(self, answers: Sequence[Answer], golds: Sequence[Tagged]) -> list[Measure]:
         """Return precision, recall and F1 of entities, micro and macro; `tag_accuracy` of words."""

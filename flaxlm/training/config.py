@@ -13,7 +13,7 @@ import typing
 from collections.abc import Container
 
 from flaxlm.data.sources import DataConfig
-from flaxlm.data.tokenizer import TokenizerConfig
+from flaxlm.data.tokenizer import TokenizerConfig, load_tokenizer
 from flaxlm.errors import ConfigError, MissingInput, choose, nearest
 from flaxlm.interop.pretrained import SCHEME, Directory
 from flaxlm.metrics.direction import SCORES, direction
@@ -21,8 +21,8 @@ from flaxlm.models import MODELS, PRESETS
 from flaxlm.objectives import OBJECTIVES
 from flaxlm.sharding import ShardingConfig
 from flaxlm.tasks import TASKS
-from flaxlm.tasks.tagging import task_of_labels
 from flaxlm.training.checkpoint import CheckpointConfig
+from flaxlm.training.hub import hub_recipe
 from flaxlm.training.lora import LoraConfig
 from flaxlm.training.optimizer import OptimizerConfig
 from flaxlm.training.sections import DURATIONS, EvalConfig, TrainConfig
@@ -165,13 +165,32 @@ def expand(recipe: dict, inherited: dict | None = None) -> dict:
                     f"{section} has: {', '.join(valid)}"
                 )
         full[section] = defaults(cls) | {k: v for k, v in base.items() if k in valid} | given
-        if section == "tokenizer" and full[section]["kind"] == "byte":
-            # 5 specials, 256 bytes and the sentinels: nothing is left to choose.
-            full[section]["vocab_size"] = 5 + 256 + full[section]["sentinels"]
         if section == "model" and "vocab_size" not in given | base:
-            full[section]["vocab_size"] = full["tokenizer"]["vocab_size"]
+            full[section]["vocab_size"] = model_vocab(full["tokenizer"])
     follow(full, {f"{s}.{key}" for s in (*SECTIONS, *TABLES) for key in recipe.get(s, {})})
     return full
+
+
+def model_vocab(tokenizer: dict) -> int:
+    """Return the `model.vocab_size` that a `tokenizer` section asks for, 0 if only it will know.
+
+    The section's own is set to what it has, where that is known and nothing is left to choose.
+    """
+    if tokenizer["kind"] == "byte":
+        tokenizer["vocab_size"] = 5 + 256 + tokenizer["sentinels"]  # specials, bytes, sentinels
+    return 0 if tokenizer["kind"] == "char" else tokenizer["vocab_size"]
+
+
+def sized(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
+    """Return a config with `model.vocab_size` where it is 0: the run's own, or its tokenizer's."""
+    if config.model.vocab_size:
+        return config
+    recorded = workdir / "config.json"
+    size = read_json(recorded)["model"]["vocab_size"] if recorded.exists() else 0
+    size = size or load_tokenizer(workdir / "tokenizer").vocab_size
+    raw = config.raw | {"model": config.raw["model"] | {"vocab_size": size}}
+    model = dataclasses.replace(config.model, vocab_size=size)
+    return dataclasses.replace(config, model=model, raw=raw)
 
 
 def follow(full: dict, stated: Container[str]) -> None:
@@ -343,45 +362,6 @@ def read_run(run: str) -> dict:
     train = recipe.get("train", {})
     for name in [name for name in DURATIONS if train.get(name)][1:]:
         train[name] = type(train[name])()
-    return recipe
-
-
-def hub_recipe(init: str) -> dict:
-    """Return the tokenizer and model sections of a Hugging Face directory, and a recipe to read it.
-
-    The objective is the one that its heads were trained with, as far as there is one here.
-    """
-    directory = Directory(init)
-    described, heads = directory.description, directory.heads()
-    model = {"name": described.model, **described.fields}
-    length = TrainConfig.length
-    if model.get("positions", "learned") == "learned":
-        length = min(length, model["max_length"])
-    recipe = {
-        "model": model,
-        "tokenizer": {"kind": "huggingface", "vocab_size": model["vocab_size"]},
-        "train": {"epochs": 1.0, "length": length},
-    }
-    if "classification" in heads:
-        recipe["task"] = {"name": described.objective}
-        labels = {} if described.objective == "regression" else {"labels": described.labels}
-        recipe["objective"] = {"name": described.objective} | labels
-    elif (
-        "token_classification" in heads
-        and described.model in OBJECTIVES["token_classification"].models()
-    ):
-        recipe["objective"] = {"name": "token_classification", "labels": described.labels}
-        recipe["task"] = task_of_labels(described.labels)
-    elif (
-        "question_answering" in heads
-        and described.model in OBJECTIVES["question_answering"].models()
-    ):
-        recipe["task"] = {"name": "question_answering"}
-        recipe["objective"] = {"name": "question_answering"}
-    elif described.model in OBJECTIVES["masked_lm"].models():
-        recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
-    elif described.model in OBJECTIVES["span_corruption"].models():
-        recipe["objective"] = {"name": "span_corruption"}
     return recipe
 
 

@@ -39,7 +39,7 @@ class Inputs:
     """A run's inputs, opened once: use as a context manager, which holds the directory's lock.
 
     Attributes:
-      config: the run.
+      config: the run, its model as large as the tokenizer asks for.
       workdir: its directory.
       tokenizer: the run's tokenizer, checked against the model.
     """
@@ -69,14 +69,17 @@ class Inputs:
         lock = Workdir(workdir, lock=lead) if write else contextlib.nullcontext()
         with lock:
             if write and lead:
+                if not config.model.vocab_size:  # the tokenizer's
+                    find_tokenizer(config, workdir)
                 try:
-                    record(config, workdir)
+                    record(run_config.sized(config, workdir), workdir)
                 except OSError as error:
                     raise unwritable(workdir, error) from None
                 find_tokenizer(config, workdir)
                 keep_generation(config, workdir)
             barrier("tokenizer")
-            inputs = cls(config, workdir, load_tokenizer(workdir / "tokenizer"))
+            tokenizer = load_tokenizer(workdir / "tokenizer")
+            inputs = cls(run_config.sized(config, workdir), workdir, tokenizer)
             inputs.check_vocabulary()
             inputs.check_checkpoints()
             yield inputs
@@ -102,7 +105,7 @@ class Inputs:
                 if Directory(run).tokenizer().hash != self.tokenizer.hash:
                     raise Unsafe(
                         f"{self.workdir / 'tokenizer'} is not the tokenizer of init={run}; "
-                        "remove it, or take another --workdir"
+                        "remove it, or take another run directory"
                     )
                 continue
             saved = Checkpointer(run, read_only=True)
@@ -114,7 +117,7 @@ class Inputs:
                 raise Unsafe(
                     f"{self.workdir / 'tokenizer'} ({self.tokenizer.hash[:12]}) is not the "
                     f"tokenizer that {saved.path(step)} was trained with ({trained[:12]}); copy "
-                    f"{saved.path(step) / 'tokenizer'} there, or take another --workdir"
+                    f"{saved.path(step) / 'tokenizer'} there, or take another run directory"
                 )
             return
 
@@ -198,12 +201,7 @@ class Inputs:
         """Return, for each corpus, the batches of a split in which each row stands once."""
         data = self.config.data
         if split not in data.split_names():
-            key, lacks = ("path", "empty") if data.split == "file" else ("fraction", "0")
-            raise ConfigError(
-                f"there is no {split} split: data.{split}_{key} is {lacks}; set it, or evaluate "
-                f"all there is with data.split='whole', or choose one of: "
-                f"{', '.join(data.split_names())}"
-            )
+            raise ConfigError(data.lacks(split))
         if (split, batch_size) not in self._evaluation:
             plans = self._plans(split, shuffle=False)
             batches = [self._batches(EvalBatches, plan, batch_size) for plan in plans]
@@ -303,7 +301,7 @@ def record(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
         changed = changes(run_config.read_json(path), config.raw)
         if changed:
             raise Unsafe(
-                f"{workdir} holds a run of another config; take another --workdir, or undo: "
+                f"{workdir} holds a run of another config; take another run directory, or undo: "
                 + "; ".join(changed)
             )
     files.replace(path, config.to_json())

@@ -68,6 +68,7 @@ def open_run(
     elif not config.init.startswith(SCHEME):
         raise ConfigError(f"--checkpoint={INIT} reads a Hugging Face model; init={config.init!r}")
     with Inputs.open(config, workdir, write=checkpoint == INIT) as inputs:
+        config = inputs.config
         mesh = sharding.make_mesh(config.sharding, devices)
         program = make_program(config, mesh, heads)
         with program.mesh():

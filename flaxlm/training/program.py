@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flaxlm import models, sharding
+from flaxlm.errors import ConfigError
 from flaxlm.interop.pretrained import SCHEME
 from flaxlm.models import MODELS, build
 from flaxlm.trained import TrainedModel
@@ -95,6 +96,8 @@ def make_program(
       ConfigError: objective and model do not fit.
     """
     objective, name = config.objective, config.model_name
+    if not config.model.vocab_size:
+        raise ConfigError("model.vocab_size=0, what the tokenizer has: open its run, or set it")
     heads = objective.heads(name) if heads is None else heads
     model, params = build(name, config.model, heads), abstract_params(config, heads, adapters)
     places = sharding.param_shardings(MODELS[name].axes, params, mesh, config.sharding)

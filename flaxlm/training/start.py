@@ -127,8 +127,8 @@ class InitFromRun:
         ]
         if refused:
             raise ConfigError(
-                f"init={init} has no {', '.join(refused)}; name what may start fresh "
-                "with --allow_missing='regex'"
+                f"init={init} has no {', '.join(refused)}; what may start fresh is named by "
+                f"--allow_missing='{tree.pattern_of(refused)}'"
             )
         try:
             source.check(asked, program)

@@ -51,7 +51,8 @@ class TrainProgram(Program):
 
 def check_trained(config: RunConfig) -> None:
     """Raise ConfigError where a pattern of what is frozen, adapted or trained matches nothing."""
-    if config.optimizer.freeze or config.lora.rank:
+    # Without a size of the vocabulary there are no parameters yet; `make_train_step` looks again.
+    if config.model.vocab_size and (config.optimizer.freeze or config.lora.rank):
         params = abstract_params(config, config.objective.heads(config.model_name), adapters=True)
         trained(config.optimizer, config.lora, tree.flatten(params))
 

@@ -52,7 +52,7 @@ class Workdir:
             os.close(file)
             raise Unsafe(
                 f"{self.path} is in use by another run ({holder or 'process unknown'}); wait for "
-                "it to end, stop it, or choose another --workdir"
+                "it to end, stop it, or choose another run directory"
             ) from error
         os.ftruncate(file, 0)
         os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

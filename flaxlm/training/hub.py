@@ -1,0 +1,45 @@
+"""A Hugging Face model as the recipe of a run that reads it."""
+
+from flaxlm.interop.pretrained import Directory
+from flaxlm.objectives import OBJECTIVES
+from flaxlm.tasks.tagging import task_of_labels
+from flaxlm.training.sections import TrainConfig
+
+
+def hub_recipe(init: str) -> dict:
+    """Return the tokenizer and model sections of a Hugging Face directory, and a recipe to read it.
+
+    The objective is the one that its heads were trained with, as far as there is one here.
+    """
+    directory = Directory(init)
+    described, heads = directory.description, directory.heads()
+    model = {"name": described.model, **described.fields}
+    length = TrainConfig.length
+    if model.get("positions", "learned") == "learned":
+        length = min(length, model["max_length"])
+    recipe = {
+        "model": model,
+        "tokenizer": {"kind": "huggingface", "vocab_size": model["vocab_size"]},
+        "train": {"epochs": 1.0, "length": length},
+    }
+    if "classification" in heads:
+        recipe["task"] = {"name": described.objective}
+        labels = {} if described.objective == "regression" else {"labels": described.labels}
+        recipe["objective"] = {"name": described.objective} | labels
+    elif (
+        "token_classification" in heads
+        and described.model in OBJECTIVES["token_classification"].models()
+    ):
+        recipe["objective"] = {"name": "token_classification", "labels": described.labels}
+        recipe["task"] = task_of_labels(described.labels)
+    elif (
+        "question_answering" in heads
+        and described.model in OBJECTIVES["question_answering"].models()
+    ):
+        recipe["task"] = {"name": "question_answering"}
+        recipe["objective"] = {"name": "question_answering"}
+    elif described.model in OBJECTIVES["masked_lm"].models():
+        recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
+    elif described.model in OBJECTIVES["span_corruption"].models():
+        recipe["objective"] = {"name": "span_corruption"}
+    return recipe
