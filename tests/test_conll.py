@@ -183,7 +183,7 @@ def test_what_the_config_gets_wrong_is_refused(tmp_path):
         with pytest.raises(ConfigError, match=message):
             TASKS["ner"]().examples(data, "train", labels)
     TASKS["ner"](scheme="iob1").examples(data, "train", LABELS)
-    assert TASKS["ner"]().found_labels(data) == sorted(LABELS)
+    assert list(TASKS["ner"]().label_counts(data)) == sorted(LABELS)
 
 
 @pytest.mark.parametrize("name", ["test.conll", "test.conllu", "test.jsonl"])

@@ -112,11 +112,11 @@ def test_values_that_cannot_be_are_refused_with_the_file(fields, message):
 def test_generation_config_json_or_else_config_json_is_read(own, config, expected, tmp_path):
     if own is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(own))
-    assert generation.read(tmp_path, config) == expected
+    assert generation.read_settings(tmp_path, config) == expected
 
 
 @pytest.mark.parametrize("ids", ["2", [], [2, "x"], 2.0, -1, True])
 def test_eos_that_is_no_id_is_refused(ids, tmp_path):
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
     with pytest.raises(DataError, match=r"eos_token_id=.* is neither an id nor a list of ids"):
-        generation.read(tmp_path, {})
+        generation.read_settings(tmp_path, {})

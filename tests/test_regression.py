@@ -169,7 +169,7 @@ def test_labels_are_a_list_or_a_text_with_a_separator(tmp_path):
     for data in (lists, texts):
         found = task.examples(data, "train", LABELS)
         assert [e["labels"] for e in found] == expected == task.golds(found)
-        assert sorted(task.found_labels(data)) == sorted(LABELS)
+        assert list(task.label_counts(data)) == sorted(LABELS)
     assert [task.show(row, LABELS) for row in expected] == several
 
 
@@ -223,10 +223,34 @@ def test_labels_that_are_not_given_are_listed_ready_to_be_copied(tmp_path, task)
     assert run_config.from_dict(recipe).objective.labels == tuple(sorted(names))
 
 
+def test_labels_left_to_the_data_are_those_of_the_training_rows_and_stay(tmp_path, capsys):
+    train, valid = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    data_of(train, [{"text": f"t {i}", "label": "bab"[i % 3]} for i in range(9)])
+    data_of(valid, [{"text": "t", "label": "c", "id": "mine"}])
+    data = dict(path=str(train), split="file", valid_path=str(valid))
+    recipe = tiny.recipe("masked", data=data) | {"task": {"name": "classification"}}
+    for auto in ("auto", ("auto",), ["auto"]):
+        config = run_config.from_dict(recipe | {"objective": {"labels": auto}})
+        assert config.objective.labels == ("a", "b")
+    assert "objective.labels: 2 of" in (said := capsys.readouterr().err)
+    assert "'a' (3), 'b' (6)" in said
+    # The config that a run keeps has them, so that no later command looks again.
+    kept = json.loads(config.to_json())
+    assert kept["objective"]["labels"] == ["a", "b"]
+    with pytest.raises(DataError, match=r"b.jsonl, line 1: .*label 'c', which is not in.*: a, b"):
+        config.task.examples(config.data, "valid", config.objective.labels)
+    with pytest.raises(ConfigError, match="finds no labels"):
+        run_config.from_dict(recipe | {"task": {"name": "sst2"}, "objective": {"labels": "auto"}})
+
+
 def test_numbered_labels_are_listed_by_size_and_a_column_of_texts_is_none(tmp_path):
     rows = [{"text": f"t {i}", "label": i} for i in (10, 9, 0, 10)]
     data = data_of(tmp_path / "a.jsonl", rows)
-    assert TASKS["classification"]().found_labels(data) == ["0", "9", "10"]
+    assert list(TASKS["classification"]().label_counts(data).items()) == [
+        ("0", 1),
+        ("9", 1),
+        ("10", 2),
+    ]
     rows = [{"text": f"t {i}", "label": "x"} for i in range(200)]
     recipe = tiny.recipe("masked", data={"path": data_of(tmp_path / "b.jsonl", rows).path})
     recipe |= {"task": {"name": "classification", "label_column": "text"}, "objective": {}}

@@ -8,8 +8,9 @@ import pytest
 from matplotlib.image import imread
 from sklearn.metrics import confusion_matrix
 
+from flaxlm.data.sources import DataConfig
 from flaxlm.errors import StorageError
-from flaxlm.evaluation import report
+from flaxlm.evaluation import compare, report
 from flaxlm.evaluation.evaluate import Evaluation
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.task import Answer
@@ -93,3 +94,25 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
         report.write(tmp_path / "file" / "x", evaluation(3), TASKS["classification"](), LABELS)
+
+
+def test_a_row_keeps_its_own_id_and_its_place(tmp_path):
+    rows = [{"id": name, "text": "t", "label": "a"} for name in ("x", "x", 7)] + [
+        {"text": "t", "label": "b"}
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = TASKS["classification"]()
+    examples = task.examples(DataConfig(path=str(path), split="whole"), "valid", ("a", "b"))
+    golds = task.golds(examples)
+    report.write(
+        tmp_path / "out",
+        Evaluation({"f1": 1.0}, examples, golds, task.perfect(golds)),
+        task,
+        ("a", "b"),
+    )
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    named = [(row["id"], row["row"]) for row in map(json.loads, lines)]
+    places = [f"rows.jsonl:{n}" for n in range(1, 5)]
+    assert named == list(zip(["x", "x", 7, places[3]], places, strict=True))
+    assert list(compare.mistakes(tmp_path / "out")) == places  # each, though two ids are one

@@ -42,16 +42,17 @@ def reports(run: pathlib.Path, name: str) -> list[pathlib.Path]:
 
 
 def mistakes(report: pathlib.Path) -> dict[str, float]:
-    """Return {id: mistake} of a report's examples, 0 where the answer is right."""
+    """Return {row: mistake} of a report's examples, 0 where the answer is right."""
     by_id = {}
     with (report / "predictions.jsonl").open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             row = json.loads(line)
             if row["mistake"] is None:
                 raise DataError(f"{report}/predictions.jsonl, line {number} has no right answer")
-            if row["id"] in by_id:
-                raise DataError(f"{report}/predictions.jsonl, line {number}: {row['id']} again")
-            by_id[row["id"]] = row["mistake"]
+            place = row.get("row", row["id"])  # ids of a file's own may stand there twice
+            if place in by_id:
+                raise DataError(f"{report}/predictions.jsonl, line {number}: {place} again")
+            by_id[place] = row["mistake"]
     return by_id
 
 

@@ -1,7 +1,8 @@
 """What an evaluation leaves behind for a person to look at.
 
     WORKDIR/evaluations/TASK-SPLIT/
-        predictions.jsonl   id, input, gold, prediction, score, mistake of each example, in order
+        predictions.jsonl   of each example, in order: id (its own, if it has one), row (file and
+                            line), input, gold, prediction, score, mistake
         scores.json         the scores
         errors.txt          the worst errors
         confusion.csv, confusion.png, reliability.png   where a label is answered
@@ -119,12 +120,13 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 
 def rows(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()):
-    """Yield {id, input, gold, prediction, score, mistake} of each example; null: not known."""
+    """Yield what `predictions.jsonl` holds of each example; null: not known."""
     for example, gold, answer in zip(
         evaluation.examples, evaluation.golds, evaluation.answers, strict=True
     ):
         yield {
-            "id": example["id"],
+            "id": example.get("own_id", example["id"]),
+            "row": example.get("row", example["id"]),
             "input": task.show_input(example),
             "gold": None if gold is None else task.show(gold, labels),
             "prediction": task.show(answer.value, labels),
@@ -144,7 +146,7 @@ def worst(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()) -> str
     shown = list(rows(evaluation, task, labels))
     for index in order:
         row = shown[index]
-        parts.append(f"\n{row['id']}\n")
+        parts.append(f"\n{row['row']}" + f" ({row['id']})" * (row["id"] != row["row"]) + "\n")
         inputs = row["input"] if isinstance(row["input"], dict) else {"input": row["input"]}
         sure = "" if row["score"] is None else f"  ({row['score']:.3f})"
         entries = inputs | {"gold": row["gold"], "prediction": row["prediction"]}

@@ -12,7 +12,7 @@ from flaxlm.trained import TrainedModel
 FILE = "generation_config.json"
 
 
-def read(directory: pathlib.Path, config: Mapping = types.MappingProxyType({})) -> dict:
+def read_settings(directory: pathlib.Path, config: Mapping = types.MappingProxyType({})) -> dict:
     """Return the fields of generation_config.json, or those that `config` holds in its place.
 
     The ids that end a text are in config.json where the other file names none; `_file` says where

@@ -89,7 +89,7 @@ class Directory:
 
     def generation(self) -> dict:
         """Return what the files say of generating texts, see `interop.generation`."""
-        return generation.read(self.path, self.description.raw)
+        return generation.read_settings(self.path, self.description.raw)
 
     def rows(self) -> int:
         """Return how many ids a model needs rows for: at least those of the tokenizer."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.tasks.labels import label_ids
-from flaxlm.tasks.records import Record, found_labels, read_split
+from flaxlm.tasks.records import Record, count_labels, read_split
 from flaxlm.tasks.task import Example, LabelTask, TableTask
 
 
@@ -28,13 +28,15 @@ class Classification(TableTask, LabelTask):
         ids = label_ids(labels)
 
         def example(record: Record) -> Example:
-            found = {"id": record.id, "text": record.text(self.text_column)}
-            if self.pair_column:
-                found["text_pair"] = record.text(self.pair_column)
-            return found | {"label": record.label(self.label_column, ids)}
+            return self.texts(record) | {"label": record.label(self.label_column, ids)}
 
         return read_split(data, split, example, self.label_column, task=self)
 
-    def found_labels(self, data: DataConfig) -> list[str]:
-        """Return the labels of the training rows."""
-        return found_labels(data, lambda record: [record.label_name(self.label_column)], task=self)
+    def texts(self, record: Record) -> Example:
+        """Return {id, text, text_pair?} of a row."""
+        return record.texts(self.text_column, self.pair_column)
+
+    def label_counts(self, data: DataConfig) -> dict[str, int]:
+        """Return how often each label stands in the training rows."""
+        names = lambda record: [record.label_name(self.label_column)]  # noqa: E731
+        return count_labels(data, self.texts, names, task=self)

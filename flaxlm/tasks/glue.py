@@ -76,7 +76,7 @@ class Glue(Task):
         One whose answer is not known has no such column.
         """
         header = self.header if self.header and not _headed(path, form, self.texts[0]) else ()
-        wanted = {name for names in (*self.texts, self.gold, self.index) for name in names}
+        wanted = {"id", *(name for names in (*self.texts, self.gold, self.index) for name in names)}
         for record in read_table(path, most, form, header, skipped):
             columns = {name: v for name, v in record.columns.items() if name in wanted}
             for name in self.gold:

@@ -1,6 +1,7 @@
 """What classes are called: by a set, by a config, and by the model that a head comes from."""
 
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 
 from flaxlm.errors import ConfigError
@@ -62,3 +63,37 @@ def order_of_labels(
         for label, place in zip(labels, order, strict=True)
     )
     return order, f"the model's labels are taken by their places: {meaning}"
+
+
+AUTO = "auto"  # the labels that stand in the training rows
+MOST_LABELS = 100  # that an error message lists
+
+
+def labels_from_data(stated: str | Sequence[str], counts: Mapping[str, int], source: str) -> tuple:
+    """Return the labels of a config that leaves them to the data, and print how often each stands.
+
+    Args:
+      stated: `objective.labels`: empty, 'auto', or the labels, which are returned.
+      counts: how often each label stands in the train split; see `Task.label_counts`.
+      source: names the data in a message.
+
+    Raises:
+      ConfigError: none are stated, so they are listed; or a column of texts was read as labels.
+    """
+    names = tuple(counts)
+    few = ", ".join(f"{name!r} ({counts[name]:,})" for name in names[:20])
+    if len(names) > MOST_LABELS and (not stated or 2 * len(names) > sum(counts.values())):
+        raise ConfigError(
+            f"objective.labels={stated or ()!r}: {source} has {len(names)} different ones "
+            f"({', '.join(map(repr, names[:5]))}, …): do they stand in the right column?"
+        )
+    if stated:
+        more = f" and {len(names) - 20} more" * (len(names) > 20)
+        print(f"objective.labels: {len(names)} of {source}: {few}{more}", file=sys.stderr)
+        return names
+    # Ready for a shell, in which these mean something within quotation marks.
+    listed = re.sub(r'(["\\$`])', r"\\\1", repr(names))
+    raise ConfigError(
+        f"objective.labels is empty; those of {source}, which 'auto' takes from there, are "
+        f'--config.objective.labels="{listed}"'
+    )

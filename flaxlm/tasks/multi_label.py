@@ -11,7 +11,7 @@ from flaxlm.errors import ConfigError
 from flaxlm.metrics.labels import multilabel_measure
 from flaxlm.metrics.measure import Measure
 from flaxlm.tasks.labels import label_ids
-from flaxlm.tasks.records import Record, found_labels, read_split
+from flaxlm.tasks.records import Record, count_labels, read_split
 from flaxlm.tasks.task import Answer, Example, TableTask, check_count, values_of
 
 Truths = tuple[bool, ...]
@@ -49,17 +49,19 @@ class MultiLabel(TableTask):
         ids = label_ids(labels)
 
         def example(record: Record) -> Example:
-            found = {"id": record.id, "text": record.text(self.text_column)}
-            if self.pair_column:
-                found["text_pair"] = record.text(self.pair_column)
-            return found | {"labels": record.labels(self.labels_column, ids, self.separator)}
+            labels = record.labels(self.labels_column, ids, self.separator)
+            return self.texts(record) | {"labels": labels}
 
         return read_split(data, split, example, self.labels_column, task=self)
 
-    def found_labels(self, data: DataConfig) -> list[str]:
-        """Return the labels of the training rows."""
+    def texts(self, record: Record) -> Example:
+        """Return {id, text, text_pair?} of a row."""
+        return record.texts(self.text_column, self.pair_column)
+
+    def label_counts(self, data: DataConfig) -> dict[str, int]:
+        """Return how often each label stands in the training rows."""
         names = lambda record: record.label_names(self.labels_column, self.separator)  # noqa: E731
-        return found_labels(data, names, task=self)
+        return count_labels(data, self.texts, names, task=self)
 
     def golds(self, examples: Sequence[Example]) -> list[Truths | None]:
         """Return whether each example has each label."""

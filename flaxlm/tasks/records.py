@@ -1,5 +1,6 @@
 """Rows of a supervised data set as typed values, and the rows of its splits."""
 
+import collections
 import dataclasses
 import functools
 import json
@@ -30,9 +31,21 @@ class Record(tables.Row):
     name: str = ""
 
     @property
+    def identity(self) -> Example:
+        """{row, own_id} of a row with a column `id`: where it stands, and what that says."""
+        own = self.columns.get("id")
+        named = isinstance(own, str | int) and not isinstance(own, bool) and str(own).strip()
+        return {"row": self.id, "own_id": own} if named else {}
+
+    @property
     def id(self) -> str:
         """File, and line or row: the same on every machine that has the file."""
         return f"{self.name or self.file}:{self.line}"
+
+    def texts(self, column: str, pair_column: str = "") -> Example:
+        """Return {id, text, text_pair?} of a text, and of a second one where a column is named."""
+        example = {"id": self.id, "text": self.text(column)}
+        return example | ({"text_pair": self.text(pair_column)} if pair_column else {})
 
     def text(self, column: str) -> str:
         """Return a column's text; DataError where it is absent, no text, or blank."""
@@ -156,7 +169,7 @@ def read_split(
         rows = [dataclasses.replace(row, graded=False) for row in rows]
     found = []
     for row in rows:
-        found.append(example(row))
+        found.append(example(row) | row.identity)
         for key, value in found[-1].items():
             tables.refuse_surrogates(value, f"{row.place}: {key}")
     total = len(found)
@@ -200,13 +213,21 @@ def records(
             yield dataclasses.replace(record, name=name, keys=keys)
 
 
-def found_labels(
-    data: DataConfig, names: Callable[[Record], list[str]], task: Task | None = None
-) -> list[str]:
-    """Return the labels that `names` finds in the rows behind the train split, numbers by size."""
-    found = {name for record in records(data, "train", task=task) for name in names(record)}
-    numeric = all(name.isdecimal() for name in found)
-    return sorted(found, key=int if numeric else None)
+def count_labels(
+    data: DataConfig,
+    example: Callable[[Record], Example],
+    names: Callable[[Record], Sequence[str]],
+    read: Reader | None = None,
+    task: Task | None = None,
+) -> dict[str, int]:
+    """Return how often each label that `names` finds stands in the train split, sorted by name.
+
+    Numbers are sorted by size. The other arguments are those of `read_split`.
+    """
+    rows = read_split(data, "train", lambda r: example(r) | {"names": names(r)}, "", read, task)
+    counts = collections.Counter(name for row in rows for name in row["names"])
+    numeric = all(isinstance(name, str) and name.isdecimal() for name in counts)
+    return {name: counts[name] for name in sorted(counts, key=int if numeric else str)}
 
 
 def _hashed(example: Example) -> str:

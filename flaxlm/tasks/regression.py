@@ -69,9 +69,7 @@ class Regression(TableTask, NumberTask):
         """Return {id, text, text_pair?, score} for each row of a split; see `Task.examples`."""
 
         def example(record: Record) -> Example:
-            found = {"id": record.id, "text": record.text(self.text_column)}
-            if self.pair_column:
-                found["text_pair"] = record.text(self.pair_column)
-            return found | {"score": record.number(self.score_column, self.low, self.high)}
+            score = record.number(self.score_column, self.low, self.high)
+            return record.texts(self.text_column, self.pair_column) | {"score": score}
 
         return read_split(data, split, example, self.score_column, task=self)

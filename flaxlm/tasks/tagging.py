@@ -14,7 +14,7 @@ from flaxlm.metrics.measure import Measure
 from flaxlm.metrics.tags import tag_measure
 from flaxlm.tasks import conll
 from flaxlm.tasks.labels import find_label, label_ids
-from flaxlm.tasks.records import Reader, Record, read_split, records
+from flaxlm.tasks.records import Reader, Record, count_labels, read_split
 from flaxlm.tasks.task import Answer, Decisions, Example, Task, values_of
 
 # Derczynski et al. (2017).
@@ -75,11 +75,15 @@ class Tagging(Task):
         columns = {name: getattr(self, name) for name in fields}
         return functools.partial(conll.read, form=data.format, **columns)
 
-    def found_labels(self, data: DataConfig) -> list[str]:
-        """Return the tags of the training sentences; none where they are numbers."""
-        rows = records(data, "train", self._reader(data))
-        found = {tag for record in rows for tag in record.columns.get("tags", ())}
-        return sorted(found) if all(isinstance(tag, str) for tag in found) else []
+    def label_counts(self, data: DataConfig) -> dict[str, int]:
+        """Return how often each tag stands in the training sentences; none if they are numbers."""
+
+        def text(record: Record) -> Example:
+            return {"text": "".join(record.columns["words"])}
+
+        tags = lambda record: record.columns.get("tags", ())  # noqa: E731
+        counts = count_labels(data, text, tags, self._reader(data), self)
+        return counts if all(isinstance(tag, str) for tag in counts) else {}
 
     def golds(self, examples: Sequence[Example]) -> list[Tagged | None]:
         """Return each sentence with its right tags."""

@@ -97,9 +97,9 @@ class Task:
             f"task {type(self).__name__} has no examples: its corpus is the training text itself"
         )
 
-    def found_labels(self, data: DataConfig) -> list[str]:
-        """Return the labels that stand in the training data, for a config that names none."""
-        return []
+    def label_counts(self, data: DataConfig) -> dict[str, int]:
+        """Return how often each label stands in the train split, for a config that names none."""
+        return {}
 
     def golds(self, examples: Sequence[Example]) -> list:
         """Return the right answer of each example, as `metrics` compares it; None: not known."""

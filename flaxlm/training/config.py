@@ -8,7 +8,6 @@ splats each section into its dataclass, where a misspelt key cannot survive.
 import dataclasses
 import json
 import pathlib
-import re
 import typing
 from collections.abc import Container
 
@@ -21,6 +20,7 @@ from flaxlm.models import MODELS, PRESETS
 from flaxlm.objectives import OBJECTIVES
 from flaxlm.sharding import ShardingConfig
 from flaxlm.tasks import TASKS
+from flaxlm.tasks.labels import AUTO, labels_from_data
 from flaxlm.training.checkpoint import CheckpointConfig
 from flaxlm.training.hub import hub_recipe
 from flaxlm.training.lora import LoraConfig
@@ -268,8 +268,9 @@ def build(full: dict) -> RunConfig:
     names = {section: full[section][TABLES[section][0]] for section in TABLES}
     sections = {}
     for section in (*SECTIONS, "task", "model", "objective"):
-        if section == "objective" and not full[section].get("labels", True):
-            _show_labels(sections["task"], sections["data"])
+        if section == "objective":
+            values = _with_labels(full[section], sections["task"], sections["data"])
+            full = full | {section: values}
         cls = section_class(section, names.get(section, ""))
         sections[section] = _splat(section, cls, full[section])
     sections["objective"] = sections["objective"].for_model(names["model"])
@@ -298,24 +299,17 @@ def build(full: dict) -> RunConfig:
     )
 
 
-MOST_LABELS = 100  # that an error message lists
-
-
-def _show_labels(task, data: DataConfig) -> None:
-    """Raise ConfigError with the labels that stand in the data, where a config names none."""
-    labels = task.found_labels(data)
-    if len(labels) > MOST_LABELS:
-        raise ConfigError(
-            f"objective.labels is empty, and {', '.join(data.paths)} has {len(labels)} different "
-            f"ones ({', '.join(map(repr, labels[:5]))}, …): do they stand in the right column?"
-        )
-    if labels:
-        # Ready for a shell, in which these mean something within quotation marks.
-        listed = re.sub(r'(["\\$`])', r"\\\1", repr(tuple(labels)))
-        raise ConfigError(
-            f"objective.labels is empty; those of {', '.join(data.paths)} are "
-            f'--config.objective.labels="{listed}"'
-        )
+def _with_labels(values: dict, task, data: DataConfig) -> dict:
+    """Return the `objective` section with the labels of the data, if they are left to it."""
+    stated = values.get("labels", True)
+    if stated and stated not in (AUTO, (AUTO,), [AUTO]):
+        return values
+    counts = task.label_counts(data)
+    if not counts:
+        if stated:
+            raise ConfigError("objective.labels='auto': this task finds no labels in its data")
+        return values
+    return values | {"labels": labels_from_data(stated, counts, ", ".join(data.paths))}
 
 
 def _check_task(task: str, objective: str) -> None:

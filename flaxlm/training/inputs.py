@@ -124,7 +124,7 @@ class Inputs:
     @functools.cached_property
     def generation(self) -> dict:
         """What the files of the model that the run began with say of generating texts."""
-        return generation.read(self.workdir)
+        return generation.read_settings(self.workdir)
 
     @property
     def caches(self) -> list[pathlib.Path]:
@@ -285,7 +285,7 @@ def keep_generation(config: run_config.RunConfig, workdir: pathlib.Path) -> None
         if config.init.startswith(SCHEME):
             fields = Directory(config.init).generation()
         else:
-            fields = generation.read(pathlib.Path(config.init))
+            fields = generation.read_settings(pathlib.Path(config.init))
     if fields:
         files.replace(own, json.dumps(fields, indent=1) + "\n")
 
