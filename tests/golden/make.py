@@ -95,8 +95,8 @@ def main() -> None:
         train(config, workdir)
         expected[name] = inspect(config, workdir, "latest")
         expected[name] |= evaluate(config, workdir, "valid", "")
-        for made in ("cache", "tensorboard", "evaluations"):
-            shutil.rmtree(workdir / made, ignore_errors=True)
+        for folder in ("cache", "tensorboard", "evaluations"):
+            shutil.rmtree(workdir / folder, ignore_errors=True)
         (workdir / "lock").unlink(missing_ok=True)
         for path in workdir.rglob("commit_success.txt"):  # names the machine's folders
             path.write_text("Checkpoint commit was successful.\n")
