@@ -298,7 +298,9 @@ def record(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
     """
     path = workdir / "config.json"
     if path.exists() and any((workdir / "checkpoints").glob("step_*")):
-        changed = changes(run_config.read_json(path), config.raw)
+        # A key that an earlier version did not have stood at its default.
+        before = run_config.expand(run_config.read_json(path))
+        changed = changes(before, config.raw)
         if changed:
             raise Unsafe(
                 f"{workdir} holds a run of another config; take another run directory, or undo: "
