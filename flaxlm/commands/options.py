@@ -25,10 +25,6 @@ class VerbOptions:
     joins: ClassVar[bool] = False  # processes that Slurm or a TPU slice started find each other
     foreign: ClassVar[bool] = False  # whether a Hugging Face model is given as the run
 
-    def default_recipe(self) -> dict:
-        """Return the recipe where --config names none."""
-        raise NotImplementedError
-
     def configure(self, nested: dict, overrides: dict[str, str]):
         """Return what `run` is given for a recipe and for overrides as they were typed."""
         return recipe.configure(nested, overrides)
