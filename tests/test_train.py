@@ -165,7 +165,9 @@ def test_early_stopping_ends_the_run_and_stays_ended(corpus, tmp_path, capfd):
 
 
 def test_unknown_eval_metric_names_the_valid_ones(corpus, tmp_path):
-    config = config_of(corpus, train=dict(steps=2), eval=dict(metric="acuracy"))
+    with pytest.raises(ConfigError, match="did you mean 'accuracy'"):  # before there is a mode
+        config_of(corpus, train=dict(steps=2), eval=dict(metric="acuracy"))
+    config = config_of(corpus, train=dict(steps=2), eval=dict(metric="acuracy", mode="max"))
     with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
         train(config, tmp_path / "run")
 
