@@ -1,5 +1,6 @@
 """Fifty steps of our own train step, from a Hugging Face directory, follow torch's loss curve."""
 
+import dataclasses
 import functools
 import math
 
@@ -172,7 +173,7 @@ def test_layer_decay_is_that_of_parameter_groups(tmp_path):
             labels = torch.from_numpy(batch["labels"]).long()
             torch.nn.functional.cross_entropy(logits, labels).backward()
             optimizer.step()
-    ours = program.trained(state.params, None, labels=("a", "b", "c"))
+    ours = dataclasses.replace(program.trained(state.params, None), labels=("a", "b", "c"))
     save_pretrained(tmp_path / "out", ours)
     written = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
     before = safetensors.torch.load_file(tmp_path / "in" / "model.safetensors")

@@ -140,7 +140,7 @@ def test_state_and_memory_are_below_those_of_full_fine_tuning():
     spec = low.objective.batch_spec(8, 128)
     batch = {name: jax.ShapeDtypeStruct(*entry) for name, entry in spec.items()}
     with low.mesh():
-        memory = low.update.lower(states[1], batch, np.uint32(0)).compile().memory_analysis()
+        memory = low.update.lower(np.uint32(0), states[1], batch).compile().memory_analysis()
     used = memory.temp_size_in_bytes + memory.argument_size_in_bytes
     used += memory.output_size_in_bytes - memory.alias_size_in_bytes
     assert used < 0.75 * tree.nbytes(states[0])

@@ -212,8 +212,8 @@ def follow(full: dict, stated: Container[str]) -> None:
         metric = str(full["eval"]["metric"])
         if not direction(metric):
             raise ConfigError(
-                f"eval.metric={metric!r} is not known{nearest(metric, SCORES)}; a score of your own "
-                "needs eval.mode beside it, max or min"
+                f"eval.metric={metric!r} is not known{nearest(metric, SCORES)}; a score of "
+                "your own needs eval.mode beside it, max or min"
             )
         full["eval"]["mode"] = direction(metric)
 
