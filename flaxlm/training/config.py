@@ -165,8 +165,10 @@ def expand(recipe: dict, inherited: dict | None = None) -> dict:
                     f"{section} has: {', '.join(valid)}"
                 )
         full[section] = defaults(cls) | {k: v for k, v in base.items() if k in valid} | given
+        if section == "tokenizer":
+            ids = model_vocab(full[section])
         if section == "model" and "vocab_size" not in given | base:
-            full[section]["vocab_size"] = model_vocab(full["tokenizer"])
+            full[section]["vocab_size"] = ids
     follow(full, {f"{s}.{key}" for s in (*SECTIONS, *TABLES) for key in recipe.get(s, {})})
     return full
 
