@@ -1,5 +1,7 @@
 """In-memory stand-ins for a token cache and a tokenizer: what plans and objectives rely on."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from flaxlm.data.template import Template
@@ -15,6 +17,7 @@ class FakeTokenizer:
     template = Template.of([BOS], [EOS], [EOS])
     hash = "fake"
     spaces_join = False
+    beside: ClassVar[dict] = {}
 
     def __init__(self, vocab_size=120, sentinels=20):
         self.vocab_size = vocab_size
