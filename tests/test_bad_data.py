@@ -93,7 +93,7 @@ def test_an_empty_text_is_named_with_its_line(tmp_path, name):
     ("name", "wrong", "said"),
     [
         ("classification", "maybe", r"label 'maybe', which is not in .*; valid: no, yes"),
-        ("classification", "Yes", r"did you mean 'yes'\?"),
+        ("classification", "yse", r"did you mean 'yes'\?"),
         ("classification", 2, r"label '2', which is not in .*; valid: no, yes"),
         ("multi_label", ["yes", "maybe"], r"label 'maybe', which is not in .*; valid: no, yes"),
         ("multi_label", ["yes", "yes"], r"one twice"),
