@@ -259,7 +259,7 @@ def test_the_mode_follows_the_metric_unless_it_is_given(recipes, typed, mode):
         ({}, {"eval.metric": "loss", "eval.mode": "max"}, "would keep the worst by eval.metric"),
         ({}, {"eval.mode": "min"}, "eval.mode='min' would keep the worst by .*'matthews'.*'max'"),
         ({"metric": "mse", "mode": "max"}, {}, "would keep the worst"),
-        ({}, {"eval.metric": "acuracy"}, "did you mean 'accuracy'.*Set eval.mode"),
+        ({}, {"eval.metric": "acuracy"}, "did you mean 'accuracy'.*needs eval.mode"),
     ],
 )
 def test_a_mode_against_its_metric_is_refused(recipes, typed, message):

@@ -74,7 +74,7 @@ def labels_from_data(stated: str | Sequence[str], counts: Mapping[str, int], sou
 
     Args:
       stated: `objective.labels`: empty, 'auto', or the labels, which are returned.
-      counts: how often each label stands in the train split; see `Task.label_counts`.
+      counts: how often each label stands in the train split, for 'auto', or else in all rows.
       source: names the data in a message.
 
     Raises:
@@ -94,6 +94,6 @@ def labels_from_data(stated: str | Sequence[str], counts: Mapping[str, int], sou
     # Ready for a shell, in which these mean something within quotation marks.
     listed = re.sub(r'(["\\$`])', r"\\\1", repr(names))
     raise ConfigError(
-        f"objective.labels is empty; those of {source}, which 'auto' takes from there, are "
-        f'--config.objective.labels="{listed}"'
+        f'objective.labels is empty; those of {source} are --config.objective.labels="{listed}", '
+        "and 'auto' takes those of the training rows"
     )

@@ -306,7 +306,7 @@ def _with_labels(values: dict, task, data: DataConfig) -> dict:
     stated = values.get("labels", True)
     if stated and stated not in (AUTO, (AUTO,), [AUTO]):
         return values
-    counts = task.label_counts(data)
+    counts = task.label_counts(data if stated else dataclasses.replace(data, split="whole"))
     if not counts:
         if stated:
             raise ConfigError("objective.labels='auto': this task finds no labels in its data")
