@@ -30,7 +30,7 @@ def run_of(directory, scores=SCORES, **eval_):
         (dict(patience=2), "", 6, "the best, valid/loss 0.7000"),
         (dict(patience=2, metric="accuracy", mode="max"), "", 4, "the best, valid/accuracy 0.9000"),
         (dict(metric="accuracy", mode="max"), "best", 4, "the best, valid/accuracy 0.9000"),
-        (dict(metric="accuracy", mode="min"), "best", 2, "the best, valid/accuracy 0.5000"),
+        (dict(metric="loss", mode="min"), "best", 6, "the best, valid/loss 0.7000"),
         (dict(patience=2), "latest", 6, "the latest"),
         (dict(patience=2), "4", 4, "as asked"),
     ],
