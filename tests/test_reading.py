@@ -55,3 +55,10 @@ def test_early_stopping_needs_a_best_checkpoint_to_be_kept():
         run_config.from_dict(
             dict(train=dict(steps=1), eval=dict(patience=1), checkpoint=dict(keep_best=0))
         )
+
+
+def test_a_run_that_kept_the_worst_is_read_with_a_warning(tmp_path):
+    run = run_of(tmp_path, metric="accuracy", mode="min")
+    with pytest.warns(UserWarning, match="kept the worst by eval.metric='accuracy'"):
+        source = find(run, "best")
+    assert (source.step, source.why) == (4, "the best, valid/accuracy 0.9000")

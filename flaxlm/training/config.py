@@ -9,6 +9,7 @@ import dataclasses
 import json
 import pathlib
 import typing
+import warnings
 from collections.abc import Container
 
 from flaxlm.data.sources import DataConfig
@@ -358,6 +359,16 @@ def read_run(run: str) -> dict:
     train = recipe.get("train", {})
     for name in [name for name in DURATIONS if train.get(name)][1:]:
         train[name] = type(train[name])()
+    # They may also state a metric and the mode that keeps its worst.
+    judged = recipe.get("eval", {})
+    better = direction(judged.get("metric", ""))
+    if judged.get("mode", better) != better and better:
+        warnings.warn(
+            f"{path}: eval.mode={judged['mode']!r} kept the worst by eval.metric="
+            f"{judged['metric']!r}; it is read as {better!r}, among the checkpoints that are left",
+            stacklevel=2,
+        )
+        judged["mode"] = better
     return recipe
 
 
