@@ -94,6 +94,6 @@ def labels_from_data(stated: str | Sequence[str], counts: Mapping[str, int], sou
     # Ready for a shell, in which these mean something within quotation marks.
     listed = re.sub(r'(["\\$`])', r"\\\1", repr(names))
     raise ConfigError(
-        f'objective.labels is empty; those of {source} are --config.objective.labels="{listed}", '
-        "and 'auto' takes those of the training rows"
+        "objective.labels is empty; 'auto' takes those of the training rows, and those of all rows "
+        f'of {source} are --config.objective.labels="{listed}"'
     )
