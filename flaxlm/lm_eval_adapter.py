@@ -72,7 +72,7 @@ class FlaxLM(LM):
         """Return (nats, whether greedy decoding writes it) of each (context, continuation)."""
         reader = Reader(self.tokenizer, self.model.family, self.limit)
         asked = [self._bare(request(reader, *r.args)) for r in requests]
-        scores = self._score(asked)
+        scores = likelihood.score(self.model, asked, self.limit or 0, "loglikelihood")
         return list(zip(scores.log_likelihood.tolist(), scores.greedy.tolist(), strict=True))
 
     def _bare(self, asked):
@@ -81,9 +81,6 @@ class FlaxLM(LM):
         if self.add_bos_token or not begins or len(asked.context) < 2:
             return asked
         return asked._replace(context=asked.context[1:])
-
-    def _score(self, asked):
-        return likelihood.score(self.model, asked, self.limit or 0, "loglikelihood")
 
     def loglikelihood_rolling(self, requests) -> list[float]:
         """Return the nats of each text, read in windows that do not overlap."""

@@ -21,7 +21,7 @@ from flaxlm.metrics.labels import (
 )
 from flaxlm.metrics.measure import bits, perplexity, ratio_measure
 from flaxlm.metrics.numbers import regression_measure
-from flaxlm.metrics.tags import tag_measure
+from flaxlm.metrics.entities import tag_measure
 from flaxlm.metrics.texts import text_measures
 
 

@@ -23,7 +23,7 @@ from flaxlm.data.tokenizer import ByteTokenizer, TokenizerConfig, train_tokenize
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.evaluation import evaluate, report
 from flaxlm.evaluation.evaluate import Evaluation
-from flaxlm.metrics.tags import tag_measure
+from flaxlm.metrics.entities import tag_measure
 from flaxlm.objectives import TokenClassification
 from flaxlm.objectives.token_classification import encode_words, word_windows
 from flaxlm.tasks import TASKS

@@ -15,9 +15,9 @@ from flaxlm.errors import ConfigError, DataError
 from flaxlm.inference.requests import Continuation, Masked, Reader, Scores
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.choices import LastWord, MultipleChoice
-from flaxlm.tasks.minimal_pairs import Blimp, CrowsPairs, MinimalPairs, common_tokens
+from flaxlm.tasks.minimal_pairs import Blimp, CrowsPairs, MinimalPairs, StereoSet, common_tokens
 from flaxlm.tasks.perplexity import Perplexity
-from flaxlm.tasks.stereoset import StereoSet
+
 from flaxlm.tasks.task import Answer
 
 RANKED = [name for name, task in TASKS.items() if task.ranks]

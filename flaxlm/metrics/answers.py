@@ -39,19 +39,18 @@ def normal_cmrc(text: str) -> str:
     return normal if normal.strip() else ""
 
 
+def _f1(shared: int, predicted: Sequence[str], gold: Sequence[str]) -> float:
+    return 2.0 * shared / (len(predicted) + len(gold)) if predicted or gold else 1.0
+
+
 def overlap_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
     """Return the F1 of the tokens that two lists share, order apart; 1 where both are empty."""
-    if not predicted or not gold:
-        return float(len(predicted) == len(gold))
-    shared = sum((Counter(predicted) & Counter(gold)).values())
-    return 2.0 * shared / (len(predicted) + len(gold))
+    return _f1((Counter(predicted) & Counter(gold)).total(), predicted, gold)
 
 
 def _run_f1(predicted: Sequence[str], gold: Sequence[str]) -> float:
-    if not predicted or not gold:
-        return float(len(predicted) == len(gold))
     matcher = difflib.SequenceMatcher(None, predicted, gold, autojunk=False)
-    return 2.0 * matcher.find_longest_match().size / (len(predicted) + len(gold))
+    return _f1(matcher.find_longest_match().size, predicted, gold)
 
 
 @functools.cache
@@ -87,26 +86,26 @@ STYLES = {
 }
 
 
-def _answers(golds: Sequence[Sequence[str]]) -> list[list[str]]:
+Texts = Sequence[str | None]
+Golds = Sequence[Sequence[str]]
+
+
+def _answers(golds: Golds) -> list[list[str]]:
     """Return each question's gold answers; DataError where they are no list of texts."""
-    found = []
-    for n, gold in enumerate(golds):
-        answers = [gold] if isinstance(gold, str) else list(gold)
-        wrong = [answer for answer in answers if not isinstance(answer, str)]
-        if wrong:
-            raise DataError(f"question {n + 1} has the gold answer {wrong[0]!r}, not a text")
-        found.append(answers)
-    return found
+    groups = [[gold] if isinstance(gold, str) else list(gold) for gold in golds]
+    for n, answers in enumerate(groups):
+        for answer in answers:
+            if not isinstance(answer, str):
+                raise DataError(f"question {n + 1} has the gold answer {answer!r}, not a text")
+    return groups
 
 
-def has_answer(golds: Sequence[Sequence[str]]) -> np.ndarray:
+def has_answer(golds: Golds) -> np.ndarray:
     """Return bool [N], whether a question has an answer: some gold text that is not empty."""
     return np.array([any(answers) for answers in _answers(golds)], bool)
 
 
-def span_values(
-    predictions: Sequence[str | None], golds: Sequence[Sequence[str]], *, style: str = "squad"
-) -> dict[str, np.ndarray]:
+def span_values(predictions: Texts, golds: Golds, *, style: str = "squad") -> dict[str, np.ndarray]:
     """Return `exact_match` and `f1`, each float64 [N] from 0 to 1, of every question.
 
     Args:
@@ -114,10 +113,9 @@ def span_values(
         system did not say anything, which scores 0 whatever the gold answer.
       golds: the right answers of each question (a text, or a list); none, or only empty ones,
         where there is no answer.
-      style: 'squad' or 'cmrc'.
+      style: a key of `STYLES`.
 
     Raises:
-      ConfigError: `style` is none of these.
       DataError: there is not one prediction a question, or something is not a text.
     """
     normal, tokens, f1 = STYLES[choose("style", style, STYLES)]
@@ -138,31 +136,25 @@ def span_values(
     return values
 
 
-def _groups(golds: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-    """Return {suffix: rows} of all questions, and of both kinds where there are both."""
-    answerable = has_answer(golds)
-    groups = {"": np.ones(len(answerable), bool)}
-    if 0 < answerable.sum() < len(answerable):
-        groups |= {"_has_answer": answerable, "_no_answer": ~answerable}
-    return groups
-
-
 def span_measures(
-    predictions: Sequence[str | None],
-    golds: Sequence[Sequence[str]],
+    predictions: Texts,
+    golds: Golds,
     *,
     style: str = "squad",
     names: Sequence[str] = ("exact_match", "f1"),
 ) -> list[Measure]:
-    """Return the measures `exact_match` and `f1`, or some of them, from 0 to 1; see `span_values`.
+    """Return the measures `exact_match` and `f1`, or one of them; see `span_values`.
 
     Where some questions have an answer and some have none, also each over either kind,
     `…_has_answer` and `…_no_answer`.
     """
-    values = span_values(predictions, golds, style=style)
+    values, answerable = span_values(predictions, golds, style=style), has_answer(golds)
+    groups = {"": np.ones(len(answerable), bool)}
+    if 0 < answerable.sum() < len(answerable):
+        groups |= {"_has_answer": answerable, "_no_answer": ~answerable}
     return [
         mean_measure(name + suffix, values[name][rows])
-        for suffix, rows in _groups(golds).items()
+        for suffix, rows in groups.items()
         for name in names
     ]
 
@@ -174,16 +166,13 @@ def best_threshold(
 
     As evaluate-v2.0 searches, save that equal null scores are withheld or given together, as they
     will be when the threshold is used, and that all answers can be withheld where null scores are
-    negative too: odds, say, and not probabilities.
+    negative too. A withheld answer is worth 1 where there is none and else 0; the threshold is the
+    lowest that gives the mean, 0.0 where all are withheld and all are above 0.
 
     Args:
       values: of each question's answer [N], exact match or F1.
       answerable: whether the question has an answer [N]; see `has_answer`.
-      null_scores: how sure the system is that there is none [N]; any scale.
-
-    Returns:
-      the mean over all questions, a withheld answer being worth 1 where there is none and else 0;
-      and the lowest threshold that gives it, 0.0 where all are withheld and all are above 0.
+      null_scores: how sure the system is that there is none [N], on any scale.
     """
     check_lengths(values, answerable)
     check_lengths(null_scores, answerable)
@@ -196,8 +185,6 @@ def best_threshold(
     # Entry k gives the answers of the k lowest null scores and withholds the others.
     totals = withheld.sum() + np.concatenate([[0.0], np.cumsum(gains)])
     best = int(np.argmax(totals))
-    if best:
-        threshold = distinct[best - 1]
-    else:
-        threshold = 0.0 if distinct[0] > 0 else np.nextafter(distinct[0], -np.inf)
+    nothing = 0.0 if distinct[0] > 0 else np.nextafter(distinct[0], -np.inf)
+    threshold = distinct[best - 1] if best else nothing
     return float(totals[best] / len(given)), float(threshold)

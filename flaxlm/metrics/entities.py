@@ -1,4 +1,4 @@
-"""Strict entity scores of tag sequences, and the schemes that the tags are written in.
+"""Scores of tag sequences: of strict entities, by the scheme of the tags, and of single tags.
 
 A tag is `O`, or a letter and a type (`B-PER`); a letter alone is an entity without a type, as in
 word segmentation. The schemes, and what strict means in each:
@@ -21,12 +21,12 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxlm.errors import ConfigError, DataError, choose
-from flaxlm.metrics.counts import macro_and_micro, ratio
-from flaxlm.metrics.measure import Measure, check_lengths, weighted_sums
+from flaxlm.metrics.measure import Measure, check_lengths, macro_and_micro, ratio, weighted_sums
 
 # The letters of each scheme beside O.
 SCHEMES = {"BIO": "BI", "BIOES": "BIES", "BMES": "BMES", "IOB1": "BI"}
 OUTSIDE = "O"
+Tags = Sequence[Sequence[str]]
 
 # What else a type needs where it has the letter: without, no entity could be closed, or begun.
 _NEEDS = {
@@ -67,33 +67,25 @@ def _parse(tags: Iterable[str], scheme: str) -> list[tuple[str, str]]:
     return [_split(str(tag), scheme) for tag in tags]
 
 
-def _read_bio(parsed: list[tuple[str, str]]) -> list[Entity]:
-    found, start, kind = [], -1, ""
+def _read_begun(parsed: list[tuple[str, str]], closed: bool) -> list[Entity]:
+    """Return the entities that B begins; `closed`: only those that E ends, and those of S."""
+    read, start, kind = [], -1, ""
     for i, (letter, here) in enumerate([*parsed, (OUTSIDE, "")]):
-        if letter == "I" and start >= 0 and here == kind:
-            continue
-        if start >= 0:
-            found.append(Entity(kind, start, i))
-        start, kind = (i if letter == "B" else -1), here
-    return found
-
-
-def _read_closed(parsed: list[tuple[str, str]]) -> list[Entity]:
-    found, start, kind = [], -1, ""
-    for i, (letter, here) in enumerate(parsed):
         if letter in "IME" and start >= 0 and here == kind:
             if letter == "E":
-                found.append(Entity(kind, start, i + 1))
+                read.append(Entity(kind, start, i + 1))
                 start = -1
             continue
+        if start >= 0 and not closed:
+            read.append(Entity(kind, start, i))
         if letter == "S":
-            found.append(Entity(here, i, i + 1))
+            read.append(Entity(here, i, i + 1))
         start, kind = (i if letter == "B" else -1), here
-    return found
+    return read
 
 
 def _read_iob1(parsed: list[tuple[str, str]]) -> list[Entity]:
-    found, start, before = [], -1, (OUTSIDE, "")
+    read, start, before = [], -1, (OUTSIDE, "")
     for i, (letter, here) in enumerate([*parsed, (OUTSIDE, "")]):
         kind = before[1]
         if letter == "I" and start >= 0 and here == kind:
@@ -102,24 +94,16 @@ def _read_iob1(parsed: list[tuple[str, str]]) -> list[Entity]:
         # Of a B right before a B of another type, itself out of place, seqeval makes nothing.
         lost = before[0] == letter == "B" and here != kind
         if start >= 0 and not lost:
-            found.append(Entity(kind, start, i))
+            read.append(Entity(kind, start, i))
         begins = letter == "I" or (letter == "B" and before[0] != OUTSIDE and here == kind)
         start, before = (i if begins else -1), (letter, here)
-    return found
-
-
-_READ = {"BIO": _read_bio, "BIOES": _read_closed, "BMES": _read_closed, "IOB1": _read_iob1}
+    return read
 
 
 def entities(tags: Sequence[str], scheme: str) -> list[Entity]:
-    """Return the entities of one sequence of tags, in order.
-
-    Raises:
-      ConfigError: `scheme` is none of `SCHEMES`.
-      DataError: a tag is none of the scheme.
-    """
+    """Return the entities of one sequence of tags, in order; DataError where one is no such tag."""
     parsed = _parse(tags, scheme)
-    return _READ[scheme](parsed)
+    return _read_iob1(parsed) if scheme == "IOB1" else _read_begun(parsed, scheme != "BIO")
 
 
 def check_labels(labels: Sequence[str], scheme: str) -> None:
@@ -148,31 +132,31 @@ def check_labels(labels: Sequence[str], scheme: str) -> None:
         raise ConfigError(f"objective.labels={tuple(labels)!r} has no tag of an entity")
 
 
-def sequence_counts(
-    predictions: Sequence[Sequence[str]], golds: Sequence[Sequence[str]], scheme: str
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return what the scores are functions of, sequence by sequence.
-
-    Args:
-      predictions, golds: S sequences of tags, as long as each other.
-      scheme: of both.
-
-    Returns:
-      the types that occur, sorted; int64 [S, 3, types], how many entities of each
-      sequence are right, predicted, and in the gold tags; int64 [S, 2], its right tags and all
-      its tags.
-
-    Raises:
-      DataError: as many sequences or tags are not on both sides, or a tag is none of the scheme;
-        the sequence is named.
-    """
+def _check_words(predictions: Tags, golds: Tags) -> None:
+    """Raise DataError unless both have as many sequences of as many tags."""
     check_lengths(predictions, golds)
-    counted, tags = [], np.zeros((len(golds), 2), np.int64)
-    for s, (predicted, gold) in enumerate(zip(predictions, golds, strict=True)):
+    for number, (predicted, gold) in enumerate(zip(predictions, golds, strict=True), 1):
         if len(predicted) != len(gold):
             raise DataError(
-                f"sequence {s + 1}: {len(predicted)} tags predicted for {len(gold)} words"
+                f"sequence {number}: {len(predicted)} tags predicted for {len(gold)} words"
             )
+
+
+def sequence_counts(
+    predictions: Tags, golds: Tags, scheme: str
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return what the scores of S sequences of tags are functions of, sequence by sequence.
+
+    Returns:
+      the types that occur, sorted; int64 [S, 3, types], how many entities of each sequence are
+      right, predicted, and in the gold tags; int64 [S, 2], its right tags and all its tags.
+
+    Raises:
+      DataError: as many sequences or tags are not on both sides, or a tag is none of the scheme.
+    """
+    _check_words(predictions, golds)
+    counted, tags = [], np.zeros((len(golds), 2), np.int64)
+    for s, (predicted, gold) in enumerate(zip(predictions, golds, strict=True)):
         try:
             said, real = set(entities(predicted, scheme)), set(entities(gold, scheme))
         except DataError as error:
@@ -181,23 +165,15 @@ def sequence_counts(
         same = sum(str(a) == str(b) for a, b in zip(predicted, gold, strict=True))
         tags[s] = same, len(gold)
     types = sorted(set().union(*(group for groups in counted for group in groups)))
-    place = {kind: t for t, kind in enumerate(types)}
-    counts = np.zeros((len(golds), 3, len(types)), np.int64)
-    for s, groups in enumerate(counted):
-        for g, group in enumerate(groups):
-            for kind, number in group.items():
-                counts[s, g, place[kind]] = number
-    return types, counts, tags
+    counts = [[[group[kind] for kind in types] for group in groups] for groups in counted]
+    return types, np.array(counts, np.int64).reshape(len(golds), 3, len(types)), tags
 
 
-def entity_measure(
-    predictions: Sequence[Sequence[str]], golds: Sequence[Sequence[str]], scheme: str
-) -> Measure:
+def entity_measure(predictions: Tags, golds: Tags, scheme: str) -> Measure:
     """Return the measure of the entities of S sequences of tags; whole sequences are drawn.
 
-    Its scores are `precision`, `recall`, `f1` of entities, each `_macro` and `_micro`, and
-    `tag_accuracy`. Macro averages run over the types that occur among the entities of either side;
-    what has no denominator counts as 0. Arguments and errors are those of `sequence_counts`.
+    Its scores are `precision`, `recall`, `f1` of entities, each `_macro` (over the types that occur
+    on either side) and `_micro`, and `tag_accuracy`. What has no denominator counts as 0.
     """
     types, counts, tags = sequence_counts(predictions, golds, scheme)
     columns = np.concatenate([counts.reshape(len(golds), -1), tags], axis=1)
@@ -209,3 +185,27 @@ def entity_measure(
         return {**macro_and_micro(hit, predicted, gold), "tag_accuracy": accuracy}
 
     return Measure(columns.astype(np.float64), of)
+
+
+def tag_measure(predictions: Tags, golds: Tags) -> Measure:
+    """Return the measure of S sequences of tags that stand by themselves; sequences are drawn.
+
+    Its scores are `accuracy` over all words, and `precision_macro`, `recall_macro`, `f1_macro` over
+    the tags that occur on either side. What has no denominator counts as 0.
+    """
+    _check_words(predictions, golds)
+    sides = [[[str(tag) for tag in tags] for tags in side] for side in (predictions, golds)]
+    place = {tag: i for i, tag in enumerate(sorted({t for s in sides for tags in s for t in tags}))}
+    counts = np.zeros((len(golds), 3, len(place)), np.int64)
+    for s, (predicted, gold) in enumerate(zip(*sides, strict=True)):
+        said, real = (np.array([place[t] for t in tags], np.int64) for tags in (predicted, gold))
+        for group, tags in enumerate((said[said == real], said, real)):
+            counts[s, group] = np.bincount(tags, minlength=len(place))
+
+    def of(drawn, cells):
+        hit, said, real = np.split(weighted_sums(drawn, cells), 3, axis=1)
+        scores = {"accuracy": ratio(hit.sum(axis=1), real.sum(axis=1))}
+        averages = macro_and_micro(hit, said, real)
+        return scores | {name: v for name, v in averages.items() if name.endswith("_macro")}
+
+    return Measure(counts.reshape(len(golds), -1).astype(np.float64), of)

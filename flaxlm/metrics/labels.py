@@ -6,10 +6,17 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxlm.errors import DataError
-from flaxlm.metrics.counts import macro_and_micro, ratio
-from flaxlm.metrics.measure import Measure, check_lengths, weighted_sums
+from flaxlm.metrics.measure import (
+    Measure,
+    check_lengths,
+    macro_and_micro,
+    precision_recall_f1,
+    ratio,
+    weighted_sums,
+)
 
 BINS = 15
+Ids = Sequence[int]
 
 
 def _labels(values: Sequence[int], what: str) -> np.ndarray:
@@ -22,37 +29,21 @@ def _labels(values: Sequence[int], what: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _pairs(predictions: Sequence[int], golds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as int64 [N]; DataError when they cannot be compared."""
-    check_lengths(predictions, golds)
-    return _labels(predictions, "predictions"), _labels(golds, "gold labels")
+def classification_measure(predictions: Ids, golds: Ids, *, classes: int | None = None) -> Measure:
+    """Return the measure of one label an example, given label ids [N] and how many there are.
 
-
-def _is_binary(gold: np.ndarray, classes: int | None) -> bool:
-    # By the gold labels alone, so that every system's scores have the same names.
-    return (classes or gold.max() + 1) <= 2
-
-
-def classification_measure(
-    predictions: Sequence[int], golds: Sequence[int], *, classes: int | None = None
-) -> Measure:
-    """Return the measure of one label an example.
-
-    Args:
-      predictions, golds: label ids [N].
-      classes: the number of labels; without it, two where no gold label is above 1.
+    Without `classes`, they are two where no gold label is above 1.
 
     Returns:
       `accuracy`; `precision`, `recall`, `f1`, each `_macro` and `_micro`; `matthews`, the
       correlation coefficient (0 where either side has one label only). For two labels also
       `precision`, `recall` and `f1` of label 1, as GLUE reports for MRPC and QQP. Macro averages
       run over the labels that occur; what has no denominator counts as 0.
-
-    Raises:
-      DataError: the lists differ in length or are empty, or hold something else than label ids.
     """
-    predicted, gold = _pairs(predictions, golds)
-    binary = _is_binary(gold, classes)
+    check_lengths(predictions, golds)
+    predicted, gold = _labels(predictions, "predictions"), _labels(golds, "gold labels")
+    # By the gold labels alone, so that every system's scores have the same names.
+    binary = (classes or gold.max() + 1) <= 2
     # With two labels, code 1 has to be label 1 even where only one of them occurs.
     labels = np.unique(np.concatenate([gold, predicted, [0, 1] if binary else gold[:0]]))
     codes = np.searchsorted(labels, np.stack([gold, predicted], axis=1))
@@ -79,9 +70,7 @@ def scores_of_counts(
     total, right = counts_RX.sum(axis=1), hit.sum(axis=1)
     scores = {"accuracy": right / total, **macro_and_micro(hit, predicted, gold)}
     if binary:
-        scores["precision"] = ratio(hit[:, 1], predicted[:, 1])
-        scores["recall"] = ratio(hit[:, 1], gold[:, 1])
-        scores["f1"] = ratio(2.0 * hit[:, 1], predicted[:, 1] + gold[:, 1])
+        scores |= precision_recall_f1(hit[:, 1], predicted[:, 1], gold[:, 1])
     # The R_K of Gorodkin (2004), equation 8, in counts.
     together = right * total - (gold * predicted).sum(axis=1)
     spread = (total**2 - (gold**2).sum(axis=1)) * (total**2 - (predicted**2).sum(axis=1))
@@ -149,12 +138,12 @@ def _probabilities(probabilities: Sequence, golds: Sequence[int]) -> tuple[np.nd
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram: of each bin of confidence, from low to high, three numbers.
+    """A reliability diagram: three numbers [bins] for each bin of confidence, from low to high.
 
     Attributes:
-      confidence: mean probability of the predicted label, float64 [bins]; 0 in an empty bin.
-      accuracy: share of right predictions, float64 [bins]; 0 in an empty bin.
-      count: examples, int64 [bins].
+      confidence: mean probability of the predicted label; 0 in an empty bin.
+      accuracy: share of right predictions; 0 in an empty bin.
+      count: of examples.
     """
 
     confidence: np.ndarray
@@ -162,33 +151,21 @@ class Reliability(NamedTuple):
     count: np.ndarray
 
 
-def _binned(chances: np.ndarray, gold: np.ndarray, bins: int) -> tuple[np.ndarray, ...]:
+def _binned(chances: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return the confidence [N], whether right [N], and the bin [N] of each example."""
     predicted = chances.argmax(axis=1)
     confidence = chances[np.arange(len(gold)), predicted]
     # Bin m holds ((m - 1) / bins, m / bins], as Guo et al. have it.
-    place = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], confidence, side="left")
+    place = np.searchsorted(np.linspace(0.0, 1.0, BINS + 1)[1:-1], confidence, side="left")
     return confidence, predicted == gold, place
 
 
-def reliability(probabilities: Sequence, golds: Sequence[int], *, bins: int = BINS) -> Reliability:
+def reliability(probabilities: Sequence, golds: Sequence[int]) -> Reliability:
     """Return the diagram of probabilities [N, C] against gold labels [N]."""
-    confidence, right, place = _binned(*_probabilities(probabilities, golds), bins)
-    count = np.bincount(place, minlength=bins)
-    return Reliability(
-        ratio(np.bincount(place, confidence, bins), count),
-        ratio(np.bincount(place, right, bins), count),
-        count,
-    )
-
-
-def _calibration(chances: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Return [N, BINS + 1]: right minus confidence in the example's bin, and its Brier score."""
-    confidence, right, place = _binned(chances, gold, BINS)
-    columns = np.zeros((len(gold), BINS + 1))
-    columns[np.arange(len(gold)), place] = right - confidence
-    columns[:, -1] = ((chances - np.eye(chances.shape[1])[gold]) ** 2).sum(axis=1)
-    return columns
+    confidence, right, place = _binned(*_probabilities(probabilities, golds))
+    count = np.bincount(place, minlength=BINS)
+    sums = (np.bincount(place, values, BINS) for values in (confidence, right))
+    return Reliability(*(ratio(total, count) for total in sums), count)
 
 
 def calibration_measure(probabilities: Sequence, golds: Sequence[int]) -> Measure:
@@ -201,14 +178,16 @@ def calibration_measure(probabilities: Sequence, golds: Sequence[int]) -> Measur
       of the predicted label, in 15 equal bins, weighted by their examples. `brier` (Brier, 1950):
       the squared error summed over the C labels and averaged over the examples, so 0 to 2; for
       two labels that is twice the error of the positive one.
-
-    Raises:
-      DataError: a row does not sum to 1, or a gold label is out of range.
     """
     chances, gold = _probabilities(probabilities, golds)
+    confidence, right, place = _binned(chances, gold)
+    # Right minus confidence in the example's bin, and its Brier score.
+    columns = np.zeros((len(gold), BINS + 1))
+    columns[np.arange(len(gold)), place] = right - confidence
+    columns[:, -1] = ((chances - np.eye(chances.shape[1])[gold]) ** 2).sum(axis=1)
 
     def of(counts, cells):
         sums = weighted_sums(counts, cells) / len(gold)
         return {"ece": np.abs(sums[:, :-1]).sum(axis=1), "brier": sums[:, -1]}
 
-    return Measure(_calibration(chances, gold), of)
+    return Measure(columns, of)

@@ -12,12 +12,26 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from flaxlm.errors import DataError
-from flaxlm.metrics.counts import ratio
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 
 Interval = tuple[float, float]
+Numbers = Sequence[float] | np.ndarray
+
+# Which way each score is better.
+MORE = (
+    *("accuracy", "precision", "recall", "f1", "exact_match", "matthews", "pearson", "spearman"),
+    *("rouge_1", "rouge_2", "rouge_l", "bleu", "chrf", "lm", "icat"),
+)
+LESS = (
+    *("loss", "mlm", "nsp", "perplexity", "word_perplexity", "bits_per_byte", "ece", "brier"),
+    *("mse", "mae", "unparsed", "cut"),
+)
+SCORES = (*MORE, *LESS)
+# What stands before or behind a score's name where it is of a part, or a variant of another.
+BEFORE = ("best_", "subset_", "tag_", "mlm_", "nsp_", "token_")
+BEHIND = ("_macro", "_micro", "_has_answer", "_no_answer", "_low", "_high")
 
 # Wider rows than these hardly repeat, and sorting them to find out takes longer than the draw.
 _WIDEST_CELL = 64
@@ -30,13 +44,38 @@ def check_lengths(predictions: Sequence, golds: Sequence) -> None:
         raise DataError(
             f"{len(predictions)} predictions for {len(golds)} examples: one is needed for each"
         )
-    check_any(golds)
-
-
-def check_any(examples: Sequence) -> None:
-    """Raise DataError where there is no example."""
-    if not len(examples):
+    if not len(golds):
         raise DataError("no examples to score: check the split and the task's columns")
+
+
+def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """Return top / bottom in float64, 0 where the bottom is 0."""
+    top, bottom = np.asarray(top, np.float64), np.asarray(bottom, np.float64)
+    return np.divide(top, bottom, out=np.zeros(np.broadcast(top, bottom).shape), where=bottom != 0)
+
+
+def precision_recall_f1(
+    hit: np.ndarray, predicted: np.ndarray, gold: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the three scores of counts; what has no denominator counts as 0."""
+    f1 = ratio(2.0 * hit, predicted + gold)
+    return {"precision": ratio(hit, predicted), "recall": ratio(hit, gold), "f1": f1}
+
+
+def macro_and_micro(
+    hit_RC: np.ndarray, predicted_RC: np.ndarray, gold_RC: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return precision, recall and F1 [R], each macro and micro, of counts by class.
+
+    The macro average runs over the classes that occur (predicted + gold > 0), and is 0 where none
+    does.
+    """
+    counts = hit_RC, predicted_RC, gold_RC
+    occurring = ((predicted_RC + gold_RC) > 0).sum(axis=1)
+    macro = precision_recall_f1(*counts)
+    micro = precision_recall_f1(*(count.sum(axis=1) for count in counts))
+    averages = {f"{name}_macro": ratio(v.sum(axis=1), occurring) for name, v in macro.items()}
+    return averages | {f"{name}_micro": v for name, v in micro.items()}
 
 
 def percentiles(values: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
@@ -57,22 +96,15 @@ def weighted_sums(counts_RX: np.ndarray, cells_XK: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """Scores that are functions of how often each kind of example occurs.
+    """Scores that are functions of how often each kind of example occurs."""
 
-    Attributes:
-      rows: what the scores need to know of each example, float64 [N, K].
-      of: takes counts [R, X] of cells [X, K], distinct rows, and returns {name: scores [R]} of the
-        R lists of examples that they are counts of.
-      names: the scores that are wanted; empty: all.
-      pooled: whether equal rows are one cell.
-      then: what is made of a score, and of the ends of its interval: a monotone function.
-    """
-
-    rows: np.ndarray
+    rows: np.ndarray  # what the scores need to know of each example, float64 [N, K]
+    # Takes counts [R, X] of cells [X, K], distinct rows, and returns {name: scores [R]} of the
+    # R lists of examples that they are counts of.
     of: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
-    names: Sequence[str] = ()
-    pooled: bool = True
-    then: Callable[[float], float] = float
+    names: Sequence[str] = ()  # the scores that are wanted; empty: all
+    pooled: bool = True  # whether equal rows are one cell
+    then: Callable[[float], float] = float  # made of a score and its interval's ends; monotone
 
     def only(self, names: Sequence[str]) -> "Measure":
         """Return this measure with some of its scores."""
@@ -122,14 +154,12 @@ def scores_of(measures: Iterable[Measure]) -> dict[str, float]:
 
 def intervals_of(measures: Iterable[Measure], **options) -> dict[str, Interval]:
     """Return the intervals of all measures; see `Measure.intervals`."""
-    return {
-        name: ends for measure in measures for name, ends in measure.intervals(**options).items()
-    }
+    return {name: ends for m in measures for name, ends in m.intervals(**options).items()}
 
 
-def mean_measure(name: str, values: Sequence[float] | np.ndarray) -> Measure:
+def mean_measure(name: str, values: Numbers) -> Measure:
     """Return the measure of the mean of values [N]."""
-    check_any(values)
+    check_lengths(values, values)
     rows = np.asarray(values, np.float64)[:, None]
     return Measure(
         rows, lambda counts, cells: {name: weighted_sums(counts, cells)[:, 0] / len(rows)}
@@ -137,10 +167,7 @@ def mean_measure(name: str, values: Sequence[float] | np.ndarray) -> Measure:
 
 
 def ratio_measure(
-    name: str,
-    totals: Sequence[float] | np.ndarray,
-    weights: Sequence[float] | np.ndarray,
-    then: Callable[[float], float] = float,
+    name: str, totals: Numbers, weights: Numbers, then: Callable[[float], float] = float
 ) -> Measure:
     """Return the measure of Σ totals / Σ weights, examples [N] drawn with both."""
     check_lengths(totals, weights)
@@ -163,3 +190,16 @@ def perplexity(nats: float) -> float:
 def bits(nats: float) -> float:
     """Return nats in bits: of a byte, they are comparable between vocabularies."""
     return float(nats / np.log(2))
+
+
+def direction(metric: str) -> str:
+    """Return `max` where more of a score is better, `min` where less is, '' where nobody knows.
+
+    Its name may end in the group that it is of: accuracy/category=pets.
+    """
+    name = metric.partition("/")[0]
+    for prefix in BEFORE:
+        name = name.removeprefix(prefix)
+    for suffix in BEHIND:
+        name = name.removesuffix(suffix)
+    return "max" if name in MORE else "min" if name in LESS else ""

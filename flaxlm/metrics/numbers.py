@@ -7,8 +7,6 @@ import numpy as np
 from flaxlm.errors import DataError
 from flaxlm.metrics.measure import RESAMPLES, Measure, check_lengths
 
-SCORES = ("pearson", "spearman", "mse", "mae")
-
 
 def _numbers(predictions: Sequence[float], golds: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Return both as float64 [N]; DataError when they cannot be compared."""
@@ -36,10 +34,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _ranks(codes: np.ndarray, distinct: int) -> np.ndarray:
-    """Return the mean rank of each value, given its place among the distinct ones.
-
-    A resample holds values of the split alone, so it is ranked by counting, without a sort.
-    """
+    """Return the mean rank of each value, given its place among the distinct ones."""
+    # A resample holds values of the split alone, so it is ranked by counting, without a sort.
     counts = np.bincount(codes, minlength=distinct)
     return (np.cumsum(counts) - (counts - 1) / 2.0)[codes]
 
@@ -62,18 +58,18 @@ class _Regression(Measure):
         values_p, codes_p = np.unique(predicted, return_inverse=True)
         values_g, codes_g = np.unique(gold, return_inverse=True)
 
-        def statistic(rows: np.ndarray) -> tuple[float, float, float, float]:
+        def statistic(rows: np.ndarray) -> dict[str, float]:
             ranks = _ranks(codes_p[rows], len(values_p)), _ranks(codes_g[rows], len(values_g))
             error = predicted[rows] - gold[rows]
-            return (
-                _correlation(predicted[rows], gold[rows]),
-                _correlation(*ranks),
-                np.mean(error * error),
-                np.mean(np.abs(error)),
-            )
+            return {
+                "pearson": _correlation(predicted[rows], gold[rows]),
+                "spearman": _correlation(*ranks),
+                "mse": np.mean(error * error),
+                "mae": np.mean(np.abs(error)),
+            }
 
-        columns = np.array([statistic(rows) for rows in draws]).T
-        return self._wanted(dict(zip(SCORES, columns, strict=True)))
+        drawn = [statistic(rows) for rows in draws]
+        return self._wanted({name: np.array([d[name] for d in drawn]) for name in drawn[0]})
 
 
 def regression_measure(predictions: Sequence[float], golds: Sequence[float]) -> Measure:
@@ -81,8 +77,5 @@ def regression_measure(predictions: Sequence[float], golds: Sequence[float]) -> 
 
     Ties share their mean rank. A correlation with a constant is not defined and counts as 0, what
     a system that says the same of everything deserves.
-
-    Raises:
-      DataError: the lists differ in length or are empty, or hold a NaN or an infinity.
     """
     return _Regression(np.stack(_numbers(predictions, golds), axis=1), lambda counts, cells: {})

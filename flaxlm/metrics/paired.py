@@ -6,13 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxlm.errors import DataError, choose
-from flaxlm.metrics.measure import (
-    CONFIDENCE,
-    RESAMPLES,
-    check_lengths,
-    mean_measure,
-    percentiles,
-)
+from flaxlm.metrics.measure import CONFIDENCE, RESAMPLES, check_lengths, mean_measure, percentiles
 
 
 class Difference(NamedTuple):
@@ -88,11 +82,9 @@ def _of_seeds(scores: Sequence[float]) -> np.ndarray:
 
 
 def over_seeds(scores: Sequence[float], mode: str = "max") -> Seeds:
-    """Return the mean, standard deviation and best of a score of several seeds [S].
+    """Return the mean, deviation and best of a score of at least two seeds [S].
 
-    Args:
-      scores: of at least two seeds.
-      mode: 'max' where more is better, 'min' where less is.
+    `mode` is 'max' where more is better, 'min' where less is.
     """
     choose("mode", mode, ("max", "min"))
     values = _of_seeds(scores)

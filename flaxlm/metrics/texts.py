@@ -9,7 +9,9 @@ ROUGE by rouge-score, BLEU and chrF by sacrebleu. `language` says how a text fal
 """
 
 import functools
+import itertools
 import re
+import types
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -38,18 +40,18 @@ def _kind(character: str) -> str:
 
 def words(text: str) -> list[str]:
     """Return the words of a text in any script, in lower case and without punctuation."""
-    found: list[str] = []
+    parts: list[str] = []
     before = ""
     for character in unicodedata.normalize("NFC", text.lower()):
         kind = _kind(character)
         # A mark belongs to what it stands on, a letter to the letters before it.
         if before and (kind == "mark" or kind == before == "letter"):
-            found[-1] += character
+            parts[-1] += character
         elif kind in ("letter", "sign"):
-            found.append(character)
+            parts.append(character)
         if kind != "mark":
             before = kind
-    return found
+    return parts
 
 
 class Language(NamedTuple):
@@ -62,35 +64,22 @@ class Language(NamedTuple):
 LANGUAGES = {"en": Language(True, "13a"), "zh": Language(False, "zh"), "": Language(False, "13a")}
 
 
-class _Words:
-    """A tokenizer of rouge-score's that splits by `words`."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return words(text)
-
-
-class _English:
-    """rouge-score's own tokenizer, with each word stemmed once and not at every occurrence."""
-
-    def __init__(self):
-        from nltk.stem.porter import PorterStemmer
-        from rouge_score import tokenize
-
-        self.stem = functools.lru_cache(maxsize=65536)(PorterStemmer().stem)
-        self._split = tokenize.tokenize
-
-    def tokenize(self, text: str) -> list[str]:
-        return self._split(text, self)
-
-
 @functools.cache
-def _rouge_tokenizer(stemmed: bool) -> _Words | _English:
-    return _English() if stemmed else _Words()
+def _rouge_tokenizer(stemmed: bool):
+    """Return what splits a text for rouge-score: `words`, or its own, each word stemmed once."""
+    from nltk.stem.porter import PorterStemmer
+    from rouge_score import tokenize
+
+    stemmer = types.SimpleNamespace(stem=functools.lru_cache(65536)(PorterStemmer().stem))
+    english = functools.partial(tokenize.tokenize, stemmer=stemmer)
+    return types.SimpleNamespace(tokenize=english if stemmed else words)
 
 
-def _texts(
-    predictions: Sequence[str], references: Sequence[str | Sequence[str]]
-) -> tuple[list[str], list[list[str]]]:
+Texts = Sequence[str]
+References = Sequence[str | Sequence[str]]
+
+
+def _texts(predictions: Texts, references: References) -> tuple[list[str], list[list[str]]]:
     """Return both as lists; DataError when they cannot be compared or are no texts."""
     check_lengths(predictions, references)
     groups = [[group] if isinstance(group, str) else list(group) for group in references]
@@ -103,7 +92,7 @@ def _texts(
     return list(predictions), groups
 
 
-def check_language(references: Sequence[str | Sequence[str]], language: str) -> None:
+def check_language(references: References, language: str) -> None:
     """Raise DataError where `language` would lose most letters of the references.
 
     Cheap enough to be called when a task's examples are read, long before there is a prediction.
@@ -111,24 +100,21 @@ def check_language(references: Sequence[str | Sequence[str]], language: str) -> 
     choose("language", language, LANGUAGES)
     if not LANGUAGES[language].stemmed:
         return
-    letters = ascii_letters = 0
+    letters = lost = 0
     for group in references:
         for text in [group] if isinstance(group, str) else group:
             letters += sum(map(str.isalpha, text))
-            ascii_letters += sum(c.isalpha() for c in text if c.isascii())
-    if 2 * ascii_letters < letters:
-        lost = 100 * (letters - ascii_letters) // letters
+            lost += sum(c.isalpha() for c in text if not c.isascii())
+    if 2 * lost > letters:
         raise DataError(
-            f"language={language!r} reads ASCII letters alone and would lose {lost} % of the "
-            "references' letters; set it to 'zh', or to '' for any other language"
+            f"language={language!r} reads ASCII letters alone and would lose "
+            f"{100 * lost // letters} % of the references' letters; set it to 'zh', or to '' for "
+            "any other language"
         )
 
 
 def _rouge(
-    kind: str,
-    predictions: Sequence[str],
-    references: Sequence[str | Sequence[str]],
-    language: str = "en",
+    kind: str, predictions: Texts, references: References, language: str = "en"
 ) -> np.ndarray:
     """Return the F1 [N] of what a text shares with its best reference (Lin, 2004).
 
@@ -143,9 +129,7 @@ def _rouge(
     return np.array([scorer.score_multi(group, text)[kind].fmeasure for group, text in pairs])
 
 
-def exact_match(
-    predictions: Sequence[str], references: Sequence[str | Sequence[str]], language: str = "en"
-) -> np.ndarray:
+def exact_match(predictions: Texts, references: References, language: str = "en") -> np.ndarray:
     """Return float64 [N], 1 where a text equals a reference apart from runs of white space.
 
     That is so in every `language`, which is here to be given to all of `TEXT_SCORES` alike.
@@ -156,9 +140,7 @@ def exact_match(
     return np.array([float(any(a.split() == b.split() for b in group)) for a, group in pairs])
 
 
-def token_f1(
-    predictions: Sequence[str], references: Sequence[str | Sequence[str]], language: str = "en"
-) -> np.ndarray:
+def token_f1(predictions: Texts, references: References, language: str = "en") -> np.ndarray:
     """Return the F1 [N] of the words that a text shares with its best reference.
 
     English is normalised as in SQuAD's evaluation (articles and ASCII punctuation dropped); in
@@ -180,36 +162,26 @@ TEXT_SCORES: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def _streams(groups: list[list[str]]) -> list[list[str | None]]:
-    """Return references as sacrebleu takes them: the first of every text, the second, …"""
-    most = max(map(len, groups))
-    return [[g[k] if k < len(g) else None for g in groups] for k in range(most)]
-
-
-def _bleu(language: str):
-    """Return sacrebleu's BLEU (Papineni et al., 2002), 0 to 100, over all references."""
-    from sacrebleu.metrics import BLEU
-
-    return BLEU(tokenize=LANGUAGES[language].bleu, force=True)
-
-
-def _chrf(language: str):
-    """Return sacrebleu's chrF2 (Popović, 2015), 0 to 100; of several references the best."""
-    from sacrebleu.metrics import CHRF
-
-    return CHRF()
-
-
-CORPUS_SCORES: dict[str, Callable] = {"bleu": _bleu, "chrf": _chrf}
+CORPUS_SCORES = ("bleu", "chrf")
 
 
 def _corpus_measure(
-    name: str, predictions: Sequence[str], references: Sequence, language: str
+    name: str, predictions: Texts, references: References, language: str
 ) -> Measure:
+    """Return the measure of sacrebleu's BLEU (Papineni et al., 2002) or chrF2 (Popović, 2015).
+
+    Of several references BLEU counts all, and chrF the best.
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+
+    bleu = name == "bleu"
+    metric = BLEU(tokenize=LANGUAGES[language].bleu, force=True) if bleu else CHRF()
+    texts, groups = _texts(predictions, references)
+    # As sacrebleu takes references: the first of every text, the second, …
+    streams = [list(stream) for stream in itertools.zip_longest(*groups)]
     # What sacrebleu's own bootstrap sums, text by text. Its interval is mean ± half a width, which
     # can leave 0 … 100, and takes its seed from the environment.
-    metric, (texts, groups) = CORPUS_SCORES[name](language), _texts(predictions, references)
-    columns = metric._extract_corpus_statistics(texts, _streams(groups))
+    columns = metric._extract_corpus_statistics(texts, streams)
 
     def of(counts, cells):
         sums = weighted_sums(counts, cells).astype(np.int64).tolist()
@@ -219,18 +191,9 @@ def _corpus_measure(
 
 
 def text_measures(
-    predictions: Sequence[str],
-    references: Sequence[str | Sequence[str]],
-    names: Sequence[str],
-    language: str = "en",
+    predictions: Texts, references: References, names: Sequence[str], language: str = "en"
 ) -> list[Measure]:
-    """Return the measures of texts: means of `TEXT_SCORES`, and `CORPUS_SCORES`.
-
-    Args:
-      predictions: a text for each example.
-      references: a text, or several, for each.
-      names: in the order they are wanted in.
-      language: one of `LANGUAGES`.
+    """Return the measures `names` of texts: means of `TEXT_SCORES`, and `CORPUS_SCORES`.
 
     Raises:
       ConfigError: a name or the language is not known.

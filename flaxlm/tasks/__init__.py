@@ -1,24 +1,20 @@
 """What is done with a model: `TASKS`, a row each."""
 
 from flaxlm.tasks.choices import HellaSwag, Lambada, LastWord, MultipleChoice
-from flaxlm.tasks.classification import Classification
+from flaxlm.tasks.classification import Classification, MultiLabel
 from flaxlm.tasks.generative_qa import GenerativeQA
 from flaxlm.tasks.glue import GLUE
 from flaxlm.tasks.instruction import Chat, Instruction
-from flaxlm.tasks.minimal_pairs import Blimp, CrowsPairs, MinimalPairs
-from flaxlm.tasks.multi_label import MultiLabel
+from flaxlm.tasks.minimal_pairs import Blimp, CrowsPairs, MinimalPairs, StereoSet
 from flaxlm.tasks.perplexity import Perplexity
 from flaxlm.tasks.question_answering import Cmrc2018, QuestionAnswering, Squad2
-from flaxlm.tasks.regression import Regression
-from flaxlm.tasks.similarity import Similarity
+from flaxlm.tasks.regression import Regression, Similarity
+from flaxlm.tasks.schema import Schema
 from flaxlm.tasks.stdlib import StdlibPackage, StdlibSummary
-from flaxlm.tasks.stereoset import StereoSet
 from flaxlm.tasks.t5_glue import T5Glue
 from flaxlm.tasks.tagging import NamedEntities, PartsOfSpeech, UniversalParts, Wnut17
-from flaxlm.tasks.task import Task
-from flaxlm.tasks.text import Text
-from flaxlm.tasks.text_to_text import DialogSum, Summarization, TextToText
-from flaxlm.tasks.translation import Multi30k, Translation
+from flaxlm.tasks.task import Task, Text
+from flaxlm.tasks.text_to_text import DialogSum, Multi30k, Summarization, TextToText, Translation
 
 TASKS: dict[str, type[Task]] = {
     "text": Text,
@@ -48,6 +44,7 @@ TASKS: dict[str, type[Task]] = {
     **GLUE,
     "multiple_choice": MultipleChoice,
     "hellaswag": HellaSwag,
+    "schema": Schema,
     "last_word": LastWord,
     "lambada": Lambada,
     "minimal_pairs": MinimalPairs,

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, check_range
 from flaxlm.inference.requests import Reader, Request, Scores
 from flaxlm.metrics.measure import Measure, mean_measure
-from flaxlm.tasks.records import Record, read_split
+from flaxlm.tasks.records import ExampleOf, read_split
 from flaxlm.tasks.task import Answer, Example, Examples, Task, check_count
 
 
@@ -55,10 +55,8 @@ class Ranked(Task, abc.ABC):
     def golds(self, examples: Sequence[Example]) -> list[Gold | None]:
         """Return the right answer and the groups of each example; None where it is not known."""
         return [
-            None
-            if example.get("gold", "") is None
-            else Gold(example.get("gold"), example["groups"])
-            for example in examples
+            None if e.get("gold", "") is None else Gold(e.get("gold"), e.get("groups", ()))
+            for e in examples
         ]
 
     def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
@@ -73,23 +71,24 @@ class Ranked(Task, abc.ABC):
     def measures(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> list[Measure]:
         """Return the mean of each of `values`, over all examples and over each group of them."""
         columns = self.values(answers, golds)
-        members: dict[str, list[int]] = {}
-        for number, gold in enumerate(golds):
-            for group in gold.groups:
-                members.setdefault(group, []).append(number)
-        parts = [(name, values) for name, values in columns.items()]
-        for group in sorted(members):
-            parts += [(f"{name}/{group}", v[members[group]]) for name, v in columns.items()]
-        return [mean_measure(name, values) for name, values in parts]
+        return [
+            mean_measure(name + ending, values[members])
+            for ending, members in members_of(golds).items()
+            for name, values in columns.items()
+        ]
 
     def show(self, value: Any, labels: Sequence[str] = ()) -> Any:
         """Return an answer's or a gold's value as JSON that a person can read."""
         return value.value if isinstance(value, Gold) else value
 
 
-def groups_of(record: Record, columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the groups that a row is of, by the values of some of its columns."""
-    return tuple(f"{column}={record.text(column)}" for column in columns)
+def members_of(golds: Sequence[Gold]) -> dict[str, list[int]]:
+    """Return {what a score's name ends in: numbers of examples}: '' for all, and each group."""
+    members: dict[str, list[int]] = {"": list(range(len(golds)))}
+    for number, gold in enumerate(golds):
+        for group in gold.groups:
+            members.setdefault(f"/{group}", []).append(number)
+    return dict(sorted(members.items()))
 
 
 def preferred(log_likelihoods: Sequence[float]) -> tuple[int, np.ndarray]:
@@ -126,38 +125,33 @@ class Prompted(Ranked):
             raise ConfigError("task.shots_path names solved examples, and task.shots asks for none")
 
     def prompted(
-        self, data: DataConfig, split: str, example: Callable[[Record], Example], gold: str = ""
+        self, data: DataConfig, split: str, example: ExampleOf, gold: str = ""
     ) -> Examples:
-        """Return the examples of a split, solved ones put before the `text` of each.
+        """Return the examples of a split, solved ones put before the `text` of each: its `prefix`.
 
-        Args:
-          data: where the rows stand.
-          split: train, valid or test.
-          example: makes an example of a row; `text` is its context, `solved` what belongs behind.
-          gold: as in `read_split`.
+        `example` makes one of a row: `text` is its context, `solved` what belongs behind; `gold` is
+        as in `read_split`.
         """
-        found = read_split(data, split, example, gold, task=self)
-        pool = found
+        examples = pool = read_split(data, split, example, gold, task=self)
         if self.shots_path:
             shown = dataclasses.replace(
                 data, path=self.shots_path, split="whole", valid_path="", test_path="", weights=()
             )
             pool = read_split(shown, "train", example, task=self)
+        pool = [shot for shot in pool if shot.get("gold", "") is not None]
         # An example's own context is never shown, whichever row it stands in.
         contexts = {shot["text"] for shot in pool}
         if self.shots and len(contexts) <= self.shots:
             raise ConfigError(
-                f"task.shots={self.shots} needs more examples with contexts of their own than the "
-                f"{len(contexts)} of {self.shots_path or ', '.join(data.paths)}"
+                f"task.shots={self.shots} needs more solved examples with contexts of their own "
+                f"than the {len(contexts)} of {self.shots_path or ', '.join(data.paths)}"
             )
-        made = []
-        for example_ in found:
-            parts = [self.instruction] * bool(self.instruction)
-            parts += [
-                shot["text"] + self.joint + shot["solved"] for shot in self._shots(example_, pool)
-            ]
-            made.append(example_ | {"text": self.separator.join([*parts, example_["text"]])})
-        return Examples(made, found.read)
+        for asked in examples:
+            shots = self._shots(asked, pool)
+            solved = (shot["text"] + self.joint + shot["solved"] for shot in shots)
+            parts = [part + self.separator for part in (self.instruction, *solved) if part]
+            asked["prefix"] = "".join(parts)
+        return Examples((e | {"text": e["prefix"] + e["text"]} for e in examples), examples.read)
 
     def _shots(self, example: Example, pool: Sequence[Example]) -> Iterator[Example]:
         """Yield the shots of an example: draw n is a function of (seed, id, n) alone."""

@@ -2,34 +2,43 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.data.tables import shown
-from flaxlm.errors import DataError
+from flaxlm.errors import ConfigError, DataError, choose
 from flaxlm.inference.requests import Reader, Request, Scores, cloze, request
 from flaxlm.metrics.measure import Measure, perplexity
 from flaxlm.tasks.by_likelihood import Gold, Prompted, preferred
 from flaxlm.tasks.records import Record
 from flaxlm.tasks.task import Answer, Example
 
+# What a choice's log-likelihood may be set against, and the metric that comes of it.
+NORMS = {
+    "characters": "acc_norm",
+    "tokens": "acc_tokens",
+    "bytes": "acc_bytes",
+    "unconditional": "acc_uncond",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class MultipleChoice(Prompted):
     """Rows with a context, several texts that may follow it, and which of them does.
 
-    Each of these is a metric: the likeliest choice (`acc`); its log-likelihood divided by the
-    choice's characters, as lm-evaluation-harness does (`acc_norm`), by its tokens (`acc_tokens`)
-    or by its bytes of UTF-8 (`acc_bytes`); and after subtracting that of the choice behind
-    another context (`acc_uncond`; Brown et al., 2020, section 2.4).
+    `acc` takes the likeliest choice. `normalize` adds metrics: `acc_norm`, `acc_tokens` and
+    `acc_bytes` divide the log-likelihood by the choice's characters (as lm-evaluation-harness
+    does), tokens or bytes of UTF-8; `acc_uncond` subtracts that of the choice behind another
+    context (Brown et al., 2020, section 2.4), which doubles the work.
 
     Attributes:
       context_column: the context.
       choices_column: a list of texts; with `choice_columns` unused.
       choice_columns: the columns of a CSV or TSV file that hold one choice each.
       gold_column: the right choice: a number from 0, a letter from A, or its text.
+      normalize: which of characters, tokens, bytes, unconditional.
       unconditional: the other context of `acc_uncond`; '' for the beginning of a text.
     """
 
@@ -37,67 +46,46 @@ class MultipleChoice(Prompted):
     choices_column: str = "choices"
     choice_columns: tuple[str, ...] = ()
     gold_column: str = "gold"
+    normalize: tuple[str, ...] = ("characters", "tokens", "bytes")
     unconditional: str = ""
 
-    norms: ClassVar[tuple[str, ...]] = ("acc", "acc_norm", "acc_tokens", "acc_bytes", "acc_uncond")
+    def __post_init__(self):
+        super().__post_init__()
+        for name in self.normalize:
+            choose("task.normalize", name, NORMS)
+        if self.unconditional and "unconditional" not in self.normalize:
+            raise ConfigError(
+                "task.unconditional is a context of its own, and task.normalize does not name "
+                "'unconditional', which asks for the choices behind it"
+            )
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """The metrics."""
+        return ("acc", *(NORMS[name] for name in self.normalize))
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
-        """Return {id, text, choices, gold, groups, solved} for each row; see `Task.examples`."""
+        """Return {id, text, choices, gold, solved} for each row; see `Task.examples`."""
         return self.prompted(data, split, self._example, self.gold_column)
 
     def _example(self, record: Record) -> Example:
-        choices = self._choices(record)
-        gold = self._gold(record, choices)
+        choices = listed_texts(record, self.choices_column, self.choice_columns, "choice_columns")
+        gold = right_choice(record, self.gold_column, choices)
         return {
             "id": record.id,
             "text": record.text(self.context_column),
             "choices": choices,
             "gold": gold,
-            "groups": (),
             "solved": "" if gold is None else choices[gold],
         }
 
-    def _choices(self, record: Record) -> list[str]:
-        if self.choice_columns:
-            return [record.text(column) for column in self.choice_columns]
-        column = self.choices_column
-        choices = record.columns.get(column)
-        if not isinstance(choices, list):
-            record.text(column)  # says so where there is no such column
-        good = isinstance(choices, list) and len(choices) > 1
-        if not good or not all(isinstance(c, str) and c.strip() for c in choices):
-            raise DataError(
-                f"{record.place}: column {column!r} holds {shown(choices)}, not a list "
-                "of two or more texts; columns of one text each go into task.choice_columns"
-            )
-        return choices
-
-    def _gold(self, record: Record, choices: list[str]) -> int | None:
-        if not record.graded:
-            return None
-        value = record.columns.get(self.gold_column)
-        if not isinstance(value, int) or isinstance(value, bool):
-            value = record.text(self.gold_column)
-            if value.isdecimal():
-                value = int(value)
-            elif len(value) == 1 and value.isascii() and value.isalpha():
-                value = ord(value.upper()) - ord("A")
-            else:
-                value = choices.index(value) if choices.count(value) == 1 else -1
-        if not 0 <= value < len(choices):
-            raise DataError(
-                f"{record.place}: column {self.gold_column!r} holds "
-                f"{shown(record.columns[self.gold_column])}, which is none of the "
-                f"{len(choices)} choices: give a number from 0, a letter from A, or a choice's text"
-            )
-        return value
-
     def requests(self, examples: Sequence[Example], reader: Reader) -> list[list[Request]]:
-        """Return each choice behind the context, then each behind the unconditional one."""
+        """Return each choice behind the context, then each behind the unconditional one, if any."""
+        others = [self.unconditional] * ("unconditional" in self.normalize)
         return [
             [
                 request(reader, context, self.joint + choice)
-                for context in (example["text"], self.unconditional)
+                for context in (example["text"], *others)
                 for choice in example["choices"]
             ]
             for example in examples
@@ -106,13 +94,17 @@ class MultipleChoice(Prompted):
     def answer(self, example: Example, scores: Scores, masked: bool) -> Answer:
         """Return the choice by each norm."""
         choices = example["choices"]
-        likely, other = np.split(scores.log_likelihood, 2)
-        tokens = scores.num_tokens[: len(choices)]
-        letters = [len(choice) for choice in choices]
-        sizes = [len(choice.encode()) for choice in choices]
-        normed = (likely, likely / letters, likely / tokens, likely / sizes, likely - other)
+        likely, behind_other = np.split(scores.log_likelihood, [len(choices)])
+        sizes = {
+            "characters": [len(choice) for choice in choices],
+            "tokens": scores.num_tokens[: len(choices)],
+            "bytes": [len(choice.encode()) for choice in choices],
+        }
+        normed = {"acc": likely}
+        for name in self.normalize:
+            normed[NORMS[name]] = likely / sizes[name] if name in sizes else likely - behind_other
         best, shares = preferred(likely)
-        picks = {name: int(np.argmax(v)) for name, v in zip(self.norms, normed, strict=True)}
+        picks = {name: int(np.argmax(values)) for name, values in normed.items()}
         return Answer(picks, float(shares[best]), shares)
 
     def values(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> dict[str, np.ndarray]:
@@ -130,6 +122,44 @@ class MultipleChoice(Prompted):
     def show_input(self, example: Example) -> Any:
         """Return context and choices."""
         return {"text": example["text"], "choices": example["choices"]}
+
+
+def listed_texts(record: Record, column: str, columns: Sequence[str], key: str) -> list[str]:
+    """Return the two or more texts of a column with a list, or of `columns`, which `key` names."""
+    if columns:
+        return [record.text(name) for name in columns]
+    texts = record.columns.get(column)
+    if not isinstance(texts, list):
+        record.text(column)  # says so where there is no such column
+    good = isinstance(texts, list) and len(texts) > 1
+    if not good or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise DataError(
+            f"{record.place}: column {column!r} holds {shown(texts)}, not a list "
+            f"of two or more texts; columns of one text each go into task.{key}"
+        )
+    return texts
+
+
+def right_choice(record: Record, column: str, choices: Sequence[str]) -> int | None:
+    """Return the place of the right choice: from a number, a letter, its text; None: not known."""
+    if not record.graded:
+        return None
+    value = record.columns.get(column)
+    if not isinstance(value, int) or isinstance(value, bool):
+        value = record.text(column)
+        if value.isdecimal():
+            value = int(value)
+        elif len(value) == 1 and value.isascii() and value.isalpha():
+            value = ord(value.upper()) - ord("A")
+        else:
+            value = choices.index(value) if choices.count(value) == 1 else -1
+    if not 0 <= value < len(choices):
+        raise DataError(
+            f"{record.place}: column {column!r} holds {shown(record.columns[column])}, which is "
+            f"none of the {len(choices)} choices: give a number from 0, a letter from A, or a "
+            "choice's text"
+        )
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,32 +185,25 @@ class LastWord(Prompted):
     word_column: str = "word"
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
-        """Return {id, text, gold, groups, solved} for each row; see `Task.examples`."""
+        """Return {id, text, gold, solved} for each row; see `Task.examples`."""
         return self.prompted(data, split, self._example)
 
     def _example(self, record: Record) -> Example:
-        text = record.text(self.context_column)
-        if self.word_column:
-            word = record.text(self.word_column)
-        else:
-            text, word = self._split(record, text.strip())
-        return {"id": record.id, "text": text, "gold": word, "groups": (), "solved": word}
-
-    def _split(self, record: Record, text: str) -> list[str]:
-        parts = text.rsplit(maxsplit=1)
+        text, named = record.text(self.context_column), self.word_column
+        parts = [text, record.text(named)] if named else text.strip().rsplit(maxsplit=1)
         if len(parts) < 2:
             raise DataError(
                 f"{record.place}: column {self.context_column!r} holds one word, so none would be "
                 "left before it; name the column of the word in task.word_column"
             )
-        return parts
+        return {"id": record.id, "text": parts[0], "gold": parts[1], "solved": parts[1]}
 
     def requests(self, examples: Sequence[Example], reader: Reader) -> list[list[Request]]:
         """Return the word behind its context."""
+        pairs = [(example["text"], self.joint + example["gold"]) for example in examples]
         if reader.traits.bidirectional:
-            tokenizer = reader.tokenizer
-            return [[cloze(tokenizer, e["text"], self.joint + e["gold"], "")] for e in examples]
-        return [[request(reader, e["text"], self.joint + e["gold"])] for e in examples]
+            return [[cloze(reader.tokenizer, context, word, "")] for context, word in pairs]
+        return [[request(reader, context, word)] for context, word in pairs]
 
     def answer(self, example: Example, scores: Scores, masked: bool) -> Answer:
         """Return whether the word is what greedy decoding writes, and its log-likelihood."""

@@ -7,9 +7,8 @@ CoNLL-U: ten columns, `#` comments, and beside the words ranges (`1-2`) and empt
 """
 
 import dataclasses
-import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from flaxlm import files
@@ -31,21 +30,13 @@ _UNSPACED = re.compile(
 
 
 class Sentence(NamedTuple):
-    """Words with their columns as a file has them.
+    """Words with their columns as a file has them."""
 
-    Attributes:
-      line: of the first word, or the number of the row.
-      columns: {name: a value for each word}.
-      lines: of each word; empty in a table.
-      glued: whether no space follows the word, where the file says so.
-      where: of the row; empty elsewhere.
-    """
-
-    line: int
-    columns: dict[str, list]
-    lines: Sequence[int] = ()
-    glued: Sequence[bool] = ()
-    where: str = ""
+    line: int  # of the first word, or the number of the row
+    columns: dict[str, list]  # {name: a value for each word}
+    lines: Sequence[int] = ()  # of each word; empty in a table
+    glued: Sequence[bool] = ()  # whether no space follows the word, where the file says so
+    where: str = ""  # of a table's row
 
 
 def read(
@@ -59,8 +50,7 @@ def read(
     """Yield a Record for each sentence of a file; `.gz` and `.zst` are unpacked.
 
     Args:
-      path: the file.
-      max_line_bytes: most bytes of a line.
+      path, max_line_bytes: the file, and most bytes of a line of it.
       word_column, tag_column: names in CoNLL-U (`form`, `lemma`, `upos`, `xpos`) and in tables,
         numbers in CoNLL (from 0, or −1 for the last). Empty: `form` and `upos`, `tokens` and
         `tags`, 0 and −1.
@@ -73,25 +63,21 @@ def read(
       records with `words`, each with the space that stands before it, so that together they are
       the text; `tags`, as many, names or ids; `lines`, those of the words, empty in a table.
       Without a tag column `untagged`, saying so, stands in place of `tags`.
-
-    Raises:
-      DataError: the file cannot be read so; it and the line are named.
     """
     choose("spaces", spaces, SPACES)
     choose("data.format", form, ("auto", COLUMNS, UNIVERSAL, *TABLES))
-    told = stem_of(path).endswith(".conll") or form == COLUMNS
+    stated = stem_of(path).endswith(".conll") or form == COLUMNS
     if form == "auto":
-        form = format_of(path)
-        form = COLUMNS if form == "tsv" else form
+        form = format_of(path).replace("tsv", COLUMNS)
     if form in TABLES:
-        sentences, usual = functools.partial(_table, form=form), ("tokens", "tags")
+        rows, usual = read_table(path, max_line_bytes, form), ("tokens", "tags")
+        sentences = (Sentence(row.line, row.columns, where=row.where) for row in rows)
     elif form == UNIVERSAL:
-        sentences, usual = _universal, ("form", "upos")
+        sentences, usual = _universal(path, max_line_bytes), ("form", "upos")
     else:
-        sentences, usual = functools.partial(_plain, narrow=told), ("0", "-1")
-    word_column, tag_column = word_column or usual[0], tag_column or usual[1]
-    for sentence in sentences(path, max_line_bytes):
-        yield _record(path, sentence, word_column, tag_column, spaces)
+        sentences, usual = _plain(path, max_line_bytes, narrow=stated), ("0", "-1")
+    for sentence in sentences:
+        yield _record(path, sentence, word_column or usual[0], tag_column or usual[1], spaces)
 
 
 def place_of(record: Record, index: int) -> str:
@@ -102,8 +88,8 @@ def place_of(record: Record, index: int) -> str:
 
 def _record(path: str, sentence: Sentence, word_column: str, tag_column: str, spaces: str):
     """Return the Record of a sentence: the two columns, checked."""
-    columns = sentence.columns
-    record = Record(path, sentence.line, {"lines": sentence.lines}, sentence.where)
+    line, columns, lines, glued, where = sentence
+    record = Record(path, line, {"lines": lines}, where)
     if word_column not in columns:
         raise DataError(f"{record.place}: {_absent(word_column, columns)}")
     words = _list(record, word_column, columns[word_column], "words")
@@ -113,11 +99,11 @@ def _record(path: str, sentence: Sentence, word_column: str, tag_column: str, sp
             raise DataError(f"{place_of(record, index)}: the word in column {word_column!r} {what}")
     if not words:
         raise DataError(f"{record.place}: column {word_column!r} holds no words; drop the row")
-    words = [word.strip() for word in words]
-    found = {"words": _spaced(words, sentence.glued, spaces), "lines": sentence.lines}
+    spaced = _spaced([word.strip() for word in words], glued, spaces)
+    sentence_columns = {"words": spaced, "lines": lines}
     if tag_column not in columns:
-        found |= {"untagged": _absent(tag_column, columns)}
-        return dataclasses.replace(record, columns=found)
+        sentence_columns["untagged"] = _absent(tag_column, columns)
+        return dataclasses.replace(record, columns=sentence_columns)
     if columns[tag_column] is columns[word_column]:
         raise DataError(
             f"{record.place}: words and tags are read from the same column, {word_column!r} and "
@@ -129,7 +115,7 @@ def _record(path: str, sentence: Sentence, word_column: str, tag_column: str, sp
             f"{record.place}: {len(words)} words in column {word_column!r} and {len(tags)} tags in "
             f"column {tag_column!r}; each word needs one"
         )
-    return dataclasses.replace(record, columns=found | {"tags": tags})
+    return dataclasses.replace(record, columns=sentence_columns | {"tags": tags})
 
 
 def _absent(column: str, columns: dict) -> str:
@@ -157,12 +143,7 @@ def _spaced(words: list[str], glued: Sequence[bool], spaces: str) -> list[str]:
     return [word if not i or not parted(i) else f" {word}" for i, word in enumerate(words)]
 
 
-def _table(path: str, most: int, form: str) -> Iterator[Sentence]:
-    for record in read_table(path, most, form):
-        yield Sentence(record.line, record.columns, where=record.where)
-
-
-def _blocks(lines: Iterator[tuple[int, str]], ends: Callable[[str], bool]):
+def _blocks(lines: Iterable[tuple[int, str]], ends: Callable[[str], bool]):
     """Yield the lines between those that end a sentence, where there are any."""
     block: list[tuple[int, str]] = []
     for number, line in lines:
@@ -199,7 +180,7 @@ def _plain(path: str, most: int, narrow: bool) -> Iterator[Sentence]:
             "line, parted by a tab or spaces; if these are words without tags, set "
             "data.format='conll', and if it is a table, set it to one of: " + ", ".join(TABLES)
         )
-    for block in _blocks(iter(lines), ends):
+    for block in _blocks(lines, ends):
         numbers, rows = [], []
         for number, line in block:
             cells = _cells(line, tabs)
@@ -208,8 +189,9 @@ def _plain(path: str, most: int, narrow: bool) -> Iterator[Sentence]:
                 rows.append(cells)
             elif not line.startswith("#") or " " not in line:
                 raise DataError(
-                    f"{path}, line {number} has {_count(len(cells))} and the first line of words "
-                    f"{width}, parted by {'tabs' if tabs else 'spaces'}: {line[:40]!r}"
+                    f"{path}, line {number} has {len(cells)} column{'s' * (len(cells) != 1)} and "
+                    f"the first line of words {width}, parted by {'tabs' if tabs else 'spaces'}: "
+                    f"{line[:40]!r}"
                 )
         if rows:
             columns = [list(column) for column in zip(*rows, strict=True)]
@@ -217,10 +199,6 @@ def _plain(path: str, most: int, narrow: bool) -> Iterator[Sentence]:
             if width > 1:
                 named |= {str(i - width): column for i, column in enumerate(columns)}
             yield Sentence(numbers[0], named, numbers)
-
-
-def _count(columns: int) -> str:
-    return f"{columns} column{'s' * (columns != 1)}"
 
 
 def _universal(path: str, most: int) -> Iterator[Sentence]:
@@ -252,9 +230,9 @@ def _universal(path: str, most: int) -> Iterator[Sentence]:
                 rows.append(cells[1:5])
                 glued.append(tight)
                 if whole and whole[0] == kind[1]:
-                    first = whole[1]
-                    inside = "".join(row[0] for row in rows[first:]) == whole[2]
-                    glued[first:] = [inside] * (len(rows) - first - 1) + [whole[3]]
+                    _, first, form, glued_behind = whole
+                    inside = "".join(row[0] for row in rows[first:]) == form
+                    glued[first:] = [inside] * (len(rows) - first - 1) + [glued_behind]
                     whole = None
         if not rows:
             raise DataError(f"{path}, line {block[0][0]}: a sentence without a word")

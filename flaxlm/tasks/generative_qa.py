@@ -12,7 +12,7 @@ from flaxlm.metrics.texts import text_measures
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.squad_json import note_id, read_questions
 from flaxlm.tasks.task import Answer, Example, values_of
-from flaxlm.tasks.text_task import References, TextTask, learnt, texts_of
+from flaxlm.tasks.text_to_text import References, TextTask, learnt, texts_of
 
 OWN = ("exact_match", "f1")
 
@@ -55,17 +55,14 @@ class GenerativeQA(TextTask):
             context = record.text(self.context_column)
             question = record.text(self.question_column)
             # One pass, so that braces in a question stay what they are.
-            before, _, rest = self.template.partition("{question}")
-            text = before.replace("{context}", context) + question
-            text += rest.replace("{context}", context)
+            before, behind = self.template.split("{question}")
+            text = question.join(part.replace("{context}", context) for part in (before, behind))
             # The questions on a context stay on one side of a split: `group`.
-            found = {"id": name, "text": text}
-            right = self._answers(record) if record.graded else None
-            return found | {"group": context} | learnt(right)
+            asked = {"id": name, "text": text, "group": context}
+            return asked | learnt(self._answers(record) if record.graded else None)
 
         rows = functools.partial(read_questions, form=data.format)
-        found = read_split(data, split, example, self.answers_column, rows, task=self)
-        return self.checked(found)
+        return self.checked(read_split(data, split, example, self.answers_column, rows, task=self))
 
     def _answers(self, record: Record) -> list[str]:
         """Return the right answers, each once."""
@@ -92,13 +89,11 @@ class GenerativeQA(TextTask):
 
         Where some questions have no answer, also of either kind, as `span_measures` does.
         """
-        texts, others = values_of(answers), [n for n in self.scored_by if n not in OWN]
-        spans, own = (
-            (self._spans(texts), self._spans(golds)),
-            [n for n in OWN if n in self.scored_by],
-        )
+        texts = values_of(answers)
+        own = [name for name in OWN if name in self.scored_by]
+        others = [name for name in self.scored_by if name not in OWN]
         return [
-            *span_measures(*spans, style=self._style, names=own),
+            *span_measures(self._spans(texts), self._spans(golds), style=self._style, names=own),
             *text_measures(texts, golds, others, self.language),
         ]
 

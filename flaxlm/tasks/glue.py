@@ -6,7 +6,7 @@ Tables with the columns of the Hugging Face hub's `glue` are read as well.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from flaxlm import files
@@ -15,7 +15,7 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.tasks.labels import find_label, label_ids
 from flaxlm.tasks.records import Record, read_split, read_table
 from flaxlm.tasks.regression import NumberTask
-from flaxlm.tasks.task import Answer, Example, Examples, LabelTask, Task
+from flaxlm.tasks.task import Answers, Example, Examples, Labels, LabelTask, Task
 
 NLI = ("entailment", "neutral", "contradiction")
 TWO_WAY = ("entailment", "not_entailment")
@@ -30,7 +30,7 @@ class Glue(Task):
         text, and say how many; without it the first of them is refused. (QQP has some.)
       folder: of the task on the site.
       part: what the names of its held-out files end in.
-      submission: the site's name of a file of answers.
+      submission: the site's name of a file of answers, that of the folder without it.
       texts: for each text of an example, the columns that it may stand in.
       gold: the columns that the right answer may stand in.
       index: the columns that an example's number may stand in.
@@ -40,14 +40,17 @@ class Glue(Task):
 
     skip_bad_rows: bool = False
 
-    folder: ClassVar[str]
+    folder: ClassVar[str] = ""
     part: ClassVar[str] = ""
-    submission: ClassVar[str]
+    submission: ClassVar[str] = ""
     texts: ClassVar[tuple[tuple[str, ...], ...]] = (("sentence1",), ("sentence2",))
     gold: ClassVar[tuple[str, ...]] = ("label",)
     index: ClassVar[tuple[str, ...]] = ("index", "idx")
     header: ClassVar[tuple[str, ...]] = ()
     reported: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    def __init_subclass__(cls):
+        cls.submission = vars(cls).get("submission", f"{cls.folder}.tsv")
 
     def read(self, data: DataConfig, split: str, answer: Callable[[Record], Example]) -> Examples:
         """Return {id, index?, text, text_pair?} and what `answer` reads of each row of a split."""
@@ -61,21 +64,21 @@ class Glue(Task):
             return {"id": record.id} | number | texts | answer(record)
 
         rows = functools.partial(self._rows, form=data.format, skipped=skipped)
-        found = read_split(data, split, example, self.gold, rows, task=self)
+        examples = read_split(data, split, example, self.gold, rows, task=self)
         if skipped:
             warnings.warn(
                 f"task.skip_bad_rows left {len(skipped)} rows of the {split} split out; the "
                 f"first: {skipped[0]}",
                 stacklevel=1,
             )
-        return Examples(found, found.read + len(skipped or ()))
+        return Examples(examples, examples.read + len(skipped or ()))
 
     def _rows(self, path: str, most: int, form: str, skipped: list[str] | None) -> Iterator[Record]:
         """Yield the rows of a file, of which columns that nobody reads are dropped (MNLI's parses).
 
         One whose answer is not known has no such column.
         """
-        header = self.header if self.header and not _headed(path, form, self.texts[0]) else ()
+        header = () if _headed(path, form, self.texts[0]) else self.header
         wanted = {"id", *(name for names in (*self.texts, self.gold, self.index) for name in names)}
         for record in read_table(path, most, form, header, skipped):
             columns = {name: v for name, v in record.columns.items() if name in wanted}
@@ -95,9 +98,7 @@ class Glue(Task):
         """Return an answer in the words of the site."""
         return str(self.show(value, labels))
 
-    def files(
-        self, answers: Sequence[Answer], examples: Sequence[Example], labels: Sequence[str] = ()
-    ) -> dict[str, str]:
+    def files(self, answers: Answers, examples: Examples, labels: Labels = ()) -> dict[str, str]:
         """Return the file that the site scores: `index` and `prediction` of each example."""
         lines = ["index\tprediction"]
         for number, (answer, example) in enumerate(zip(answers, examples, strict=True)):
@@ -131,6 +132,11 @@ class GlueLabels(Glue, LabelTask):
 
     names: ClassVar[tuple[str, ...]] = ("0", "1")
 
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        best = {"metric": cls.reported[0], "mode": "max"}
+        cls.defaults = {"objective": {"labels": cls.names}, "eval": best}
+
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, index?, text, text_pair?, label} of a split; see `Task.examples`."""
         ids, meant = label_ids(labels), {v: k for k, v in self.published.items()}
@@ -149,114 +155,11 @@ class GlueLabels(Glue, LabelTask):
         return self.read(data, split, answer)
 
 
-def _labelled(names: tuple[str, ...], metric: str) -> Mapping[str, Mapping[str, Any]]:
-    """Return a task's defaults."""
-    return {"objective": {"labels": names}, "eval": {"metric": metric, "mode": "max"}}
-
-
-class Cola(GlueLabels):
-    """Whether a sentence is grammatical (Warstadt et al., 2019)."""
-
-    folder = "CoLA"
-    submission = "CoLA.tsv"
-    texts = (("sentence",),)
-    header = ("source", "label", "mark", "sentence")
-    reported = ("matthews",)
-    published: ClassVar[Mapping] = {"0": "unacceptable", "1": "acceptable"}
-    defaults: ClassVar[Mapping] = _labelled(("0", "1"), "matthews")
-
-
-class Sst2(GlueLabels):
-    """Whether a film is praised (Socher et al., 2013)."""
-
-    folder = "SST-2"
-    submission = "SST-2.tsv"
-    texts = (("sentence",),)
-    published: ClassVar[Mapping] = {"0": "negative", "1": "positive"}
-    defaults: ClassVar[Mapping] = _labelled(("0", "1"), "accuracy")
-
-
-class Mrpc(GlueLabels):
-    """Whether two sentences of the news mean the same (Dolan & Brockett, 2005)."""
-
-    folder = "MRPC"
-    submission = "MRPC.tsv"
-    texts = (("#1 String", "sentence1"), ("#2 String", "sentence2"))
-    gold = ("Quality", "label")
-    reported = ("f1", "accuracy")
-    published: ClassVar[Mapping] = {"0": "not_equivalent", "1": "equivalent"}
-    defaults: ClassVar[Mapping] = _labelled(("0", "1"), "f1")
-
-
-class Qqp(GlueLabels):
-    """Whether two questions of Quora ask the same."""
-
-    folder = "QQP"
-    submission = "QQP.tsv"
-    texts = (("question1",), ("question2",))
-    gold = ("is_duplicate", "label")
-    index = ("id", "index", "idx")
-    reported = ("f1", "accuracy")
-    published: ClassVar[Mapping] = {"0": "not_duplicate", "1": "duplicate"}
-    defaults: ClassVar[Mapping] = _labelled(("0", "1"), "f1")
-
-
-class Mnli(GlueLabels):
-    """Whether one sentence follows from another, of the genres of the training set.
-
-    Williams et al. (2018).
-    """
-
-    folder = "MNLI"
-    part = "_matched"
-    submission = "MNLI-m.tsv"
-    texts = (("sentence1", "premise"), ("sentence2", "hypothesis"))
-    gold = ("gold_label", "label")
-    names = NLI
-    defaults: ClassVar[Mapping] = _labelled(NLI, "accuracy")
-
-
-class MnliMismatched(Mnli):
-    """The same, of other genres."""
-
-    part = "_mismatched"
-    submission = "MNLI-mm.tsv"
-
-
-class Qnli(GlueLabels):
-    """Whether a sentence answers a question, from SQuAD (Rajpurkar et al., 2016)."""
-
-    folder = "QNLI"
-    submission = "QNLI.tsv"
-    texts = (("question",), ("sentence",))
-    names = TWO_WAY
-    defaults: ClassVar[Mapping] = _labelled(TWO_WAY, "accuracy")
-
-
-class Rte(GlueLabels):
-    """Whether one sentence follows from another (Dagan et al., 2006, and those after it)."""
-
-    folder = "RTE"
-    submission = "RTE.tsv"
-    names = TWO_WAY
-    defaults: ClassVar[Mapping] = _labelled(TWO_WAY, "accuracy")
-
-
-class Wnli(GlueLabels):
-    """Whether a pronoun stands for a word, put as entailment (Levesque et al., 2012)."""
-
-    folder = "WNLI"
-    submission = "WNLI.tsv"
-    published: ClassVar[Mapping] = {"0": "not_entailment", "1": "entailment"}
-    defaults: ClassVar[Mapping] = _labelled(("0", "1"), "accuracy")
-
-
 @dataclasses.dataclass(frozen=True)
 class Stsb(Glue, NumberTask):
     """How alike two sentences are, from 0 to 5 (Cer et al., 2017)."""
 
     folder: ClassVar[str] = "STS-B"
-    submission: ClassVar[str] = "STS-B.tsv"
     gold: ClassVar[tuple[str, ...]] = ("score", "label")
     reported: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
 
@@ -277,15 +180,75 @@ class Stsb(Glue, NumberTask):
         return f"{min(max(value, self.low), self.high):.3f}"
 
 
+def _labelled(folder: str, what: str, **facts) -> type[GlueLabels]:
+    """Return the task of a folder of the site, with the class attributes that make it differ."""
+    return type(folder, (GlueLabels,), {"__doc__": what, "folder": folder} | facts)
+
+
+ONE = (("sentence",),)
+MNLI = {
+    "texts": (("sentence1", "premise"), ("sentence2", "hypothesis")),
+    "gold": ("gold_label", "label"),
+    "names": NLI,
+}
 GLUE: dict[str, type[Glue]] = {
-    "cola": Cola,
-    "sst2": Sst2,
-    "mrpc": Mrpc,
+    "cola": _labelled(
+        "CoLA",
+        "Whether a sentence is grammatical (Warstadt et al., 2019).",
+        texts=ONE,
+        header=("source", "label", "mark", "sentence"),
+        reported=("matthews",),
+        published={"0": "unacceptable", "1": "acceptable"},
+    ),
+    "sst2": _labelled(
+        "SST-2",
+        "Whether a film is praised (Socher et al., 2013).",
+        texts=ONE,
+        published={"0": "negative", "1": "positive"},
+    ),
+    "mrpc": _labelled(
+        "MRPC",
+        "Whether two sentences of the news mean the same (Dolan & Brockett, 2005).",
+        texts=(("#1 String", "sentence1"), ("#2 String", "sentence2")),
+        gold=("Quality", "label"),
+        reported=("f1", "accuracy"),
+        published={"0": "not_equivalent", "1": "equivalent"},
+    ),
     "stsb": Stsb,
-    "qqp": Qqp,
-    "mnli": Mnli,
-    "mnli_mm": MnliMismatched,
-    "qnli": Qnli,
-    "rte": Rte,
-    "wnli": Wnli,
+    "qqp": _labelled(
+        "QQP",
+        "Whether two questions of Quora ask the same.",
+        texts=(("question1",), ("question2",)),
+        gold=("is_duplicate", "label"),
+        index=("id", "index", "idx"),
+        reported=("f1", "accuracy"),
+        published={"0": "not_duplicate", "1": "duplicate"},
+    ),
+    "mnli": _labelled(
+        "MNLI",
+        "Whether one sentence follows from another, of the genres that are trained on.\n\n"
+        "Williams et al. (2018).",
+        part="_matched",
+        submission="MNLI-m.tsv",
+        **MNLI,
+    ),
+    "mnli_mm": _labelled(
+        "MNLI", "The same, of other genres.", part="_mismatched", submission="MNLI-mm.tsv", **MNLI
+    ),
+    "qnli": _labelled(
+        "QNLI",
+        "Whether a sentence answers a question, from SQuAD (Rajpurkar et al., 2016).",
+        texts=(("question",), ("sentence",)),
+        names=TWO_WAY,
+    ),
+    "rte": _labelled(
+        "RTE",
+        "Whether one sentence follows from another (Dagan et al., 2006, and those after it).",
+        names=TWO_WAY,
+    ),
+    "wnli": _labelled(
+        "WNLI",
+        "Whether a pronoun stands for a word, put as entailment (Levesque et al., 2012).",
+        published={"0": "not_entailment", "1": "entailment"},
+    ),
 }

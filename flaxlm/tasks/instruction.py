@@ -9,7 +9,7 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError, nearest
 from flaxlm.tasks.records import Record, read_split, read_table
 from flaxlm.tasks.task import Example, TableTask
-from flaxlm.tasks.text_task import TextTask, learnt, texts_of
+from flaxlm.tasks.text_to_text import TextTask, learnt, texts_of
 
 # What a long prompt ends with matters more than what it begins with.
 DEFAULTS = {"objective": {"keep": "end"}}
@@ -50,29 +50,24 @@ class Instruction(TableTask, TextTask):
                 self._optional(record, self.input_column),
             ]
             text = self.separator.join(filter(None, parts))
-            right = texts_of(record, self.response_column) if record.graded else None
-            return {"id": record.id, "text": text} | learnt(right)
+            right = learnt(texts_of(record, self.response_column))
+            return {"id": record.id, "text": text} | right
 
-        found = read_split(data, split, example, self.response_column, task=self)
-        self._check_named(seen)
-        return self.checked(found)
+        examples = read_split(data, split, example, self.response_column, task=self)
+        for key in ("input_column", "system_column"):  # may be absent, unless they were named
+            name = getattr(self, key)
+            if name and name != getattr(Instruction, key) and name not in seen:
+                raise DataError(
+                    f"task.{key}={name!r}: no row has this column{nearest(name, seen)}; "
+                    f"columns: {', '.join(sorted(seen))}"
+                )
+        return self.checked(examples)
 
     @staticmethod
     def _optional(record: Record, column: str) -> str:
         """Return the text of a column, '' where the row has none."""
         blank = record.columns.get(column) is None or not str(record.columns[column]).strip()
         return "" if blank else record.text(column)
-
-    def _check_named(self, seen: set[str]) -> None:
-        """Refuse an optional column that was named and stands in no row."""
-        for field in dataclasses.fields(self):
-            name = getattr(self, field.name)
-            optional = field.name in ("input_column", "system_column") and name != field.default
-            if optional and name and name not in seen:
-                raise DataError(
-                    f"task.{field.name}={name!r}: no row has this column{nearest(name, seen)}; "
-                    f"columns: {', '.join(sorted(seen))}"
-                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,44 +112,39 @@ class Chat(TextTask):
                     f"{record.place}: the conversation ends with {columns['last']!r}, so there is "
                     "no answer of the assistant to learn; cut it behind one, or drop it"
                 )
-            found = {"text": columns["prompt"], "group": columns["group"]}
-            found |= {"target": columns["answer"] if record.graded else None}
-            return {"id": record.id + columns["which"]} | found
+            target = {"target": columns["answer"] if record.graded else None}
+            return {"id": record.id + columns["which"], **columns["asked"]} | target
 
         rows = functools.partial(self._read, form=data.format)
         return self.checked(read_split(data, split, example, "answer", rows, task=self))
 
     def _read(self, path: str, most: int, form: str) -> Iterator[Record]:
-        """Yield a Record {which, prompt, answer?, last, group} for each answer to learn."""
+        """Yield a Record {which, asked, answer?, last} for each answer to learn."""
         for record in read_table(path, most, form):
             turns = self._messages(record)
+            last = turns[-1][0]
             answers = [n for n, (role, _) in enumerate(turns) if role == "assistant"]
-            if turns[-1][0] != "assistant":
-                wanted = [len(turns)]
-            else:
-                wanted = answers if self.every_turn else answers[-1:]
+            wanted = answers if self.every_turn else answers[-1:]
+            wanted = wanted if last == "assistant" else [len(turns)]
+            # The answers of a conversation stay on one side of a split: `group`.
             group = self._prompt(turns[: wanted[0]])
             for place in wanted:
-                columns = {
-                    "which": f"#{place + 1}" if len(wanted) > 1 else "",
-                    "prompt": self._prompt(turns[:place]),
-                    "group": group,  # the answers of a conversation stay on one side of a split
-                    "last": turns[-1][0],
-                }
-                if place < len(turns):
-                    columns["answer"] = turns[place][1]
+                which = f"#{place + 1}" if len(wanted) > 1 else ""
+                asked = {"text": self._prompt(turns[:place]), "group": group}
+                answer = {"answer": turns[place][1]} if place < len(turns) else {}
+                columns = {"which": which, "asked": asked, "last": last} | answer
                 yield dataclasses.replace(record, columns=columns)
 
     def _prompt(self, turns: Sequence[tuple[str, str]]) -> str:
         """Return what the model reads before it answers some messages."""
-        said = [getattr(self, role) + content + self.end for role, content in turns]
-        return "".join(said) + self.assistant
+        marked = (getattr(self, role) + content + self.end for role, content in turns)
+        return "".join(marked) + self.assistant
 
     def _messages(self, record: Record) -> list[tuple[str, str]]:
         """Return (role, content) of each message; DataError names the line and the message."""
-        messages = record.columns.get(self.messages_column)
         if self.messages_column not in record.columns:
             record.text(self.messages_column)  # names the columns that are there
+        messages = record.columns[self.messages_column]
         if not isinstance(messages, list) or not messages:
             raise DataError(
                 f"{record.place}: column {self.messages_column!r} must be a list of "

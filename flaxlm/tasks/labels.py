@@ -72,13 +72,8 @@ MOST_LABELS = 100  # that an error message lists
 def labels_from_data(stated: str | Sequence[str], counts: Mapping[str, int], source: str) -> tuple:
     """Return the labels of a config that leaves them to the data, and print how often each stands.
 
-    Args:
-      stated: `objective.labels`: empty, 'auto', or the labels, which are returned.
-      counts: how often each label stands in the train split, for 'auto', or else in all rows.
-      source: names the data in a message.
-
-    Raises:
-      ConfigError: none are stated, so they are listed; or a column of texts was read as labels.
+    `counts` are of the train split where 'auto' is `stated`, else of all rows, and ConfigError
+    lists them. It is raised as well where a column of texts was read as labels.
     """
     names = tuple(counts)
     few = ", ".join(f"{name!r} ({counts[name]:,})" for name in names[:20])

@@ -41,11 +41,11 @@ class Perplexity(Ranked):
         """Return {id, text, groups} for each document of a split."""
         if data.split == "whole":
             split = "train"  # which stands for them all
-        read = list(split_documents(data))
-        found = [{"id": d.id, "text": d.text, "groups": ()} for of, d in read if of == split]
-        if not found:
+        documents = list(split_documents(data))
+        examples = [{"id": d.id, "text": d.text} for part, d in documents if part == split]
+        if not examples:
             raise DataError(f"the {split} split of {', '.join(data.paths)} holds no text")
-        return Examples(found, len(read))
+        return Examples(examples, len(documents))
 
     def requests(self, examples: Sequence[Example], reader: Reader) -> list[list[Request]]:
         """Return the windows of each document, which begins with BOS."""
@@ -73,8 +73,8 @@ class Perplexity(Ranked):
 
     def metrics(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> dict[str, float]:
         """Return the perplexity of a token and of a word, bits a byte, and the number of tokens."""
-        tokens = self.values(answers, golds)["tokens"]
-        return super().metrics(answers, golds) | {"tokens": float(tokens.sum())}
+        tokens = sum(answer.value["tokens"] for answer in answers)
+        return super().metrics(answers, golds) | {"tokens": float(tokens)}
 
     def measures(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> list[Measure]:
         """Return all of `metrics` but the count; documents are drawn."""

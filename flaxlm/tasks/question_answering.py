@@ -11,36 +11,23 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError, check_range, choose
-from flaxlm.metrics.answers import (
-    STYLES,
-    best_threshold,
-    has_answer,
-    span_measures,
-    span_values,
-)
+from flaxlm.metrics.answers import STYLES, best_threshold, has_answer, span_measures, span_values
 from flaxlm.metrics.measure import Measure
 from flaxlm.tasks.answer_spans import best_spans, distinct, locate, shares
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.squad_json import answers_of, note_id, read_questions
-from flaxlm.tasks.task import Answer, Example, Examples, Task, check_count
+from flaxlm.tasks.task import Answer, Answers, Example, Examples, Labels, Task, check_count
 
 Golds = Sequence[tuple[str, ...]]
 
 
 class Found(NamedTuple):
-    """What a model found in a context.
+    """What a model found in a context."""
 
-    Attributes:
-      text: its answer; '' says that there is none.
-      candidate: the best answer that stands in the context; '' where nothing can be pointed at.
-      null_odds: by how much "no answer" scores above it, in logits.
-      best: the best answers with their probabilities; with that of no answer, where there may be
-        none, they sum to 1.
-    """
-
-    text: str
-    candidate: str
-    null_odds: float = 0.0
+    text: str  # its answer; '' says that there is none
+    candidate: str  # the best that stands in the context; '' where nothing can be pointed at
+    null_odds: float = 0.0  # by how much "no answer" scores above it, in logits
+    # The best answers with their probabilities; with that of no answer, if any, they sum to 1.
     best: tuple[tuple[str, float], ...] = ()
 
 
@@ -61,8 +48,8 @@ class QuestionAnswering(Task):
       max_answer_tokens: most tokens of an answer.
       style: how answers are compared, `squad` or `cmrc`.
       skip_unusable: leave questions out of training that are empty, or of which no answer stands
-        in the context; a warning counts them. In evaluation they are answered and scored. Without
-        it an empty question is an error, and in training one without its answer.
+        in the context, and count them; without it they are errors. In evaluation they are answered
+        and scored, but without it an empty one is an error there too.
     """
 
     question_column: str = "question"
@@ -104,24 +91,25 @@ class QuestionAnswering(Task):
                 question = record.text(self.question_column)
             context = record.text(self.context_column)
             # The questions on a context stay on one side of a split: `group`.
-            found = {"id": name, "text": question, "text_pair": context, "group": context}
+            asked = {"id": name, "text": question, "text_pair": context, "group": context}
             if not record.graded:
-                return found | {"answers": None, "span": None}
+                return asked | {"answers": None, "span": None}
             answers = answers_of(record, self.answers_column)
-            stand = [locate(context, text, start) for text, start in answers]
-            moved[name] = sum(place.moved for place in stand if place)
-            spans = [(place.begin, place.end) for place in stand if place]
+            located = [locate(context, text, start) for text, start in answers]
+            moved[name] = sum(place.moved for place in located if place)
+            spans = [(place.begin, place.end) for place in located if place]
             span = spans[0] if spans else None if answers else ()
-            return found | {"answers": tuple(text for text, _ in answers), "span": span}
+            return asked | {"answers": tuple(text for text, _ in answers), "span": span}
 
         rows = functools.partial(read_questions, form=data.format)
-        found = read_split(data, split, example, self.answers_column, rows, task=self)
+        questions = read_split(data, split, example, self.answers_column, rows, task=self)
         # Right answers that are kept back may be absent, or lists without any.
-        hidden = split == "test" and not any(e["answers"] for e in found)
-        if hidden and (not self.unanswerable or found[0]["answers"] is None):
-            return Examples((e | {"answers": None, "span": None} for e in found), found.read)
-        self._check(found, split, places)
-        used, notes = _usable(found, split)
+        hidden = split == "test" and not any(e["answers"] for e in questions)
+        if hidden and (not self.unanswerable or questions[0]["answers"] is None):
+            unknown = {"answers": None, "span": None}
+            return Examples((e | unknown for e in questions), questions.read)
+        self._check(questions, split, places)
+        used, notes = _usable(questions, split)
         if count := sum(moved[e["id"]] for e in used):
             total = sum(len(e["answers"]) for e in used)
             notes.append(
@@ -130,7 +118,7 @@ class QuestionAnswering(Task):
             )
         if notes:
             warnings.warn(f"{split} split: {'; '.join(notes)}", stacklevel=2)
-        return Examples(used, found.read)
+        return Examples(used, questions.read)
 
     def _id(self, record: Record) -> str:
         name = self.id_column or "id"
@@ -139,21 +127,21 @@ class QuestionAnswering(Task):
         value = record.columns.get(name)
         return str(value) if type(value) is int else record.text(name)
 
-    def _check(self, found: list[Example], split: str, places: Mapping[str, str]) -> None:
+    def _check(self, questions: list[Example], split: str, places: Mapping[str, str]) -> None:
         """Refuse questions without an answer, or whose answer cannot be learnt."""
-        without = [e for e in found if not e["answers"]]
+        without = [e for e in questions if not e["answers"]]
         if without and not self.unanswerable:
             raise DataError(
                 f"{places[without[0]['id']]} has no answer, like {len(without):,} of "
-                f"{len(found):,} questions; if questions may have none, set task.unanswerable=True "
-                "(as task squad2 does)"
+                f"{len(questions):,} questions; if questions may have none, set "
+                "task.unanswerable=True (as task squad2 does)"
             )
-        lost = [e for e in found if e["span"] is None]
+        lost = [e for e in questions if e["span"] is None]
         if lost and split == "train" and not self.skip_unusable:
             raise DataError(
                 f"{places[lost[0]['id']]}: the answer {lost[0]['answers'][0]!r} is nowhere in its "
                 f"context; mend it, or leave such questions out of training ({len(lost):,} of "
-                f"{len(found):,}) with task.skip_unusable=True"
+                f"{len(questions):,}) with task.skip_unusable=True"
             )
 
     def golds(self, examples: Sequence[Example]) -> list[tuple[str, ...] | None]:
@@ -177,11 +165,9 @@ class QuestionAnswering(Task):
         spans: dict[int, list] = {}
         none: dict[int, float] = {}
         windows = best_spans(outputs, self.max_answer_tokens, self.n_best)
-        facts = zip(
-            outputs["owner"].tolist(), outputs["none_scores"].tolist(), windows, strict=True
-        )
-        for owner, score, found in facts:
-            spans.setdefault(owner, []).extend(found)
+        owners, scores = outputs["owner"].tolist(), outputs["none_scores"].tolist()
+        for owner, score, best in zip(owners, scores, windows, strict=True):
+            spans.setdefault(owner, []).extend(best)
             none[owner] = min(score, none.get(owner, score))
         check_count(spans, examples)
         return [
@@ -194,9 +180,8 @@ class QuestionAnswering(Task):
         scores = [score for _, score in best] + [none] * (self.unanswerable or not best)
         chances = shares(scores)
         candidate, top = best[0] if best else ("", none)
-        text = candidate
-        if self.unanswerable and none - top > self.null_threshold:
-            text = ""
+        withheld = self.unanswerable and none - top > self.null_threshold
+        text = "" if withheld else candidate
         texts = tuple((text, chance) for (text, _), chance in zip(best, chances, strict=False))
         score = chances[0] if text else chances[-1]
         return Answer(Found(text, candidate, none - top, texts), score)
@@ -225,26 +210,21 @@ class QuestionAnswering(Task):
         """Return 1 − F1."""
         return 1.0 - float(span_values([answer.value.text], [gold], style=self.style)["f1"][0])
 
-    def files(
-        self, answers: Sequence[Answer], examples: Sequence[Example], labels: Sequence[str] = ()
-    ) -> dict[str, str]:
+    def files(self, answers: Answers, examples: Examples, labels: Labels = ()) -> dict[str, str]:
         """Return what SQuAD's own evaluation reads, {id: answer} and {id: null odds}, and the rest.
 
         `n_best.json` holds the best answers with their probabilities.
         """
-        found = {e["id"]: a.value for e, a in zip(examples, answers, strict=True)}
-        best = {
-            name: [{"text": text, "probability": round(share, 6)} for text, share in value.best]
-            for name, value in found.items()
-        }
-        contents = {"submission.json": {name: value.text for name, value in found.items()}}
-        contents["n_best.json"] = best
-        if self.unanswerable:
-            odds = {name: round(value.null_odds, 6) for name, value in found.items()}
-            contents["null_odds.json"] = odds
+        contents: dict[str, dict] = {"submission.json": {}, "n_best.json": {}}
+        contents |= {"null_odds.json": {}} if self.unanswerable else {}
+        for example, (value, *_) in zip(examples, answers, strict=True):
+            best = [{"text": text, "probability": round(share, 6)} for text, share in value.best]
+            row = value.text, best, round(value.null_odds, 6)
+            for file, entry in zip(contents.values(), row, strict=False):
+                file[example["id"]] = entry
         return {
-            name: json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-            for name, value in contents.items()
+            name: json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
+            for name, entries in contents.items()
         }
 
     def show(self, value: Found | tuple[str, ...], labels: Sequence[str] = ()) -> str | list[str]:
@@ -260,26 +240,22 @@ def _is_blank(value: Any) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-def _usable(found: list[Example], split: str) -> tuple[list[Example], list[str]]:
+def _usable(questions: list[Example], split: str) -> tuple[list[Example], list[str]]:
     """Return the questions that are used in a split, and what is to be said of the others."""
-    kinds = {
-        "are empty": [e["id"] for e in found if _is_blank(e["text"])],
-        "have no answer that stands in their context": [
-            e["id"] for e in found if e["span"] is None
-        ],
-    }
-    fate = "they are left out" if split == "train" else "they are answered and scored all the same"
+    empty = [e["id"] for e in questions if _is_blank(e["text"])]
+    lost = [e["id"] for e in questions if e["span"] is None]
+    kinds = {"are empty": empty, "have no answer that stands in their context": lost}
+    training = split == "train"
+    fate = "they are left out" if training else "they are answered and scored all the same"
     notes = [
-        f"{len(ids):,} of {len(found):,} questions {what}: {fate}"
+        f"{len(ids):,} of {len(questions):,} questions {what}: {fate}"
         for what, ids in kinds.items()
         if ids
     ]
-    if split == "train":
-        bad = {name for ids in kinds.values() for name in ids}
-        found = [e for e in found if e["id"] not in bad]
-        if not found:
-            raise DataError(f"the train split is empty: {'; '.join(notes)}")
-    return found, notes
+    used = [e for e in questions if not training or e["id"] not in {*empty, *lost}]
+    if not used:
+        raise DataError(f"the train split is empty: {'; '.join(notes)}")
+    return used, notes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from flaxlm.tasks.task import SPLITS, Example, Examples, Task
 
 # Yields the rows of a file, given its path and the most bytes of a line.
 Reader = Callable[[str, int], Iterator["Record"]]
+ExampleOf = Callable[["Record"], Example]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +42,6 @@ class Record(tables.Row):
     def id(self) -> str:
         """File, and line or row: the same on every machine that has the file."""
         return f"{self.name or self.file}:{self.line}"
-
-    def texts(self, column: str, pair_column: str = "") -> Example:
-        """Return {id, text, text_pair?} of a text, and of a second one where a column is named."""
-        example = {"id": self.id, "text": self.text(column)}
-        return example | ({"text_pair": self.text(pair_column)} if pair_column else {})
 
     def text(self, column: str) -> str:
         """Return a column's text; DataError where it is absent, no text, or blank."""
@@ -91,8 +87,8 @@ class Record(tables.Row):
         """
         if not self.graded:
             return None
-        found = {self._id(name, column, ids) for name in self.label_names(column, separator)}
-        return tuple(index in found for index in ids.values())
+        present = {self._id(name, column, ids) for name in self.label_names(column, separator)}
+        return tuple(index in present for index in ids.values())
 
     def label_names(self, column: str, separator: str) -> list[str]:
         """Return the labels in a column: a list, or a text with `separator` between them.
@@ -140,7 +136,7 @@ class Record(tables.Row):
 def read_split(
     data: DataConfig,
     split: str,
-    example: Callable[[Record], Example],
+    example: ExampleOf,
     gold: str | tuple[str, ...] = "",
     read: Reader | None = None,
     task: Task | None = None,
@@ -167,32 +163,37 @@ def read_split(
     golds = {gold} if isinstance(gold, str) else {*gold}
     if split == "test" and any(golds) and not any(golds & row.columns.keys() for row in rows):
         rows = [dataclasses.replace(row, graded=False) for row in rows]
-    found = []
+    examples = []
     for row in rows:
-        found.append(example(row) | row.identity)
-        for key, value in found[-1].items():
+        examples.append(example(row) | row.identity)
+        for key, value in examples[-1].items():
             tables.refuse_surrogates(value, f"{row.place}: {key}")
-    total = len(found)
+    total = len(examples)
     if data.split == "hash":
-        found = [e for e in found if split_by_hash(_hashed(e), data) == split]
+        examples = [e for e in examples if split_by_hash(_hashed(e), data) == split]
     elif data.split == "tail":
-        last = int(total * (1 - data.test_fraction))
-        first = int(total * (1 - data.test_fraction - data.valid_fraction))
-        first, last = _edge(found, first), _edge(found, last)
-        borders = {"train": (0, first), "valid": (first, last), "test": (last, total)}
-        found = found[slice(*borders[split])]
-    if not found:
+        shares = 1 - data.test_fraction - data.valid_fraction, 1 - data.test_fraction
+        borders = [0, *(_edge(examples, int(total * share)) for share in shares), total]
+        place = SPLITS.index(split)
+        examples = examples[borders[place] : borders[place + 1]]
+    if not examples:
         raise DataError(
             f"the {split} split is empty: {', '.join(data.paths)} has {total} rows, of which "
             f"data.split={data.split!r} sends none there; use more rows or a larger share, or "
             "train without evaluation: eval.split='', or evaluate all of them: data.split='whole'"
         )
-    return Examples(found, total)
+    return Examples(examples, total)
 
 
-def _edge(found: list[Example], at: int) -> int:
+def _hashed(example: Example) -> str:
+    pair = [example["text"], *filter(None, [example.get("text_pair")])]
+    return example.get("group", "\0".join(pair))
+
+
+def _edge(examples: list[Example], at: int) -> int:
     """Return the next border from `at` on that parts no `group`."""
-    while 0 < at < len(found) and found[at].get("group", at) == found[at - 1].get("group"):
+    groups = [example.get("group", number) for number, example in enumerate(examples)]
+    while 0 < at < len(groups) and groups[at] == groups[at - 1]:
         at += 1
     return at
 
@@ -214,26 +215,16 @@ def records(
 
 
 def count_labels(
-    data: DataConfig,
-    example: Callable[[Record], Example],
-    names: Callable[[Record], Sequence[str]],
-    read: Reader | None = None,
-    task: Task | None = None,
+    data: DataConfig, example: ExampleOf, read: Reader | None = None, task: Task | None = None
 ) -> dict[str, int]:
-    """Return how often each label that `names` finds stands in the train split, sorted by name.
+    """Return how often each of an example's `names` stands in the train split, sorted.
 
-    Numbers are sorted by size. The other arguments are those of `read_split`.
+    Numbers are sorted by size. The arguments are those of `read_split`.
     """
-    rows = read_split(data, "train", lambda r: example(r) | {"names": names(r)}, "", read, task)
+    rows = read_split(data, "train", example, "", read, task)
     counts = collections.Counter(name for row in rows for name in row["names"])
     numeric = all(isinstance(name, str) and name.isdecimal() for name in counts)
     return {name: counts[name] for name in sorted(counts, key=int if numeric else str)}
-
-
-def _hashed(example: Example) -> str:
-    if "group" in example:
-        return example["group"]
-    return "\0".join([example["text"], *filter(None, [example.get("text_pair")])])
 
 
 def read_table(
@@ -257,15 +248,15 @@ def in_directory(data: DataConfig, train: str, files: Sequence[str]) -> DataConf
       train: the part that is trained on.
       files: the names that a part's file may have, with `{}` for the part.
     """
-    if not isinstance(data.path, str) or not os.path.isdir(os.path.expanduser(data.path)):
+    root = os.path.expanduser(data.path) if isinstance(data.path, str) else ""
+    if not os.path.isdir(root):
         return data
-    root = os.path.expanduser(data.path)
 
     def place(part: str) -> str:
         """Return where a part stands; of one that does not, where it would."""
         names = [part, *(os.path.join(root, name.format(part)) for name in files)]
         return next(filter(os.path.isfile, names), names[1])
 
-    held = {key: getattr(data, key) for key in ("valid_path", "test_path")}
-    held = {key: place(part) for key, part in held.items() if part}
-    return dataclasses.replace(data, path=place(train), **held)
+    held_out = ((key, getattr(data, key)) for key in ("valid_path", "test_path"))
+    paths = {key: place(part) for key, part in held_out if part}
+    return dataclasses.replace(data, path=place(train), **paths)

@@ -1,17 +1,24 @@
-"""A number for each row of a file of one's own: a score of a text, a similarity of two."""
+"""A number for each row of a file of one's own: of a text or of two read together (`regression`).
+
+`similarity` compares the vectors of two texts that are read apart (a bi-encoder).
+"""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from flaxlm.data.sources import DataConfig
-from flaxlm.errors import ConfigError
+from flaxlm.errors import ConfigError, DataError, choose
 from flaxlm.metrics.measure import Measure
 from flaxlm.metrics.numbers import regression_measure
+from flaxlm.tasks.classification import TextRows
 from flaxlm.tasks.records import Record, read_split
-from flaxlm.tasks.task import Answer, Example, TableTask, Task, check_count, values_of
+from flaxlm.tasks.task import Answer, Example, Examples, Task, check_count, values_of
+
+PAIRS = ("scored", "given")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +52,14 @@ class NumberTask(Task):
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression(TableTask, NumberTask):
+class Regression(TextRows, NumberTask):
     """Rows of a table with a text, maybe a second one, and a number.
 
     Attributes:
-      text_column: the text.
-      pair_column: the second text; '' where there is none. Both are read together.
       score_column: the number.
       low, high: its bounds, which every row is held to; equal: none.
     """
 
-    text_column: str = "text"
-    pair_column: str = ""
     score_column: str = "score"
     low: float = 0.0
     high: float = 0.0
@@ -70,6 +73,71 @@ class Regression(TableTask, NumberTask):
 
         def example(record: Record) -> Example:
             score = record.number(self.score_column, self.low, self.high)
-            return record.texts(self.text_column, self.pair_column) | {"score": score}
+            return self.texts(record) | {"score": score}
 
         return read_split(data, split, example, self.score_column, task=self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Similarity(TextRows, NumberTask):
+    """Rows of a table with two texts and how alike they are, by the cosine of their vectors.
+
+    It is trained on pairs that belong together, and judged by the rank correlation of cosines with
+    the scores of all pairs.
+
+    Attributes:
+      text_column, pair_column: the two texts.
+      score_column: how alike they are, on any scale.
+      threshold: the score from which on two texts belong together.
+      pairs: what is trained on: `scored`, the pairs of the train split with such a score; `given`,
+        all of them, and their score is not read.
+    """
+
+    text_column: str = "sentence1"
+    pair_column: str = "sentence2"
+    score_column: str = "score"
+    threshold: float = 4.0
+    pairs: str = "scored"
+
+    objective: ClassVar[str] = "in_batch"
+    # Cosines and scores have units of their own: their difference means nothing.
+    scored: ClassVar[tuple[str, ...]] = ("spearman", "pearson")
+
+    def __post_init__(self):
+        choose("task.pairs", self.pairs, PAIRS)
+
+    def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
+        """Return {id, text, text_pair, score, label} for each row of a split.
+
+        `label` is 1 for two texts that belong together; in the train split there are no others.
+        """
+        training = split == "train"
+        given = training and self.pairs == "given"
+
+        def example(record: Record) -> Example:
+            pair = record.text(self.pair_column)
+            score = None if given else record.number(self.score_column)
+            label = None if score is None else int(score >= self.threshold)
+            labelled = {"score": score, "label": 1 if given else label}
+            return self.texts(record) | {"text_pair": pair} | labelled
+
+        examples = read_split(data, split, example, self.score_column, task=self)
+        if not training:
+            return examples
+        positive = Examples((e for e in examples if e["label"]), examples.read)
+        if not positive:
+            raise DataError(
+                f"none of the {len(examples)} training pairs has a score of task.threshold="
+                f"{self.threshold} or more; lower it, or set task.pairs='given'"
+            )
+        if len(positive) < len(examples):
+            warnings.warn(
+                f"{len(positive)} of {len(examples)} training pairs have a score of task.threshold="
+                f"{self.threshold} or more; the others are left out",
+                stacklevel=1,
+            )
+        return positive
+
+    def mistake(self, answer, gold: float) -> float:
+        """Return how much two texts that belong together are apart, or the cosine of others."""
+        return 1.0 - answer.value if gold >= self.threshold else max(0.0, answer.value)

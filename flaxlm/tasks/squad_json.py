@@ -35,17 +35,11 @@ def note_id(places: dict[str, str], name: str, record: Record) -> None:
 def read_questions(path: str, max_line_bytes: int, form: str = "auto") -> Iterator[Record]:
     """Yield a Record for each question of a SQuAD file, or for each row of another kind of table.
 
-    Args:
-      path: a `.json` file of either kind, or what `tables.rows` reads; `.gz` and `.zst` are
-        unpacked.
-      max_line_bytes: most bytes of a SQuAD file, which is one line, or of a line.
-      form: `data.format`.
-
-    Raises:
-      DataError: the file is not what it should be; article, paragraph and question are named.
+    A `.json` file may be of either kind; one of SQuAD's is one line of at most `max_line_bytes`.
+    DataError names article, paragraph and question.
     """
-    one = tables.stem_of(path).endswith(".json") and form in ("auto", "jsonl")
-    contents = _contents(path, max_line_bytes) if one else None
+    may_be = tables.stem_of(path).endswith(".json") and form in ("auto", "jsonl")
+    contents = _contents(path, max_line_bytes) if may_be else None
     if contents is None:
         yield from read_table(path, max_line_bytes, form)
     else:
@@ -75,20 +69,17 @@ def _contents(path: str, most: int) -> dict | None:
 def _questions(path: str, contents: dict) -> Iterator[Record]:
     line = 0
     for a, article in enumerate(contents["data"], 1):
-        where = f"article {a}"
-        title = article.get("title") if isinstance(article, dict) else None
-        for p, paragraph in enumerate(_list(article, "paragraphs", path, where), 1):
-            there = f"{where}, paragraph {p}"
-            for q, question in enumerate(_list(paragraph, "qas", path, there), 1):
+        for p, paragraph in enumerate(_list(article, "paragraphs", path, f"article {a}"), 1):
+            where = f"article {a}, paragraph {p}"
+            for q, question in enumerate(_list(paragraph, "qas", path, where), 1):
                 line += 1
-                columns = {"title": title} if title is not None else {}
-                if "context" in paragraph:
-                    columns["context"] = paragraph["context"]
                 if not isinstance(question, dict):
-                    raise DataError(f"{path}, {there}, question {q} is not an object")
+                    raise DataError(f"{path}, {where}, question {q} is not an object")
+                columns = {"title": article["title"]} if article.get("title") is not None else {}
+                columns |= {"context": paragraph["context"]} if "context" in paragraph else {}
                 columns |= {key: question[key] for key in QUESTION if key in question}
                 named = f" ({columns['id']})" if "id" in columns else ""
-                yield Record(path, line, columns, where=f"{there}, question {q}{named}")
+                yield Record(path, line, columns, where=f"{where}, question {q}{named}")
 
 
 def _list(parent, key: str, path: str, where: str) -> list:
@@ -104,10 +95,8 @@ def answers_of(record: Record, column: str) -> list[tuple[str, int]]:
     """Return (text, the character that it begins at) of a question's answers; none: [].
 
     They are {"text": […], "answer_start": […]}, as `datasets` has them, or a list of such pairs,
-    as SQuAD has them. `plausible_answers` of a question without an answer are none.
-
-    Raises:
-      DataError: they are something else, or `is_impossible` says otherwise.
+    as SQuAD has them; DataError where they are something else, or `is_impossible` says otherwise.
+    `plausible_answers` of a question without an answer are none.
     """
     impossible = record.columns.get("is_impossible") is True
     value = record.columns.get(column, [] if impossible else None)

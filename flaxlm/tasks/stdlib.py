@@ -8,10 +8,11 @@ of an earlier split (train, valid, test) is left out of the later one.
 import ast
 import dataclasses
 import functools
+import itertools
 import pathlib
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 from flaxlm.data.sources import STDLIB, DataConfig
@@ -20,13 +21,11 @@ from flaxlm.data.stdlib import stdlib_root
 from flaxlm.errors import ConfigError, DataError, choose, nearest
 from flaxlm.tasks.labels import label_ids
 from flaxlm.tasks.task import SPLITS, Example, Examples, LabelTask
-from flaxlm.tasks.text_task import TextTask
+from flaxlm.tasks.text_to_text import TextTask
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DOCUMENTED = (ast.Module, ast.ClassDef, *FUNCTIONS)
 SENTENCE_END = re.compile(r"(?<=[.!?])\s")
-MIN_WORDS = 3
-MAX_PER_FILE = 100
 
 
 class Documented(NamedTuple):
@@ -36,11 +35,6 @@ class Documented(NamedTuple):
     line: int
     docstring: str
     code: str
-
-    @property
-    def id(self) -> str:
-        """File and line."""
-        return f"{self.file}:{self.line}"
 
 
 def documented(source: str, file: str) -> list[Documented]:
@@ -55,15 +49,12 @@ def documented(source: str, file: str) -> list[Documented]:
     except (SyntaxError, ValueError):
         return []
     lines = source.encode().split(b"\n")
-    found = []
+    entries = []
     for node in ast.walk(module):
-        if not isinstance(node, DOCUMENTED):
-            continue
-        docstring = ast.get_docstring(node)
-        if docstring:
+        if isinstance(node, DOCUMENTED) and (docstring := ast.get_docstring(node)):
             line = getattr(node, "lineno", 1)
-            found.append(Documented(file, line, docstring.strip(), _code(node, lines)))
-    return sorted(found)
+            entries.append(Documented(file, line, docstring.strip(), _code(node, lines)))
+    return sorted(entries)
 
 
 def _code(node: ast.AST, lines: list[bytes]) -> str:
@@ -78,8 +69,7 @@ def _code(node: ast.AST, lines: list[bytes]) -> str:
     after = lines[docstring.end_lineno - 1][docstring.end_col_offset :].lstrip(b" \t;")
     between = [(before + after).rstrip()] if (before + after).strip() else []
     tail = lines[docstring.end_lineno : node.end_lineno]
-    code = b"\n".join([*head, *between, *tail]).decode()
-    return textwrap.dedent(code).strip()
+    return textwrap.dedent(b"\n".join([*head, *between, *tail]).decode()).strip()
 
 
 def summary(docstring: str) -> str:
@@ -105,24 +95,24 @@ def _by_split(data: DataConfig) -> dict[str, list[Documented]]:
         raise ConfigError(
             "this task takes whole files: set data.split='hash', data.document='file'"
         )
-    found: dict[str, list[Documented]] = {split: [] for split in SPLITS}
+    splits: dict[str, list[Documented]] = {split: [] for split in SPLITS}
     root = stdlib_root()
     for split, document in split_documents(data):
         file = pathlib.Path(document.file).relative_to(root).as_posix()
-        found[split] += documented(document.text, file)
+        splits[split] += documented(document.text, file)
     seen: set[str] = set()
-    for split, entries in found.items():
-        found[split] = [entry for entry in entries if entry.docstring not in seen]
+    for split, entries in splits.items():
+        splits[split] = [entry for entry in entries if entry.docstring not in seen]
         seen.update(entry.docstring for entry in entries)
-    return found
+    return splits
 
 
-def _unique(entries: Iterable[Documented], key) -> Iterator[Documented]:
-    seen = set()
+def _unique(entries: Iterable[Documented], key: Callable) -> Iterable[Documented]:
+    """Return the first entry of each key."""
+    first: dict = {}
     for entry in entries:
-        if key(entry) not in seen:
-            seen.add(key(entry))
-            yield entry
+        first.setdefault(key(entry), entry)
+    return first.values()
 
 
 def _chosen(
@@ -131,7 +121,7 @@ def _chosen(
     """Return the examples, of each file at most `most` (0: all), evenly spaced in it."""
     files: dict[str, list[Example]] = {}
     for entry, example in candidates:
-        files.setdefault(entry.file, []).append(example)
+        files.setdefault(entry.file, []).append({"id": f"{entry.file}:{entry.line}"} | example)
     kept = []
     for examples in files.values():
         count = min(most or len(examples), len(examples))
@@ -155,8 +145,8 @@ class StdlibPackage(LabelTask):
     """
 
     reads_documents: ClassVar[bool] = True
-    min_words: int = MIN_WORDS
-    max_per_file: int = MAX_PER_FILE
+    min_words: int = 3
+    max_per_file: int = 100
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, label} for each docstring of a split; see `Task.examples`."""
@@ -164,9 +154,8 @@ class StdlibPackage(LabelTask):
         ids = label_ids(labels)
         splits = _by_split(data)
         owners: dict[str, set[str]] = {}
-        for entries in splits.values():
-            for entry in entries:
-                owners.setdefault(entry.docstring, set()).add(package(entry.file))
+        for entry in itertools.chain(*splits.values()):
+            owners.setdefault(entry.docstring, set()).add(package(entry.file))
         known = set().union(*owners.values())
         for label in labels:
             if label not in known:
@@ -175,7 +164,7 @@ class StdlibPackage(LabelTask):
                     f"standard library{nearest(label, known)}"
                 )
         candidates = [
-            (entry, {"id": entry.id, "text": entry.docstring, "label": ids[package(entry.file)]})
+            (entry, {"text": entry.docstring, "label": ids[package(entry.file)]})
             for entry in _unique(splits[split], lambda entry: entry.docstring)
             if package(entry.file) in ids
             and len(owners[entry.docstring] & ids.keys()) == 1
@@ -197,20 +186,20 @@ class StdlibSummary(TextTask):
     """
 
     reads_documents: ClassVar[bool] = True
-    min_words: int = MIN_WORDS
+    min_words: int = 3
     max_words: int = 40
-    max_per_file: int = MAX_PER_FILE
+    max_per_file: int = 100
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, target} for each function of a split; see `Task.examples`."""
         choose("split", split, SPLITS)
         splits = _by_split(data)
+        earlier = [splits[name] for name in SPLITS[: SPLITS.index(split)]]
         seen: set[str] = set()
-        for earlier in SPLITS[: SPLITS.index(split)]:
-            for entry in splits[earlier]:
-                seen |= {entry.code, summary(entry.docstring)}
+        for entry in itertools.chain(*earlier):
+            seen |= {entry.code, summary(entry.docstring)}
         candidates = [
-            (entry, {"id": entry.id, "text": entry.code, "target": target})
+            (entry, {"text": entry.code, "target": target})
             for entry in _unique(splits[split], lambda entry: (entry.code, entry.docstring))
             if entry.code
             and entry.code not in seen

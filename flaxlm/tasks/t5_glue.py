@@ -10,22 +10,23 @@ from flaxlm.errors import choose
 from flaxlm.metrics.labels import classification_measure
 from flaxlm.metrics.measure import Measure, mean_measure
 from flaxlm.metrics.numbers import regression_measure
-from flaxlm.tasks.glue import GLUE, NLI, TWO_WAY, Glue, Stsb
-from flaxlm.tasks.task import Answer, Example, Examples, Task, check_count
+from flaxlm.tasks.glue import GLUE, Glue, Stsb
+from flaxlm.tasks.task import Answer, Answers, Example, Examples, Labels, Task
+from flaxlm.tasks.text_to_text import written
 
-# How each set is asked, and the words for its labels in the order of their ids; none for numbers.
+# How each set is asked.
 PAIR = "sentence1: {text} sentence2: {text_pair}"
-WORDING: dict[str, tuple[str, tuple[str, ...]]] = {
-    "cola": ("cola sentence: {text}", ("unacceptable", "acceptable")),
-    "sst2": ("sst2 sentence: {text}", ("negative", "positive")),
-    "mrpc": (f"mrpc {PAIR}", ("not_equivalent", "equivalent")),
-    "stsb": (f"stsb {PAIR}", ()),
-    "qqp": ("qqp question1: {text} question2: {text_pair}", ("not_duplicate", "duplicate")),
-    "mnli": ("mnli hypothesis: {text_pair} premise: {text}", NLI),
-    "mnli_mm": ("mnli hypothesis: {text_pair} premise: {text}", NLI),
-    "qnli": ("qnli question: {text} sentence: {text_pair}", TWO_WAY),
-    "rte": (f"rte {PAIR}", TWO_WAY),
-    "wnli": (f"wnli {PAIR}", ("not_entailment", "entailment")),
+WORDING = {
+    "cola": "cola sentence: {text}",
+    "sst2": "sst2 sentence: {text}",
+    "mrpc": f"mrpc {PAIR}",
+    "stsb": f"stsb {PAIR}",
+    "qqp": "qqp question1: {text} question2: {text_pair}",
+    "mnli": "mnli hypothesis: {text_pair} premise: {text}",
+    "mnli_mm": "mnli hypothesis: {text_pair} premise: {text}",
+    "qnli": "qnli question: {text} sentence: {text_pair}",
+    "rte": f"rte {PAIR}",
+    "wnli": f"wnli {PAIR}",
 }
 STEP = 0.2  # numbers are learnt as the nearest multiple of it
 
@@ -39,7 +40,7 @@ class T5Glue(Task):
     `unparsed` is the share of them. An answer's value is a label's id, a number, or such a text.
 
     Attributes:
-      set: the set, a row of `flaxlm.tasks.glue.GLUE`.
+      set: a row of `flaxlm.tasks.glue.GLUE`.
       skip_bad_rows: see `flaxlm.tasks.glue.Glue`.
     """
 
@@ -55,28 +56,25 @@ class T5Glue(Task):
     @property
     def words(self) -> tuple[str, ...]:
         """The words for the labels, in the order of their ids; none where numbers are asked for."""
-        return WORDING[self.set][1]
+        return tuple(self.glue.published.values()) or self._labels
 
     @property
     def glue(self) -> Glue:
         """The task that reads the set's files."""
         return GLUE[self.set](skip_bad_rows=self.skip_bad_rows)
 
+    @property
+    def _labels(self) -> tuple[str, ...]:
+        return self.glue.defaults.get("objective", {}).get("labels", ())
+
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return the set's examples, `text` and `target` in T5's words; see `Task.examples`."""
-        question, _ = WORDING[self.set]
-        names = self.glue.defaults.get("objective", {}).get("labels", ())
-        found = self.glue.examples(data, split, names)
-        golds = self.golds(found)
-        asked = (
-            {key: value for key, value in example.items() if key != "text_pair"}
-            | {
-                "text": question.format(**{k: example.get(k) for k in ("text", "text_pair")}),
-                "target": None if gold is None else self.say(gold),
-            }
-            for example, gold in zip(found, golds, strict=True)
-        )
-        return Examples(asked, found.read)
+        examples = self.glue.examples(data, split, self._labels)
+        for example, gold in zip(examples, self.golds(examples), strict=True):
+            pair = {"text": example["text"], "text_pair": example.pop("text_pair", None)}
+            example["text"] = WORDING[self.set].format(**pair)
+            example["target"] = None if gold is None else self.say(gold)
+        return examples
 
     def say(self, gold: int | float) -> str:
         """Return the text of a label or a number."""
@@ -84,7 +82,6 @@ class T5Glue(Task):
 
     def read(self, text: str) -> int | float | str:
         """Return the label or the number that a text says, or the text itself if it says none."""
-        text = text.strip()
         if self.words:
             return self.words.index(text) if text in self.words else text
         try:
@@ -98,25 +95,20 @@ class T5Glue(Task):
 
     def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
         """Return what each of outputs['text'] [N] says; see `read`."""
-        check_count(outputs["text"], examples)
-        sure = outputs.get("log_likelihood", [math.nan] * len(examples))
-        pairs = zip(outputs["text"], sure, strict=True)
-        return [Answer(self.read(text), float(score)) for text, score in pairs]
+        return [Answer(self.read(text), score) for text, score, _ in written(outputs, examples)]
 
     def _graded(self, answers: Sequence[Answer], golds: Sequence) -> tuple[list, list[float]]:
         """Return the answers with a wrong one for each that says nothing, and where those are."""
-        unparsed = [float(isinstance(answer.value, str)) for answer in answers]
 
         def wrong(gold):
             if self.words:
                 return (gold + 1) % len(self.words)
             return Stsb.high if gold < (Stsb.low + Stsb.high) / 2 else Stsb.low
 
-        values = [
-            wrong(gold) if isinstance(answer.value, str) else answer.value
-            for answer, gold in zip(answers, golds, strict=True)
-        ]
-        return values, unparsed
+        unparsed = [isinstance(answer.value, str) for answer in answers]
+        rows = zip(answers, golds, unparsed, strict=True)
+        values = [wrong(gold) if failed else answer.value for answer, gold, failed in rows]
+        return values, list(map(float, unparsed))
 
     def measures(self, answers: Sequence[Answer], golds: Sequence) -> list[Measure]:
         """Return the measures that GLUE gives for the set, and `unparsed`."""
@@ -136,10 +128,7 @@ class T5Glue(Task):
         """Return a label's word, a number, or the text that is neither."""
         return self.words[value] if self.words and isinstance(value, int) else value
 
-    def files(
-        self, answers: Sequence[Answer], examples: Sequence[Example], labels: Sequence[str] = ()
-    ) -> dict[str, str]:
+    def files(self, answers: Answers, examples: Examples, labels: Labels = ()) -> dict[str, str]:
         """Return the file that GLUE scores; what says nothing is the first label, or 0."""
         said = [Answer(0 if isinstance(a.value, str) else a.value) for a in answers]
-        names = self.glue.defaults.get("objective", {}).get("labels", ())
-        return self.glue.files(said, examples, names)
+        return self.glue.files(said, examples, self._labels)

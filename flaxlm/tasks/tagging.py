@@ -9,13 +9,12 @@ import numpy as np
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError, choose, nearest
-from flaxlm.metrics.entities import SCHEMES, check_labels, entities, entity_measure
+from flaxlm.metrics.entities import SCHEMES, check_labels, entities, entity_measure, tag_measure
 from flaxlm.metrics.measure import Measure
-from flaxlm.metrics.tags import tag_measure
 from flaxlm.tasks import conll
 from flaxlm.tasks.labels import find_label, label_ids
 from flaxlm.tasks.records import Reader, Record, count_labels, read_split
-from flaxlm.tasks.task import Answer, Decisions, Example, Task, values_of
+from flaxlm.tasks.task import Answer, Answers, Decisions, Example, Labels, Task, values_of
 
 # Derczynski et al. (2017).
 WNUT17_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
@@ -65,8 +64,9 @@ class Tagging(Task):
 
         def example(record: Record) -> Example:
             words = record.columns["words"]
-            found = {"id": record.id, "text": "".join(words), "words": words, "tag_set": labels}
-            return found | {"tags": _tag_ids(record, ids) if record.graded else None}
+            tags = _tag_ids(record, ids) if record.graded else None
+            sentence = {"id": record.id, "text": "".join(words), "words": words}
+            return sentence | {"tag_set": labels, "tags": tags}
 
         return read_split(data, split, example, "tags", self._reader(data), task=self)
 
@@ -78,11 +78,11 @@ class Tagging(Task):
     def label_counts(self, data: DataConfig) -> dict[str, int]:
         """Return how often each tag stands in the training sentences; none if they are numbers."""
 
-        def text(record: Record) -> Example:
-            return {"text": "".join(record.columns["words"])}
+        def example(record: Record) -> Example:
+            columns = record.columns
+            return {"text": "".join(columns["words"]), "names": columns.get("tags", ())}
 
-        tags = lambda record: record.columns.get("tags", ())  # noqa: E731
-        counts = count_labels(data, text, tags, self._reader(data), self)
+        counts = count_labels(data, example, self._reader(data), self)
         return counts if all(isinstance(tag, str) for tag in counts) else {}
 
     def golds(self, examples: Sequence[Example]) -> list[Tagged | None]:
@@ -92,12 +92,8 @@ class Tagging(Task):
     def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
         """Return each sentence with its likeliest tags, joined from its windows.
 
-        Args:
-          outputs: of `objectives.TokenClassification.predict`.
-          examples: what they are of.
-
-        Raises:
-          DataError: a word was not tagged exactly once.
+        `outputs` are of `objectives.TokenClassification.predict`. DataError where a word was not
+        tagged exactly once.
         """
         sizes = np.array([len(example["words"]) for example in examples])
         first = np.cumsum(sizes) - sizes
@@ -114,17 +110,13 @@ class Tagging(Task):
             )
         order = np.argsort(first[owners] + numbers)
         scores = np.asarray(outputs["scores"], np.float64)[rows[order], columns[order]]
-        found = []
-        for example, begin, size in zip(examples, first, sizes, strict=True):
-            scores_NC = scores[begin : begin + size]
-            sure = float(scores_NC.max(axis=-1).sum())
+        answers = []
+        for example, scores_NC in zip(examples, np.split(scores, first[1:]), strict=True):
             best = _tagged(example, scores_NC.argmax(axis=-1))
-            found.append(Answer(best, sure, np.exp(scores_NC)))
-        return found
+            answers.append(Answer(best, float(scores_NC.max(axis=-1).sum()), np.exp(scores_NC)))
+        return answers
 
-    def decisions(
-        self, answers: Sequence[Answer], golds: Sequence[Tagged], labels: Sequence[str]
-    ) -> Decisions:
+    def decisions(self, answers: Answers, golds: Sequence[Tagged], labels: Labels) -> Decisions:
         """Return the tag of each word."""
         ids = label_ids(labels)
         return Decisions(
@@ -147,7 +139,7 @@ def _tag_ids(record: Record, ids: Mapping[str, int]) -> list[int]:
     """Return the id of each tag; a number is one already."""
     if "tags" not in record.columns:
         raise DataError(f"{record.place}: {record.columns['untagged']}")
-    found = []
+    tag_ids = []
     for index, tag in enumerate(record.columns["tags"]):
         number = isinstance(tag, int) and not isinstance(tag, bool)
         label = None if number else find_label(str(tag), ids)
@@ -158,8 +150,8 @@ def _tag_ids(record: Record, ids: Mapping[str, int]) -> list[int]:
                 f"{record.columns['words'][index].strip()!r} is not in objective.labels{near}; "
                 f"valid: {', '.join(ids)}" + (f", or 0 … {len(ids) - 1}" if number else "")
             )
-        found.append(tag if number else ids[label])
-    return found
+        tag_ids.append(tag if number else ids[label])
+    return tag_ids
 
 
 def _tags(values: Sequence[Tagged]) -> list[tuple[str, ...]]:
@@ -197,9 +189,10 @@ class NamedEntities(Tagging):
 
     def mistake(self, answer: Answer, gold: Tagged) -> float:
         """Return the number of entities that are missed or made up."""
-        scheme = self.scheme.upper()
-        found, real = (set(entities(side.tags, scheme)) for side in (answer.value, gold))
-        return float(len(found ^ real))
+        answered, right = (
+            set(entities(side.tags, self.scheme.upper())) for side in (answer.value, gold)
+        )
+        return float(len(answered ^ right))
 
 
 @dataclasses.dataclass(frozen=True)

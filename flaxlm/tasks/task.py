@@ -18,11 +18,7 @@ Example = dict[str, Any]
 
 
 class Examples(list[Example]):
-    """The examples of a split, in a fixed order.
-
-    Attributes:
-      read: how many the files held that they were taken from.
-    """
+    """The examples of a split, in a fixed order; `read`: how many the files behind it held."""
 
     def __init__(self, examples: Iterable[Example], read: int):
         super().__init__(examples)
@@ -43,17 +39,16 @@ class Answer(NamedTuple):
     scores: Sequence[float] | None = None
 
 
-class Decisions(NamedTuple):
-    """Choices of one label of a set, M of them.
+Answers = Sequence[Answer]
+Labels = Sequence[str]  # by id
 
-    Attributes:
-      golds, chosen: label ids [M], the right one and the answered one.
-      scores: probability of each label [M, C].
-    """
+
+class Decisions(NamedTuple):
+    """M choices of one label of a set: the right ids, those answered, the probability of each."""
 
     golds: Sequence[int]
     chosen: Sequence[int]
-    scores: np.ndarray
+    scores: np.ndarray  # [M, C]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +58,7 @@ class Task:
     Attributes:
       objective: the key of `OBJECTIVES` that the task is trained with, '' for any that reads
         plain text.
-      ranks: whether it is answered by likelihoods (`tasks.ranked.Ranked`), and nothing trained.
+      ranks: whether it is answered by likelihoods (`by_likelihood.Ranked`), and nothing trained.
       reads_documents: whether its text is read, cleaned and split as a corpus is.
       defaults: {section: {key: value}} of a config, where its recipe is silent: the labels of a
         published set, the metric that decides the best checkpoint.
@@ -77,12 +72,7 @@ class Task:
     published: ClassVar[Mapping[str, str]] = {}
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
-        """Return the examples of a split, in a fixed order.
-
-        Args:
-          data: where the records stand and how they are split.
-          split: 'train', 'valid' or 'test'.
-          labels: the names of the classes, in the order of their ids.
+        """Return the examples of a split; `labels` are the names of the classes by id.
 
         Returns:
           dicts with `id` (file and place), `text`, `text_pair` for a second sentence, and what its
@@ -129,9 +119,7 @@ class Task:
         """Return how wrong an answer is, 0 for a right one: the worst errors are shown."""
         return float(answer.value != gold)
 
-    def decisions(
-        self, answers: Sequence[Answer], golds: Sequence, labels: Sequence[str]
-    ) -> Decisions | None:
+    def decisions(self, answers: Answers, golds: Sequence, labels: Labels) -> Decisions | None:
         """Return the choices among `labels` that the answers consist of; None: of none."""
         return None
 
@@ -141,14 +129,19 @@ class Task:
 
     def show_input(self, example: Example) -> Any:
         """Return what the model was given, as JSON that a person can read."""
-        given = {key: example[key] for key in ("text", "text_pair") if key in example}
-        return given if len(given) > 1 else example.get("text")
+        pair = {key: example.get(key) for key in ("text", "text_pair")}
+        return pair if "text_pair" in example else pair["text"]
 
-    def files(
-        self, answers: Sequence[Answer], examples: Sequence[Example], labels: Sequence[str] = ()
-    ) -> dict[str, str]:
+    def files(self, answers: Answers, examples: Examples, labels: Labels = ()) -> dict[str, str]:
         """Return {name: contents} of files in the form that others score, beside the report."""
         return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Text(Task):
+    """Plain text, pre-training: the corpus is the task, for any objective that reads such text."""
+
+    reads_documents: ClassVar[bool] = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,10 +178,9 @@ class LabelTask(Task):
         return [example["label"] for example in examples]
 
     def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
-        """Return the best-scored label id of each example from outputs['scores'] [N, C].
+        """Return the likeliest label of each example, from outputs['scores'] [N, C].
 
-        The scores are log-probabilities; of an encoder-decoder's labels, written as text, they
-        are made to sum to 1.
+        They are log-probabilities, those of labels that are written as text up to a constant.
         """
         scores_NC = np.asarray(outputs["scores"], np.float64)
         check_count(scores_NC, examples)
@@ -206,19 +198,19 @@ class LabelTask(Task):
     def measures(self, answers: Sequence[Answer], golds: Sequence[int]) -> list[Measure]:
         """Return the measures of the labels, and of how far their probabilities can be believed."""
         shares_NC = [answer.scores for answer in answers]
-        labels = classification_measure(values_of(answers), golds)
-        return [labels, calibration_measure(shares_NC, golds)]
+        return [
+            classification_measure(values_of(answers), golds),
+            calibration_measure(shares_NC, golds),
+        ]
 
     def mistake(self, answer: Answer, gold: int) -> float:
         """Return the probability given to a wrong label."""
         return 0.0 if answer.value == gold else answer.score
 
-    def decisions(
-        self, answers: Sequence[Answer], golds: Sequence[int], labels: Sequence[str]
-    ) -> Decisions:
+    def decisions(self, answers: Answers, golds: Sequence[int], labels: Labels) -> Decisions:
         """Return the label of each example."""
-        scores = np.array([answer.scores for answer in answers])
-        return Decisions(golds, values_of(answers), scores)
+        shares_NC = np.array([answer.scores for answer in answers])
+        return Decisions(golds, values_of(answers), shares_NC)
 
     def show(self, value: int, labels: Sequence[str] = ()) -> str | int:
         """Return the label's name."""

@@ -16,7 +16,7 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import TokenizerConfig, load_tokenizer
 from flaxlm.errors import ConfigError, MissingInput, choose, nearest
 from flaxlm.interop.pretrained import SCHEME, Directory
-from flaxlm.metrics.direction import SCORES, direction
+from flaxlm.metrics.measure import SCORES, direction
 from flaxlm.models import MODELS, PRESETS
 from flaxlm.objectives import OBJECTIVES
 from flaxlm.sharding import ShardingConfig

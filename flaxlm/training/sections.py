@@ -5,7 +5,7 @@ import itertools
 
 from flaxlm.data.sources import SPLITS
 from flaxlm.errors import ConfigError, check_range, choose
-from flaxlm.metrics.direction import direction
+from flaxlm.metrics.measure import direction
 
 DURATIONS = ("steps", "tokens", "epochs")
 
