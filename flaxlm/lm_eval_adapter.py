@@ -31,30 +31,22 @@ WINDOW = 1024  # tokens that a model without a table of positions reads at once
 class FlaxLM(LM):
     """A run's model as the harness asks it.
 
-    Args:
-      workdir: run directory, hf:DIR or hf:OWNER/NAME.
-      checkpoint: of a run: latest, best, a step, or nothing, see `reading.find`.
-      max_length: most tokens that the model is given to read; 0 for as many as it has positions.
-      max_gen_toks: most tokens of a generated text where a task does not say.
-      add_bos_token: whether a text begins with BOS, as in training here; the harness's own models
-        leave it out where their tokenizer does (GPT-2).
-      fsdp, tensor: sizes of these axes of the mesh over all devices.
-      batch_size: prompts that are continued together; likelihoods are computed in blocks of their
-        own size (`likelihood.BLOCK_TOKENS`), so that they do not depend on it.
-      max_batch_size, device: given by the harness, not needed.
+    A text begins with BOS, as in training here, unless `add_bos_token` says otherwise; the
+    harness's own models leave it out where their tokenizer does (GPT-2). Likelihoods are computed
+    in blocks of their own size (`likelihood.BLOCK_TOKENS`), so they do not depend on `batch_size`.
     """
 
     def __init__(
         self,
-        workdir: str,
-        checkpoint: str = "",
-        max_length: int = 0,
-        max_gen_toks: int = NEW_TOKENS,
+        workdir: str,  # run directory, hf:DIR or hf:OWNER/NAME
+        checkpoint: str = "",  # of a run: latest, best, a step, or nothing, see `reading.find`
+        max_length: int = 0,  # most tokens to read; 0 for as many as the model has positions
+        max_gen_toks: int = NEW_TOKENS,  # most tokens of a generated text where no task says
         add_bos_token: bool = True,
-        fsdp: int = 1,
+        fsdp: int = 1,  # sizes of these axes of the mesh over all devices
         tensor: int = 1,
-        batch_size: int | str = PROMPTS,
-        max_batch_size=None,
+        batch_size: int | str = PROMPTS,  # prompts that are continued together
+        max_batch_size=None,  # given by the harness, like `device`, and not needed
         device=None,
     ):
         super().__init__()

@@ -213,7 +213,9 @@ def test_labels_that_are_not_given_are_listed_ready_to_be_copied(tmp_path, task)
     rows = [{"text": "t", column: name if column == "label" else [name]} for name in names]
     data = {"path": data_of(tmp_path / "a.jsonl", rows).path, "valid_fraction": 0.0}
     recipe = tiny.recipe("masked", data=data) | {"task": {"name": task}, "objective": {}}
-    with pytest.raises(ConfigError, match=r"objective.labels is empty; .*all rows of .*a.jsonl") as e:
+    with pytest.raises(
+        ConfigError, match=r"objective.labels is empty; .*all rows of .*a.jsonl"
+    ) as e:
         run_config.from_dict(recipe)
     command = ["sh", "-c", f"printf %s {str(e.value).partition(' are ')[2]}"]
     flag = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from flaxlm.errors import DataError
 from flaxlm.metrics.answers import span_measures
-from flaxlm.metrics.entities import entity_measure
+from flaxlm.metrics.entities import entity_measure, tag_measure
 from flaxlm.metrics.labels import (
     calibration_measure,
     classification_measure,
@@ -21,7 +21,6 @@ from flaxlm.metrics.labels import (
 )
 from flaxlm.metrics.measure import bits, perplexity, ratio_measure
 from flaxlm.metrics.numbers import regression_measure
-from flaxlm.metrics.entities import tag_measure
 from flaxlm.metrics.texts import text_measures
 
 

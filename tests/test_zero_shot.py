@@ -14,10 +14,9 @@ from flaxlm.data.vocabulary import ByteTokenizer
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.inference.requests import Continuation, Masked, Reader, Scores
 from flaxlm.tasks import TASKS
-from flaxlm.tasks.choices import LastWord, MultipleChoice
+from flaxlm.tasks.choices import NORMS, LastWord, MultipleChoice
 from flaxlm.tasks.minimal_pairs import Blimp, CrowsPairs, MinimalPairs, StereoSet, common_tokens
 from flaxlm.tasks.perplexity import Perplexity
-
 from flaxlm.tasks.task import Answer
 
 RANKED = [name for name, task in TASKS.items() if task.ranks]
@@ -29,6 +28,7 @@ ROWS = {
         {"context": "二加三", "choices": ["是五", "是六", "不"], "gold": "B"},
     ],
     "hellaswag": [{"query": "He sat", "choices": ["down.", "up."], "gold": 1}],
+    "schema": [{"contexts": ["Das Tor", "二"], "continuation": "ist zu", "gold": "B"}],
     "last_word": [{"context": "a b", "word": "c"}, {"context": "床前明月", "word": "光"}],
     "lambada": [{"context": "I like", "continuation": "signs"}],
     "minimal_pairs": [{"good": "Cats sleep.", "bad": "Cats sleeps."}],
@@ -101,7 +101,7 @@ def given_scores(*rows):
 
 def test_each_norm_picks_the_choice_that_its_definition_picks():
     rng = np.random.default_rng(0)
-    task, examples, heard = MultipleChoice(), [], []
+    task, examples, heard = MultipleChoice(normalize=tuple(NORMS)), [], []
     for _ in range(200):
         choices = ["é" * rng.integers(1, 9) + "a" * rng.integers(1, 9) for _ in range(4)]
         examples.append({"choices": choices, "gold": int(rng.integers(4)), "groups": ()})

@@ -133,9 +133,10 @@ def evaluate(run, workdir, task, *overrides):
 
 
 def test_one_command_ranks_on_a_run_and_on_a_hugging_face_directory(run, root):
-    path = "--config.data.path=choices.jsonl"
-    scores, rows = evaluate(run, "run", "multiple_choice", path)
-    assert evaluate(run, "hf:gpt2", "multiple_choice", path) == (scores, rows)
+    norms = "('characters','tokens','bytes','unconditional')"
+    options = ["--config.data.path=choices.jsonl", f"--config.task.normalize={norms}"]
+    scores, rows = evaluate(run, "run", "multiple_choice", *options)
+    assert evaluate(run, "hf:gpt2", "multiple_choice", *options) == (scores, rows)
     given = [json.loads(line) for line in (root / "choices.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [f"choices.jsonl:{n + 1}" for n in range(24)]
     assert [row["gold"] for row in rows] == [row["gold"] for row in given]
@@ -144,6 +145,35 @@ def test_one_command_ranks_on_a_run_and_on_a_hugging_face_directory(run, root):
         assert scores[norm] == pytest.approx(right)
         assert scores[f"{norm}_low"] <= right <= scores[f"{norm}_high"]
     assert (scores["examples"], scores["cut"]) == (24, 1)  # one context did not fit
+
+
+def test_a_schema_is_solved_by_what_follows_each_context(run, root):
+    draw, rows = random.Random(1), []
+    for _ in range(12):
+        contexts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 5))) for _ in range(2)]
+        contexts[1] += "  " * draw.randint(0, 1)  # blanks that go over to what follows
+        tail = " ".join(draw.choices(WORDS, k=3))
+        rows.append({"contexts": contexts, "continuation": tail, "gold": draw.randrange(2)})
+    write(root / "schema.jsonl", rows)
+    scores, said = evaluate(run, "hf:gpt2", "schema", "--config.data.path=schema.jsonl")
+    model = transformers.GPT2LMHeadModel.from_pretrained(root / "gpt2").eval()
+    encode = Directory(f"hf:{root / 'gpt2'}").tokenizer().encode
+    right = 0
+    for row, answer in zip(rows, said, strict=True):
+        totals = []
+        for context in row["contexts"]:
+            bare = context.rstrip()
+            ids = [0, *encode(f"{context} {row['continuation']}")]
+            with torch.no_grad():
+                logs = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            places = range(1 + len(encode(bare)), len(ids))
+            totals.append(sum(logs[place - 1, ids[place]].item() for place in places))
+        assert answer["prediction"] == int(np.argmax(totals))
+        right += answer["prediction"] == row["gold"]
+        assert answer["score"] == pytest.approx(
+            1 / (1 + np.exp(min(totals) - max(totals))), rel=1e-4
+        )
+    assert scores["acc"] == pytest.approx(right / 12) and scores["examples"] == 12
 
 
 def test_every_model_has_its_way_of_reading(run, root):
@@ -241,6 +271,7 @@ def test_a_local_task_of_the_harness_scores_what_ours_does(root, model, tmp_path
     recipe = run_config.read_run(str(root / "run"))
     run_config.choose_task(recipe, "multiple_choice")
     recipe["data"]["path"] = str(root / "choices.jsonl")
+    recipe["task"]["normalize"] = ("characters", "bytes", "unconditional")
     config = run_config.from_dict(recipe)
     examples = config.task.examples(config.data, "valid")
     inputs = types.SimpleNamespace(examples=lambda split: examples, tokenizer=model.tokenizer)

@@ -26,7 +26,7 @@ def field_texts(cls) -> dict[str, str]:
     That is its entry under `Attributes:`, or the comment beside it.
     """
     texts = {}
-    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+    for base in [base for base in reversed(cls.__mro__) if "__dataclass_params__" in vars(base)]:
         texts |= re.findall(r"^    (\w+): .*  # (.*)$", inspect.getsource(base), re.MULTILINE)
         _, _, entries = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
         for names, text in re.findall(r"^  ([\w, ]+): (.*(?:\n {3,}.*)*)", entries, re.MULTILINE):

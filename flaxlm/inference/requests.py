@@ -140,7 +140,7 @@ def following(reader: Reader, first: str, second: str) -> Request:
     if not reader.traits.bidirectional:
         return request(reader, first, f" {second}")
     tokenizer = reader.tokenizer
-    before, behind = tokenizer.encode_batch([first, second])
+    before, behind = tokenizer.encode_batch(_spaced(first, second))
     _check_text(second, behind)
     ids, types = tokenizer.with_specials(before, behind)
     start, between, _ = tokenizer.template.pair.specials

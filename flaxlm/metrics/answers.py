@@ -114,9 +114,6 @@ def span_values(predictions: Texts, golds: Golds, *, style: str = "squad") -> di
       golds: the right answers of each question (a text, or a list); none, or only empty ones,
         where there is no answer.
       style: a key of `STYLES`.
-
-    Raises:
-      DataError: there is not one prediction a question, or something is not a text.
     """
     normal, tokens, f1 = STYLES[choose("style", style, STYLES)]
     check_lengths(predictions, golds)
@@ -169,10 +166,7 @@ def best_threshold(
     negative too. A withheld answer is worth 1 where there is none and else 0; the threshold is the
     lowest that gives the mean, 0.0 where all are withheld and all are above 0.
 
-    Args:
-      values: of each question's answer [N], exact match or F1.
-      answerable: whether the question has an answer [N]; see `has_answer`.
-      null_scores: how sure the system is that there is none [N], on any scale.
+    `null_scores` say, on any scale, how sure the system is that there is no answer.
     """
     check_lengths(values, answerable)
     check_lengths(null_scores, answerable)

@@ -147,12 +147,8 @@ def sequence_counts(
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Return what the scores of S sequences of tags are functions of, sequence by sequence.
 
-    Returns:
-      the types that occur, sorted; int64 [S, 3, types], how many entities of each sequence are
-      right, predicted, and in the gold tags; int64 [S, 2], its right tags and all its tags.
-
-    Raises:
-      DataError: as many sequences or tags are not on both sides, or a tag is none of the scheme.
+    That is the types that occur, sorted; int64 [S, 3, types], how many entities of each sequence
+    are right, predicted, and in the gold tags; int64 [S, 2], its right tags and all its tags.
     """
     _check_words(predictions, golds)
     counted, tags = [], np.zeros((len(golds), 2), np.int64)

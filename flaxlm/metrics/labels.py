@@ -32,13 +32,10 @@ def _labels(values: Sequence[int], what: str) -> np.ndarray:
 def classification_measure(predictions: Ids, golds: Ids, *, classes: int | None = None) -> Measure:
     """Return the measure of one label an example, given label ids [N] and how many there are.
 
-    Without `classes`, they are two where no gold label is above 1.
-
-    Returns:
-      `accuracy`; `precision`, `recall`, `f1`, each `_macro` and `_micro`; `matthews`, the
-      correlation coefficient (0 where either side has one label only). For two labels also
-      `precision`, `recall` and `f1` of label 1, as GLUE reports for MRPC and QQP. Macro averages
-      run over the labels that occur; what has no denominator counts as 0.
+    Its scores are `accuracy`; `precision`, `recall`, `f1`, each `_macro` (over the labels that
+    occur) and `_micro`; `matthews`, the correlation coefficient (0 where either side has one label
+    only). For two labels (without `classes`: where no gold one is above 1) also `precision`,
+    `recall` and `f1` of label 1, as GLUE reports for MRPC and QQP.
     """
     check_lengths(predictions, golds)
     predicted, gold = _labels(predictions, "predictions"), _labels(golds, "gold labels")
@@ -90,17 +87,11 @@ def _indicators(predictions: Sequence, golds: Sequence) -> tuple[np.ndarray, np.
 
 
 def multilabel_measure(predictions: Sequence, golds: Sequence) -> Measure:
-    """Return the measure of any number of labels an example.
+    """Return the measure of any number of labels an example, bool [N, C] on both sides.
 
-    Args:
-      predictions, golds: bool [N, C], whether example n has label c.
-
-    Returns:
-      `subset_accuracy`, the share of examples with every label right; `precision`, `recall` and
-      `f1`, each `_macro` over all C labels and `_micro`. What has no denominator counts as 0.
-
-    Raises:
-      DataError: the two cannot be compared, or have less than two labels.
+    Its scores are `subset_accuracy`, the share of examples with every label right; `precision`,
+    `recall` and `f1`, each `_macro` over all C labels and `_micro`. What has no denominator counts
+    as 0.
     """
     predicted, gold = _indicators(predictions, golds)
     right = (predicted == gold).all(axis=1)
@@ -138,17 +129,11 @@ def _probabilities(probabilities: Sequence, golds: Sequence[int]) -> tuple[np.nd
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram: three numbers [bins] for each bin of confidence, from low to high.
+    """A reliability diagram: three numbers [bins] for each bin of confidence, from low to high."""
 
-    Attributes:
-      confidence: mean probability of the predicted label; 0 in an empty bin.
-      accuracy: share of right predictions; 0 in an empty bin.
-      count: of examples.
-    """
-
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    count: np.ndarray
+    confidence: np.ndarray  # mean probability of the predicted label; 0 in an empty bin
+    accuracy: np.ndarray  # share of right predictions; 0 in an empty bin
+    count: np.ndarray  # of examples
 
 
 def _binned(chances: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -171,13 +156,10 @@ def reliability(probabilities: Sequence, golds: Sequence[int]) -> Reliability:
 def calibration_measure(probabilities: Sequence, golds: Sequence[int]) -> Measure:
     """Return the measure of how far probabilities [N, C] can be believed, 0 being best.
 
-    Resampling adds noise to every bin, so ECE's interval lies somewhat high on small splits.
-
-    Returns:
-      `ece`, the expected calibration error (Guo et al., 2017, equation 3): |accuracy − confidence|
-      of the predicted label, in 15 equal bins, weighted by their examples. `brier` (Brier, 1950):
-      the squared error summed over the C labels and averaged over the examples, so 0 to 2; for
-      two labels that is twice the error of the positive one.
+    `ece`, the expected calibration error (Guo et al., 2017, equation 3), is |accuracy − confidence|
+    of the predicted label, in 15 equal bins, weighted by their examples; its interval lies somewhat
+    high on small splits, since resampling adds noise to every bin. `brier` (Brier, 1950) is the
+    squared error summed over the labels and averaged over the examples, so 0 to 2.
     """
     chances, gold = _probabilities(probabilities, golds)
     confidence, right, place = _binned(chances, gold)

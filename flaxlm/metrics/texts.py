@@ -130,10 +130,7 @@ def _rouge(
 
 
 def exact_match(predictions: Texts, references: References, language: str = "en") -> np.ndarray:
-    """Return float64 [N], 1 where a text equals a reference apart from runs of white space.
-
-    That is so in every `language`, which is here to be given to all of `TEXT_SCORES` alike.
-    """
+    """Return float64 [N], 1 where a text equals a reference apart from runs of white space."""
     choose("language", language, LANGUAGES)
     texts, groups = _texts(predictions, references)
     pairs = zip(texts, groups, strict=True)
@@ -193,12 +190,7 @@ def _corpus_measure(
 def text_measures(
     predictions: Texts, references: References, names: Sequence[str], language: str = "en"
 ) -> list[Measure]:
-    """Return the measures `names` of texts: means of `TEXT_SCORES`, and `CORPUS_SCORES`.
-
-    Raises:
-      ConfigError: a name or the language is not known.
-      DataError: the texts cannot be compared, or are not of that language.
-    """
+    """Return the measures `names` of texts: means of `TEXT_SCORES`, and `CORPUS_SCORES`."""
     choose("language", language, LANGUAGES)
     measures = []
     for name in names:

@@ -25,14 +25,9 @@ class Gold(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Ranked(Task, abc.ABC):
-    """Base of the tasks that are answered by likelihoods.
+    """Base of the tasks that are answered by likelihoods."""
 
-    Attributes:
-      max_length: most tokens that the model is given to read; what stands before is cut, and
-        counted. 0: as many as it has positions.
-    """
-
-    max_length: int = 0
+    max_length: int = 0  # most tokens to read, contexts are cut to fit; 0: all positions
 
     ranks: ClassVar[bool] = True
     defaults: ClassVar[Mapping] = {"data": {"split": "whole"}}
@@ -100,23 +95,14 @@ def preferred(log_likelihoods: Sequence[float]) -> tuple[int, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Prompted(Ranked):
-    """Base of the tasks that may be shown solved examples first (Brown et al., 2020).
+    """Base of the tasks that may be shown solved examples first (Brown et al., 2020)."""
 
-    Attributes:
-      instruction: text before everything else.
-      shots: how many solved examples stand before the one to be answered.
-      shots_path: the file that they are taken from; '' for the other examples themselves.
-      seed: with an example's file name and line it decides its shots.
-      separator: between shots.
-      joint: between a context and what follows it; '' for text without spaces.
-    """
-
-    instruction: str = ""
-    shots: int = 0
-    shots_path: str = ""
-    seed: int = 0
-    separator: str = "\n\n"
-    joint: str = " "
+    instruction: str = ""  # text before everything else
+    shots: int = 0  # how many solved examples stand before the one to be answered
+    shots_path: str = ""  # the file that they are taken from; '' for the other examples themselves
+    seed: int = 0  # with an example's file name and line it decides its shots
+    separator: str = "\n\n"  # between shots
+    joint: str = " "  # between a context and what follows it; '' for text without spaces
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,8 +1,8 @@
 """Multiple choice and last words, by likelihood: HellaSwag, LAMBADA, and files of one's own."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,22 +32,16 @@ class MultipleChoice(Prompted):
     `acc_bytes` divide the log-likelihood by the choice's characters (as lm-evaluation-harness
     does), tokens or bytes of UTF-8; `acc_uncond` subtracts that of the choice behind another
     context (Brown et al., 2020, section 2.4), which doubles the work.
-
-    Attributes:
-      context_column: the context.
-      choices_column: a list of texts; with `choice_columns` unused.
-      choice_columns: the columns of a CSV or TSV file that hold one choice each.
-      gold_column: the right choice: a number from 0, a letter from A, or its text.
-      normalize: which of characters, tokens, bytes, unconditional.
-      unconditional: the other context of `acc_uncond`; '' for the beginning of a text.
     """
 
-    context_column: str = "context"
-    choices_column: str = "choices"
-    choice_columns: tuple[str, ...] = ()
-    gold_column: str = "gold"
-    normalize: tuple[str, ...] = ("characters", "tokens", "bytes")
-    unconditional: str = ""
+    context_column: str = "context"  # the context
+    choices_column: str = "choices"  # a list of texts; with `choice_columns` unused
+    choice_columns: tuple[str, ...] = ()  # of a CSV or TSV file: those that hold one choice each
+    gold_column: str = "gold"  # the right choice: a number from 0, a letter from A, or its text
+    normalize: tuple[str, ...] = ("characters", "tokens", "bytes")  # also: unconditional
+    unconditional: str = ""  # the other context of `acc_uncond`; '' for the beginning of a text
+
+    inputs: ClassVar[Mapping] = {"text": "text", "choices": "choices"}
 
     def __post_init__(self):
         super().__post_init__()
@@ -119,10 +113,6 @@ class MultipleChoice(Prompted):
         """Return the share of a wrong choice."""
         return 0.0 if answer.value["acc"] == gold.value else answer.score
 
-    def show_input(self, example: Example) -> Any:
-        """Return context and choices."""
-        return {"text": example["text"], "choices": example["choices"]}
-
 
 def listed_texts(record: Record, column: str, columns: Sequence[str], key: str) -> list[str]:
     """Return the two or more texts of a column with a list, or of `columns`, which `key` names."""
@@ -175,14 +165,10 @@ class LastWord(Prompted):
 
     `acc` is the share of words that greedy decoding writes, `perplexity` the exponential of the
     mean nats of a word. A masked LM is asked for the word's tokens from left to right.
-
-    Attributes:
-      context_column: the context.
-      word_column: the word; '' where it is the last of the context, behind white space.
     """
 
-    context_column: str = "context"
-    word_column: str = "word"
+    context_column: str = "context"  # the context
+    word_column: str = "word"  # the word; '' where it is the last of the context
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, gold, solved} for each row; see `Task.examples`."""

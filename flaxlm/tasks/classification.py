@@ -19,15 +19,10 @@ Truths = tuple[bool, ...]
 
 @dataclasses.dataclass(frozen=True)
 class TextRows(TableTask):
-    """Rows of a table with a text, and maybe a second one that is read together with it.
+    """Rows of a table with a text, and maybe a second one that is read together with it."""
 
-    Attributes:
-      text_column: the text.
-      pair_column: the second text; '' where there is none.
-    """
-
-    text_column: str = "text"
-    pair_column: str = ""
+    text_column: str = "text"  # the text
+    pair_column: str = ""  # the second text; '' where there is none
 
     def texts(self, record: Record) -> Example:
         """Return {id, text, text_pair?} of a row."""
@@ -45,13 +40,9 @@ class TextRows(TableTask):
 
 @dataclasses.dataclass(frozen=True)
 class Classification(TextRows, LabelTask):
-    """Rows of a table with a text, maybe a second one, and a label.
+    """Rows of a table with a text, maybe a second one, and a label."""
 
-    Attributes:
-      label_column: the label, one of `objective.labels`.
-    """
-
-    label_column: str = "label"
+    label_column: str = "label"  # the label, one of `objective.labels`
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, text_pair?, label} for each row of a split; see `Task.examples`."""
@@ -69,19 +60,14 @@ class Classification(TextRows, LabelTask):
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabel(TextRows):
-    """Rows of a table with a text, maybe a second one, and labels.
+    """Rows of a table with a text, maybe a second one, and labels."""
 
-    Attributes:
-      labels_column: the labels, of `objective.labels`: a JSON list, or a text.
-      separator: what stands between them in a text.
-      threshold: the probability from which on a label is given.
-    """
-
-    labels_column: str = "labels"
-    separator: str = ","
-    threshold: float = 0.5
+    labels_column: str = "labels"  # the labels, of `objective.labels`: a JSON list, or a text
+    separator: str = ","  # what stands between them in a text
+    threshold: float = 0.5  # the probability from which on a label is given
 
     objective: ClassVar[str] = "multi_label"
+    learns: ClassVar[str] = "labels"
     defaults: ClassVar[Mapping] = {"eval": {"metric": "f1_micro", "mode": "max"}}
 
     def __post_init__(self):
@@ -103,10 +89,6 @@ class MultiLabel(TextRows):
     def names(self, record: Record) -> list[str]:
         """Return the labels of a row."""
         return record.label_names(self.labels_column, self.separator)
-
-    def golds(self, examples: Sequence[Example]) -> list[Truths | None]:
-        """Return whether each example has each label."""
-        return [example["labels"] for example in examples]
 
     def perfect(self, golds: Sequence[Truths]) -> list[Answer]:
         """Return the right labels, with a probability of 1."""

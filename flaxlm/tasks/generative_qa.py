@@ -22,22 +22,15 @@ class GenerativeQA(TextTask):
     """Answers to questions about a context, judged as SQuAD's are: exact match and F1.
 
     Where `language` is `zh` they are compared as CMRC 2018 does. Several answers may be right; the
-    first is learnt.
-
-    Attributes:
-      context_column, question_column: their names in a table; SQuAD's JSON has those below.
-      answers_column: a text, a list of texts, or SQuAD's list of {"text": …, "answer_start": …}.
-      template: how a question and its context are put to the model (T5's: Raffel et al., 2020,
-        appendix D).
-      no_answer: what is said where a question has no answer; '' if each must have one.
+    first is learnt. The template is T5's (Raffel et al., 2020, appendix D).
     """
 
     scored_by: tuple[str, ...] = OWN
-    context_column: str = "context"
-    question_column: str = "question"
-    answers_column: str = "answers"
-    template: str = "question: {question} context: {context}"
-    no_answer: str = ""
+    context_column: str = "context"  # in a table; SQuAD's JSON has `context`
+    question_column: str = "question"  # in a table; SQuAD's JSON has `question`
+    answers_column: str = "answers"  # a text, a list of texts, or SQuAD's list of objects
+    template: str = "question: {question} context: {context}"  # what the model reads
+    no_answer: str = ""  # what is said where a question has no answer; '' if each must have one
 
     def __post_init__(self):
         super().__post_init__()

@@ -25,29 +25,20 @@ TWO_WAY = ("entailment", "not_entailment")
 class Glue(Task):
     """What the tasks of GLUE share.
 
-    Attributes:
-      skip_bad_rows: leave rows out that have more or fewer fields than the header, or an empty
-        text, and say how many; without it the first of them is refused. (QQP has some.)
-      folder: of the task on the site.
-      part: what the names of its held-out files end in.
-      submission: the site's name of a file of answers, that of the folder without it.
-      texts: for each text of an example, the columns that it may stand in.
-      gold: the columns that the right answer may stand in.
-      index: the columns that an example's number may stand in.
-      header: the columns of a file that does not name them.
-      reported: the metrics that GLUE gives; their mean is the task's score.
+    An example's text, number and right answer may each stand under one of several columns.
     """
 
-    skip_bad_rows: bool = False
+    # QQP has some.
+    skip_bad_rows: bool = False  # leave out rows with too few or many fields, or an empty text
 
-    folder: ClassVar[str] = ""
-    part: ClassVar[str] = ""
-    submission: ClassVar[str] = ""
+    folder: ClassVar[str] = ""  # of the task on the site
+    part: ClassVar[str] = ""  # what the names of its held-out files end in
+    submission: ClassVar[str] = ""  # the site's name of a file of answers; else that of the folder
     texts: ClassVar[tuple[tuple[str, ...], ...]] = (("sentence1",), ("sentence2",))
-    gold: ClassVar[tuple[str, ...]] = ("label",)
-    index: ClassVar[tuple[str, ...]] = ("index", "idx")
-    header: ClassVar[tuple[str, ...]] = ()
-    reported: ClassVar[tuple[str, ...]] = ("accuracy",)
+    gold: ClassVar[tuple[str, ...]] = ("label",)  # the columns that the right answer may stand in
+    index: ClassVar[tuple[str, ...]] = ("index", "idx")  # where an example's number may stand
+    header: ClassVar[tuple[str, ...]] = ()  # the columns of a file that does not name them
+    reported: ClassVar[tuple[str, ...]] = ("accuracy",)  # GLUE's metrics: their mean is the score
 
     def __init_subclass__(cls):
         cls.submission = vars(cls).get("submission", f"{cls.folder}.tsv")

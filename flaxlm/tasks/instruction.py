@@ -21,20 +21,13 @@ class Instruction(TableTask, TextTask):
     """Rows of a table with a prompt and its response, judged by ROUGE-L and exact match.
 
     The model reads what a row has of system, prompt and input, with `separator` between them.
-
-    Attributes:
-      prompt_column: what is asked.
-      response_column: what should be answered; a list of texts, where several are right.
-      input_column: what it is asked about; a row may lack it, or hold an empty text or null.
-      system_column: what comes before the prompt; in the same way.
-      separator: between the parts.
     """
 
-    prompt_column: str = "prompt"
-    response_column: str = "response"
-    input_column: str = "input"
-    system_column: str = "system"
-    separator: str = "\n\n"
+    prompt_column: str = "prompt"  # what is asked
+    response_column: str = "response"  # what should be answered; a list where several are right
+    input_column: str = "input"  # what it is asked about; a row may lack it, or have it empty
+    system_column: str = "system"  # what comes before the prompt; in the same way
+    separator: str = "\n\n"  # between the parts
 
     defaults: ClassVar[Mapping] = DEFAULTS
 
@@ -76,20 +69,14 @@ class Chat(TextTask):
 
     The model reads the messages before an answer of the assistant, each behind its role's marker,
     and the assistant's marker, and learns the answer: the last of a conversation, or each.
-
-    Attributes:
-      messages_column: the list of messages.
-      every_turn: each answer of a conversation is an example of its own.
-      system, user, assistant: what marks a message of each role.
-      end: what stands behind a message.
     """
 
-    messages_column: str = "messages"
-    every_turn: bool = False
-    system: str = "System: "
-    user: str = "User: "
-    assistant: str = "Assistant: "
-    end: str = "\n"
+    messages_column: str = "messages"  # the list of messages
+    every_turn: bool = False  # each answer of a conversation is an example of its own
+    system: str = "System: "  # what marks a message of this role
+    user: str = "User: "  # what marks a message of this role
+    assistant: str = "Assistant: "  # what marks a message of this role
+    end: str = "\n"  # what stands behind a message
 
     defaults: ClassVar[Mapping] = DEFAULTS
 

@@ -37,19 +37,14 @@ class MinimalPairs(Ranked):
 
     `acc` is the share of pairs of which the good one is strictly likelier: by its likelihood as a
     text, or by its pseudo-log-likelihood under a masked LM (Salazar et al., 2020).
-
-    Attributes:
-      good_column: the acceptable sentence.
-      bad_column: the other.
-      group_columns: columns by whose values the score is given as well.
     """
 
-    good_column: str = "good"
-    bad_column: str = "bad"
-    group_columns: tuple[str, ...] = ()
+    good_column: str = "good"  # the acceptable sentence
+    bad_column: str = "bad"  # the other
+    group_columns: tuple[str, ...] = ()  # columns by whose values the score is given as well
 
     metric: ClassVar[str] = "acc"
-    sides: ClassVar[tuple[str, str]] = ("good", "bad")
+    inputs: ClassVar[Mapping] = {"good": "text", "bad": "text_pair"}
     right: ClassVar[str] = "good"  # the side that is; '': neither
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
@@ -73,20 +68,17 @@ class MinimalPairs(Ranked):
         """Return which side is likelier, '' where neither is."""
         first, second = scores.log_likelihood
         best, shares = preferred([first, second])
-        value = "" if first == second else self.sides[best]
+        value = "" if first == second else list(self.inputs)[best]
         return Answer(value, float(shares[best]), shares)
 
     def values(self, answers: Sequence[Answer], golds: Sequence[Gold]) -> dict[str, np.ndarray]:
         """Return 1 where the first side was likelier."""
-        return {self.metric: np.array([float(a.value == self.sides[0]) for a in answers])}
+        first = next(iter(self.inputs))
+        return {self.metric: np.array([float(answer.value == first) for answer in answers])}
 
     def mistake(self, answer: Answer, gold: Gold) -> float:
         """Return the share of the bad side where it was not less likely."""
         return 0.0 if gold.value in ("", answer.value) else float(answer.scores[1])
-
-    def show_input(self, example: Example) -> Any:
-        """Return both sentences."""
-        return {side: example[k] for side, k in zip(self.sides, ("text", "text_pair"), strict=True)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +104,7 @@ class CrowsPairs(MinimalPairs):
     group_columns: tuple[str, ...] = ("bias_type", "stereo_antistereo")
 
     metric: ClassVar[str] = "score"
-    sides: ClassVar[tuple[str, str]] = ("more stereotyping", "less stereotyping")
+    inputs: ClassVar[Mapping] = {"more stereotyping": "text", "less stereotyping": "text_pair"}
     right: ClassVar[str] = ""
 
     def requests(self, examples: Sequence[Example], reader: Reader) -> list[list[Request]]:

@@ -19,16 +19,11 @@ SHOWN = 200  # characters of a text in a report
 
 @dataclasses.dataclass(frozen=True)
 class Perplexity(Ranked):
-    """The documents of `data.path`, each token judged once by a model that reads left to right.
-
-    Attributes:
-      window: most tokens read at once, if the model has positions for them.
-      stride: tokens judged in each window but the first: all have window − stride before them.
-    """
+    """The documents of `data.path`, each token judged once by a model that reads left to right."""
 
     reads_documents: ClassVar[bool] = True
-    window: int = 512
-    stride: int = 256
+    window: int = 512  # most tokens read at once, if the model has positions for them
+    stride: int = 256  # tokens judged in each window but the first, behind window − stride
 
     def __post_init__(self):
         super().__post_init__()

@@ -38,32 +38,25 @@ class QuestionAnswering(Task):
     The columns of a SQuAD file have the names below. An answer that stands elsewhere in the
     context than it says is moved to the nearest place where it does stand; a warning counts them.
 
-    Attributes:
-      question_column, context_column, answers_column: their names in a table.
-      id_column: the question's id; '' for the column `id` or, where there is none, its place.
-      unanswerable: a question may have no answer.
-      null_threshold: null odds (see `Found`) above which the answer is withheld, if
-        `unanswerable`; the score `best_threshold` is the one to take.
-      n_best: how many answers to a question are kept.
-      max_answer_tokens: most tokens of an answer.
-      style: how answers are compared, `squad` or `cmrc`.
-      skip_unusable: leave questions out of training that are empty, or of which no answer stands
-        in the context, and count them; without it they are errors. In evaluation they are answered
-        and scored, but without it an empty one is an error there too.
+    Questions that are empty, or of which no answer stands in the context, are errors in training;
+    `skip_unusable` leaves them out, and counts them. In evaluation they are answered and scored, an
+    empty one only with `skip_unusable`. The score `best_threshold` is the `null_threshold` to take.
     """
 
-    question_column: str = "question"
-    context_column: str = "context"
-    answers_column: str = "answers"
-    id_column: str = ""
-    unanswerable: bool = False
-    null_threshold: float = 0.0
-    n_best: int = 20
-    max_answer_tokens: int = 30
-    style: str = "squad"
-    skip_unusable: bool = False
+    question_column: str = "question"  # its name in a table
+    context_column: str = "context"  # its name in a table
+    answers_column: str = "answers"  # their name in a table
+    id_column: str = ""  # the question's id; '' for `id` or, where there is none, its place
+    unanswerable: bool = False  # a question may have no answer
+    null_threshold: float = 0.0  # null odds above which the answer is withheld, if `unanswerable`
+    n_best: int = 20  # how many answers to a question are kept
+    max_answer_tokens: int = 30  # most tokens of an answer
+    style: str = "squad"  # how answers are compared, `squad` or `cmrc`
+    skip_unusable: bool = False  # leave questions out of training that are empty or unanswered
 
     objective: ClassVar[str] = "question_answering"
+    learns: ClassVar[str] = "answers"
+    inputs: ClassVar[Mapping] = {"question": "text", "context": "text_pair"}
     defaults: ClassVar[Mapping] = {
         "train": {"length": 384},
         "eval": {"metric": "f1", "mode": "max"},
@@ -144,10 +137,6 @@ class QuestionAnswering(Task):
                 f"{len(questions):,}) with task.skip_unusable=True"
             )
 
-    def golds(self, examples: Sequence[Example]) -> list[tuple[str, ...] | None]:
-        """Return the right answers to each question."""
-        return [example["answers"] for example in examples]
-
     def perfect(self, golds: Golds) -> list[Answer]:
         """Return the answers of a model that is right and sure."""
         return [
@@ -187,10 +176,9 @@ class QuestionAnswering(Task):
         return Answer(Found(text, candidate, none - top, texts), score)
 
     def metrics(self, answers: Sequence[Answer], golds: Golds) -> dict[str, float]:
-        """Return the scores of `measures`.
+        """Return the scores of `measures`; where some questions have no answer, more.
 
-        Where some questions have no answer also the best of each that any `null_threshold` gives,
-        and `best_threshold`, the one that is best for F1.
+        That is the best of each that any `null_threshold` gives, and `best_threshold`, F1's.
         """
         scores = super().metrics(answers, golds)
         answerable = has_answer(golds)
@@ -211,10 +199,7 @@ class QuestionAnswering(Task):
         return 1.0 - float(span_values([answer.value.text], [gold], style=self.style)["f1"][0])
 
     def files(self, answers: Answers, examples: Examples, labels: Labels = ()) -> dict[str, str]:
-        """Return what SQuAD's own evaluation reads, {id: answer} and {id: null odds}, and the rest.
-
-        `n_best.json` holds the best answers with their probabilities.
-        """
+        """Return {id: answer}, the best with their probabilities, and null odds, as SQuAD reads."""
         contents: dict[str, dict] = {"submission.json": {}, "n_best.json": {}}
         contents |= {"null_odds.json": {}} if self.unanswerable else {}
         for example, (value, *_) in zip(examples, answers, strict=True):
@@ -230,10 +215,6 @@ class QuestionAnswering(Task):
     def show(self, value: Found | tuple[str, ...], labels: Sequence[str] = ()) -> str | list[str]:
         """Return an answer's text, or the different right ones."""
         return value.text if isinstance(value, Found) else list(dict.fromkeys(value))
-
-    def show_input(self, example: Example) -> dict[str, str]:
-        """Return question and context."""
-        return {"question": example["text"], "context": example["text_pair"]}
 
 
 def _is_blank(value: Any) -> bool:

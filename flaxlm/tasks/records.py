@@ -55,10 +55,7 @@ class Record(tables.Row):
         return self.text(column) if self.graded else None
 
     def label(self, column: str, ids: dict[str, int]) -> int | None:
-        """Return the id of a column's label, None where the split has none.
-
-        A number or truth value stands for its JSON text.
-        """
+        """Return the id of a column's label, None where the split has none."""
         return self._id(self.label_name(column), column, ids) if self.graded else None
 
     def label_name(self, column: str) -> str:
@@ -81,10 +78,7 @@ class Record(tables.Row):
         return ids[label]
 
     def labels(self, column: str, ids: dict[str, int], separator: str) -> tuple[bool, ...] | None:
-        """Return whether the row has each label, None where the split has none; see `label_names`.
-
-        DataError where one is not in `ids`.
-        """
+        """Return whether the row has each label; None where the split has none."""
         if not self.graded:
             return None
         present = {self._id(name, column, ids) for name in self.label_names(column, separator)}
@@ -148,8 +142,7 @@ def read_split(
     from where a group ends; 'file' reads other files; with 'whole' every split is all there is.
 
     Args:
-      data: where the rows stand.
-      split: train, valid or test.
+      data, split: where the rows stand, and which of them are wanted.
       example: makes an example of a row.
       gold: the column of the right answers, or the columns that they may stand in; a test split
         of which no row has one is one without.
@@ -242,11 +235,8 @@ def read_table(
 def in_directory(data: DataConfig, train: str, files: Sequence[str]) -> DataConfig:
     """Return `data` with the files of a published set in the place of its directory.
 
-    Args:
-      data: its `path` is the directory, and then `valid_path` and `test_path` are parts, or files
-        elsewhere; with any other path nothing is changed.
-      train: the part that is trained on.
-      files: the names that a part's file may have, with `{}` for the part.
+    `train` is the part that is trained on, `valid_path` and `test_path` are parts, or files
+    elsewhere; `files` are the names that a part's file may have, with `{}` for the part.
     """
     root = os.path.expanduser(data.path) if isinstance(data.path, str) else ""
     if not os.path.isdir(root):

@@ -26,12 +26,9 @@ class NumberTask(Task):
     """One number for each example; `scored` are the metrics that its numbers have."""
 
     objective: ClassVar[str] = "regression"
+    learns: ClassVar[str] = "score"
     defaults: ClassVar[Mapping] = {"eval": {"metric": "spearman", "mode": "max"}}
     scored: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "mse", "mae")
-
-    def golds(self, examples: Sequence[Example]) -> list[float | None]:
-        """Return the score of each example."""
-        return [example["score"] for example in examples]
 
     def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
         """Return outputs['values'] [N]."""
@@ -53,16 +50,11 @@ class NumberTask(Task):
 
 @dataclasses.dataclass(frozen=True)
 class Regression(TextRows, NumberTask):
-    """Rows of a table with a text, maybe a second one, and a number.
+    """Rows of a table with a text, maybe a second one, and a number."""
 
-    Attributes:
-      score_column: the number.
-      low, high: its bounds, which every row is held to; equal: none.
-    """
-
-    score_column: str = "score"
-    low: float = 0.0
-    high: float = 0.0
+    score_column: str = "score"  # the number
+    low: float = 0.0  # the least that it may be
+    high: float = 0.0  # the most that it may be; no bounds where both are equal
 
     def __post_init__(self):
         if self.low > self.high:
@@ -84,20 +76,13 @@ class Similarity(TextRows, NumberTask):
 
     It is trained on pairs that belong together, and judged by the rank correlation of cosines with
     the scores of all pairs.
-
-    Attributes:
-      text_column, pair_column: the two texts.
-      score_column: how alike they are, on any scale.
-      threshold: the score from which on two texts belong together.
-      pairs: what is trained on: `scored`, the pairs of the train split with such a score; `given`,
-        all of them, and their score is not read.
     """
 
-    text_column: str = "sentence1"
-    pair_column: str = "sentence2"
-    score_column: str = "score"
-    threshold: float = 4.0
-    pairs: str = "scored"
+    text_column: str = "sentence1"  # the one text
+    pair_column: str = "sentence2"  # the other
+    score_column: str = "score"  # how alike they are, on any scale
+    threshold: float = 4.0  # the score from which on two texts belong together
+    pairs: str = "scored"  # trained on: `scored`, pairs of at least threshold; `given`, all
 
     objective: ClassVar[str] = "in_batch"
     # Cosines and scores have units of their own: their difference means nothing.

@@ -1,8 +1,8 @@
 """Schemas, by likelihood: which of several contexts a text goes on from (Winograd, WinoGrande)."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,18 +22,18 @@ class Schema(Prompted):
     its place. `acc` takes the context after which the rest of the sentence is likeliest (partial
     evaluation: Trinh & Le, 2018, section 3.1): how common the candidates are does not matter, nor
     how long they are.
-
-    Attributes:
-      contexts_column: a list of texts; with `context_columns` unused.
-      context_columns: the columns of a CSV or TSV file that hold one context each.
-      continuation_column: the text that follows.
-      gold_column: the right context: a number from 0, a letter from A, or its text.
     """
 
-    contexts_column: str = "contexts"
-    context_columns: tuple[str, ...] = ()
-    continuation_column: str = "continuation"
-    gold_column: str = "gold"
+    contexts_column: str = "contexts"  # a list of texts; with `context_columns` unused
+    context_columns: tuple[str, ...] = ()  # of a CSV or TSV file: those that hold one context each
+    continuation_column: str = "continuation"  # the text that follows
+    gold_column: str = "gold"  # the right context: a number from 0, a letter from A, or its text
+
+    inputs: ClassVar[Mapping] = {
+        "prefix": "prefix",
+        "contexts": "contexts",
+        "continuation": "solved",
+    }
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, prefix, contexts, gold, solved} for each row; see `Task.examples`."""
@@ -74,8 +74,3 @@ class Schema(Prompted):
     def mistake(self, answer: Answer, gold: Gold) -> float:
         """Return the share of a wrong context."""
         return 0.0 if answer.value == gold.value else answer.score
-
-    def show_input(self, example: Example) -> Any:
-        """Return what stands before the contexts, the contexts, and the continuation."""
-        texts = {"contexts": example["contexts"], "continuation": example["solved"]}
-        return {"text": example["prefix"], **texts} if example["prefix"] else texts

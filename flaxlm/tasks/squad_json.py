@@ -21,11 +21,8 @@ QUESTION = ("id", "question", "answers", "is_impossible", "plausible_answers")
 
 
 def note_id(places: dict[str, str], name: str, record: Record) -> None:
-    """Note where a question stands; DataError where another has its id, {id: place} says where.
-
-    Answers are asked for by id: of two questions with one, one would be lost.
-    """
-    if name in places:
+    """Note where a question stands, in {id: place}; DataError where another has its id."""
+    if name in places:  # answers are asked for by id: one of the two would be lost
         raise DataError(
             f"the question id {name!r} stands twice: {places[name]}, and {record.place}"
         )

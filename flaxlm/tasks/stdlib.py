@@ -40,9 +40,8 @@ class Documented(NamedTuple):
 def documented(source: str, file: str) -> list[Documented]:
     """Return the docstrings of modules, classes and functions in the order of their lines.
 
-    Docstrings are as `inspect.cleandoc` leaves them. `code` is '' for modules and classes, and
-    for functions of which nothing but the docstring is left. A file that the running Python
-    cannot parse has none.
+    `code` is '' for modules and classes, and for functions of which nothing but the docstring is
+    left. A file that the running Python cannot parse has none.
     """
     try:
         module = ast.parse(source)
@@ -138,15 +137,11 @@ class StdlibPackage(LabelTask):
 
     `objective.labels` names the packages. Docstrings of other packages, or that stand in two of
     the packages, are left out.
-
-    Attributes:
-      min_words: docstrings with fewer words are left out.
-      max_per_file: most examples of a file (0: all), lest one large file decide the score.
     """
 
     reads_documents: ClassVar[bool] = True
-    min_words: int = 3
-    max_per_file: int = 100
+    min_words: int = 3  # docstrings with fewer words are left out
+    max_per_file: int = 100  # most examples of a file, lest one decide the score; 0: all
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, label} for each docstring of a split; see `Task.examples`."""
@@ -178,17 +173,12 @@ class StdlibSummary(TextTask):
     """A function's docstring summary from its code without the docstring.
 
     Functions of which the code or the summary stands in an earlier split are left out.
-
-    Attributes:
-      min_words: functions whose summary has fewer words are left out.
-      max_words: and those whose summary has more.
-      max_per_file: most examples of a file (0: all), lest one large file decide the score.
     """
 
     reads_documents: ClassVar[bool] = True
-    min_words: int = 3
-    max_words: int = 40
-    max_per_file: int = 100
+    min_words: int = 3  # functions whose summary has fewer words are left out
+    max_words: int = 40  # and those whose summary has more
+    max_per_file: int = 100  # most examples of a file, lest one decide the score; 0: all
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, target} for each function of a split; see `Task.examples`."""

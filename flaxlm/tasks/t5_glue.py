@@ -38,14 +38,10 @@ class T5Glue(Task):
     The answer is read back from the text, a label's word or a number. One that is neither counts
     as wrong (another label, or the end of the scale that is further away), and the score
     `unparsed` is the share of them. An answer's value is a label's id, a number, or such a text.
-
-    Attributes:
-      set: a row of `flaxlm.tasks.glue.GLUE`.
-      skip_bad_rows: see `flaxlm.tasks.glue.Glue`.
     """
 
-    set: str = "cola"
-    skip_bad_rows: bool = False
+    set: str = "cola"  # a row of `flaxlm.tasks.glue.GLUE`
+    skip_bad_rows: bool = False  # see `flaxlm.tasks.glue.Glue`
 
     objective: ClassVar[str] = "text_to_text"
     defaults: ClassVar[Mapping] = {"objective": {"target_length": 16}}

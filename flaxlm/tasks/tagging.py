@@ -34,15 +34,11 @@ class Tagged(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Tagging(Task):
-    """A tag for each word of the sentences of CoNLL, CoNLL-U or JSONL files and other tables.
+    """A tag for each word of the sentences of CoNLL, CoNLL-U or JSONL files and other tables."""
 
-    Attributes:
-      word_column, tag_column, spaces: as `conll.read` takes them.
-    """
-
-    word_column: str = ""
-    tag_column: str = ""
-    spaces: str = "auto"
+    word_column: str = ""  # see `conll.read`
+    tag_column: str = ""  # see `conll.read`
+    spaces: str = "auto"  # whether one parts two words: `auto`, `always`, `never`; see `conll.read`
 
     objective: ClassVar[str] = "token_classification"
 
@@ -160,13 +156,9 @@ def _tags(values: Sequence[Tagged]) -> list[tuple[str, ...]]:
 
 @dataclasses.dataclass(frozen=True)
 class NamedEntities(Tagging):
-    """Named entities; `objective.labels` are tags such as `O`, `B-PER`, `I-PER`.
+    """Named entities; `objective.labels` are tags such as `O`, `B-PER`, `I-PER`."""
 
-    Attributes:
-      scheme: in which tags make entities: `bio`, `bioes`, `bmes` or `iob1`; see `metrics.entities`.
-    """
-
-    scheme: str = "bio"
+    scheme: str = "bio"  # of the tags: `bio`, `bioes`, `bmes` or `iob1`
 
     defaults: ClassVar[Mapping] = {"eval": {"metric": "f1_micro", "mode": "max"}}
 

@@ -26,17 +26,11 @@ class Examples(list[Example]):
 
 
 class Answer(NamedTuple):
-    """What a model answers an example with.
+    """What a model answers an example with."""
 
-    Attributes:
-      value: the answer, of the same kind as a gold.
-      score: how sure the model is of it, a probability or log-likelihood; NaN: it does not say.
-      scores: the probability of each label, where the answer is one of them.
-    """
-
-    value: Any
-    score: float = math.nan
-    scores: Sequence[float] | None = None
+    value: Any  # the answer, of the same kind as a gold
+    score: float = math.nan  # how sure the model is, a probability or log-likelihood; NaN: unknown
+    scores: Sequence[float] | None = None  # of each label, its probability
 
 
 Answers = Sequence[Answer]
@@ -53,23 +47,16 @@ class Decisions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Base of every task; the fields of a task are the `task` section of a config.
+    """Base of every task; the fields of a task are the `task` section of a config."""
 
-    Attributes:
-      objective: the key of `OBJECTIVES` that the task is trained with, '' for any that reads
-        plain text.
-      ranks: whether it is answered by likelihoods (`by_likelihood.Ranked`), and nothing trained.
-      reads_documents: whether its text is read, cleaned and split as a corpus is.
-      defaults: {section: {key: value}} of a config, where its recipe is silent: the labels of a
-        published set, the metric that decides the best checkpoint.
-      published: {label: the name of its class}, where the labels of a published set are numbers.
-    """
-
-    objective: ClassVar[str] = ""
-    ranks: ClassVar[bool] = False
-    reads_documents: ClassVar[bool] = False
+    objective: ClassVar[str] = ""  # of `OBJECTIVES`; '' for any that reads plain text
+    ranks: ClassVar[bool] = False  # whether likelihoods answer it, and nothing is trained
+    reads_documents: ClassVar[bool] = False  # whether its text is cleaned and split as a corpus
+    # What its recipe leaves out of a config: a published set's labels, the metric that decides.
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    published: ClassVar[Mapping[str, str]] = {}
+    published: ClassVar[Mapping[str, str]] = {}  # {label: its name}, where labels are numbers
+    learns: ClassVar[str] = ""  # under what an example has its right answer
+    inputs: ClassVar[Mapping[str, str]] = {"text": "text", "text_pair": "text_pair"}  # as shown
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return the examples of a split; `labels` are the names of the classes by id.
@@ -93,7 +80,7 @@ class Task:
 
     def golds(self, examples: Sequence[Example]) -> list:
         """Return the right answer of each example, as `metrics` compares it; None: not known."""
-        return []
+        return [example[self.learns] for example in examples] if self.learns else []
 
     def perfect(self, golds: Sequence) -> list[Answer]:
         """Return the answers of a model that is right and sure."""
@@ -129,8 +116,8 @@ class Task:
 
     def show_input(self, example: Example) -> Any:
         """Return what the model was given, as JSON that a person can read."""
-        pair = {key: example.get(key) for key in ("text", "text_pair")}
-        return pair if "text_pair" in example else pair["text"]
+        inputs = {name: example[key] for name, key in self.inputs.items() if key in example}
+        return inputs if len(inputs) > 1 else example.get("text")
 
     def files(self, answers: Answers, examples: Examples, labels: Labels = ()) -> dict[str, str]:
         """Return {name: contents} of files in the form that others score, beside the report."""
@@ -146,13 +133,9 @@ class Text(Task):
 
 @dataclasses.dataclass(frozen=True)
 class TableTask(Task):
-    """A task that reads tables.
+    """A task that reads tables."""
 
-    Attributes:
-      columns: names of the columns of a CSV or TSV file that has no header.
-    """
-
-    columns: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()  # names of the columns of a CSV or TSV file that has no header
 
 
 def check_count(outputs: Sequence, examples: Sequence[Example]) -> None:
@@ -171,11 +154,8 @@ class LabelTask(Task):
     """One of a fixed set of labels for each example."""
 
     objective: ClassVar[str] = "classification"
+    learns: ClassVar[str] = "label"
     defaults: ClassVar[Mapping] = {"eval": {"metric": "accuracy", "mode": "max"}}
-
-    def golds(self, examples: Sequence[Example]) -> list[int | None]:
-        """Return the label id of each example."""
-        return [example["label"] for example in examples]
 
     def postprocess(self, outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Answer]:
         """Return the likeliest label of each example, from outputs['scores'] [N, C].

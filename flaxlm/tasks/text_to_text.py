@@ -29,11 +29,10 @@ class TextTask(Task):
 
     Attributes:
       scored_by: the metrics: rouge_1, rouge_2, rouge_l, exact_match, f1, bleu, chrf.
-      language: how texts fall into words for them: `en`, `zh`, or '' for any other.
     """
 
     scored_by: tuple[str, ...] = ("rouge_l", "exact_match")
-    language: str = "en"
+    language: str = "en"  # how texts fall into words for them: `en`, `zh`, or '' for any other
 
     objective: ClassVar[str] = "text_to_text"
 
@@ -86,10 +85,7 @@ def written(outputs: Mapping[str, Any], examples: Sequence[Example]) -> list[Ans
 
 
 def texts_of(record: Record, column: str) -> list[str] | None:
-    """Return the texts of a column with one or a list of them; None where the split has none.
-
-    DataError where it holds something else, or none: an empty text, an empty list.
-    """
+    """Return the texts of a column with one or a list of them; None where the split has none."""
     value = record.columns.get(column)
     if not record.graded:
         return None
@@ -109,20 +105,12 @@ def learnt(right: Sequence[str] | None) -> Example:
 
 @dataclasses.dataclass(frozen=True)
 class TextToText(TableTask, TextTask):
-    """Rows of a table with an input and a target.
+    """Rows of a table with an input and a target."""
 
-    Attributes:
-      input_column: the text that is given.
-      target_column: the text that is asked for; a list of texts, where several are right, is
-        learnt by its first and scored by all.
-      reference_columns: where a row has no `target_column`, the columns of several right texts.
-      prefix: put before every input, to tell tasks apart ('summarize: ').
-    """
-
-    input_column: str = "input"
-    target_column: str = "target"
-    reference_columns: tuple[str, ...] = ()
-    prefix: str = ""
+    input_column: str = "input"  # the text that is given
+    target_column: str = "target"  # what is asked for; of a list the first is learnt, all count
+    reference_columns: tuple[str, ...] = ()  # several right texts, where there is no target
+    prefix: str = ""  # put before every input, to tell tasks apart ('summarize: ')
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, target, references?} for each row of a split; see `Task.examples`."""
@@ -180,18 +168,13 @@ class Translation(TableTask, TextTask):
     A file whose name ends in `.source`, `train.de` or `train.de.gz`, is one of two: line n of
     `train.en` or `train.en.gz` beside it translates its line n. Of any other table `source` and
     `target` are columns; the target may be a list of translations.
-
-    Attributes:
-      source, target: the languages, as they stand in the names of the files or of the columns.
-      prefix: put before every source text ('translate English to German: ').
-      language: of the metrics; '' for `target` if that is one that they know, else any.
     """
 
     scored_by: tuple[str, ...] = ("bleu", "chrf")
-    language: str = ""
-    source: str = "source"
-    target: str = "target"
-    prefix: str = ""
+    language: str = ""  # of the metrics; '' for `target` if that is one that they know, else any
+    source: str = "source"  # language in the names of files or columns
+    target: str = "target"  # likewise
+    prefix: str = ""  # put before every source text ('translate English to German: ')
 
     def __post_init__(self):
         if not self.language and self.target in texts.LANGUAGES:
