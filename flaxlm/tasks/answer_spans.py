@@ -74,11 +74,3 @@ def distinct(spans: Sequence[Span], context: str, most: int) -> list[tuple[str, 
     for span in sorted(spans, key=lambda span: -span.score):
         texts.setdefault(context[span.begin : span.end], span.score)
     return list(texts.items())[:most]
-
-
-def shares(scores: Sequence[float]) -> list[float]:
-    """Return the softmax of scores."""
-    if not scores:
-        return []
-    values = np.exp(np.array(scores) - max(scores))
-    return (values / values.sum()).tolist()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, check_range
@@ -89,8 +90,7 @@ def members_of(golds: Sequence[Gold]) -> dict[str, list[int]]:
 def preferred(log_likelihoods: Sequence[float]) -> tuple[int, np.ndarray]:
     """Return the likeliest of some texts, the first of equal ones, and the share [C] of each."""
     values = np.asarray(log_likelihoods, np.float64)
-    shares = np.exp(values - values.max())
-    return int(np.argmax(values)), shares / shares.sum()
+    return int(np.argmax(values)), softmax(values)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError, check_range, choose
 from flaxlm.metrics.answers import STYLES, best_threshold, has_answer, span_measures, span_values
 from flaxlm.metrics.measure import Measure
-from flaxlm.tasks.answer_spans import best_spans, distinct, locate, shares
+from flaxlm.tasks.answer_spans import best_spans, distinct, locate
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.squad_json import answers_of, note_id, read_questions
 from flaxlm.tasks.task import Answer, Answers, Example, Examples, Labels, Task, check_count
@@ -167,7 +168,7 @@ class QuestionAnswering(Task):
     def _answer(self, best: list[tuple[str, float]], none: float) -> Answer:
         """Return the answer, given the best texts with their scores, and the score of none."""
         scores = [score for _, score in best] + [none] * (self.unanswerable or not best)
-        chances = shares(scores)
+        chances = softmax(scores).tolist()
         candidate, top = best[0] if best else ("", none)
         withheld = self.unanswerable and none - top > self.null_threshold
         text = "" if withheld else candidate

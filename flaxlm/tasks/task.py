@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError
@@ -164,8 +165,7 @@ class LabelTask(Task):
         """
         scores_NC = np.asarray(outputs["scores"], np.float64)
         check_count(scores_NC, examples)
-        shifted_NC = np.exp(scores_NC - scores_NC.max(axis=-1, keepdims=True))
-        shares_NC = shifted_NC / shifted_NC.sum(axis=-1, keepdims=True)
+        shares_NC = softmax(scores_NC, axis=-1)
         best_N = np.argmax(scores_NC, axis=-1).tolist()
         rows = zip(best_N, shares_NC, strict=True)
         return [Answer(best, float(shares[best]), shares) for best, shares in rows]
