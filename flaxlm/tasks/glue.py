@@ -28,8 +28,7 @@ class Glue(Task):
     An example's text, number and right answer may each stand under one of several columns.
     """
 
-    # QQP has some.
-    skip_bad_rows: bool = False  # leave out rows with too few or many fields, or an empty text
+    skip_bad_rows: bool = False  # leave out rows with too few or many fields, or no text (QQP)
 
     folder: ClassVar[str] = ""  # of the task on the site
     part: ClassVar[str] = ""  # what the names of its held-out files end in
