@@ -100,7 +100,7 @@ class TrainedModel:
             yield
 
     def __call__(self, batch: dict) -> dict:
-        """Return {head: output}, and `hidden`, of a batch; see `models.encoder`.
+        """Return {head: output}, and `hidden`, of a batch; see `models.families`.
 
         On a mesh its rows are split over the devices, and so must divide over them.
         """

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flaxlm.models import attention
-from flaxlm.models.inputs import default_positions
+from flaxlm.models.layers import default_positions
 
 LENGTH = 7
 ROWS = st.lists(st.integers(0, 3), min_size=LENGTH, max_size=LENGTH)

@@ -351,10 +351,10 @@ class Mixture:
                 raw["example_ids"] = raw["example_ids"] + np.int32(self._first[k])
                 parts.append(raw)
                 places.append(rows)
-        return _join(parts, places)
+        return join_rows(parts, places)
 
 
-def _join(parts: list[Raw], places: list[np.ndarray]) -> Raw:
+def join_rows(parts: list[Raw], places: list[np.ndarray]) -> Raw:
     """Put the rows of parts at their places [b]; narrower ones are padded with 0."""
     joined = {}
     for name in parts[0]:
@@ -374,4 +374,4 @@ def fetch_rows(plan: Plan, rows: np.ndarray) -> Raw:
         return plan.fetch(int(epochs[0]), index)
     places = [np.flatnonzero(epoch == e) for e in epochs]
     parts = [plan.fetch(int(e), index[place]) for e, place in zip(epochs, places, strict=True)]
-    return _join(parts, places)
+    return join_rows(parts, places)

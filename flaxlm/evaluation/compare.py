@@ -21,22 +21,17 @@ def members(run: pathlib.Path) -> list[pathlib.Path]:
 
 
 def reports(run: pathlib.Path, name: str) -> list[pathlib.Path]:
-    """Return the report of an evaluation of each of a run's seeds.
+    """Return the report of the evaluation TASK-SPLIT of each of a run's seeds.
 
-    Args:
-      run: the run.
-      name: of the evaluation, TASK-SPLIT.
-
-    Raises:
-      MissingInput: one of them has none.
+    MissingInput names one that has none.
     """
     directories = [member / "evaluations" / name for member in members(run)]
     for directory in directories:
         if not (directory / "predictions.jsonl").is_file():
-            there = sorted(p.name for p in directory.parent.glob("*") if p.is_dir())
+            others = sorted(p.name for p in directory.parent.glob("*") if p.is_dir())
             raise MissingInput(
                 f"{directory} is not there, so nothing can be compared with it (there: "
-                f"{', '.join(there) or 'nothing'}); run `evaluate` on {directory.parents[1]} first"
+                f"{', '.join(others) or 'nothing'}); run `evaluate` on {directory.parents[1]} first"
             )
     return directories
 
@@ -59,15 +54,12 @@ def mistakes(report: pathlib.Path) -> dict[str, float]:
 def on_examples(ours: Sequence[pathlib.Path], theirs: Sequence[pathlib.Path]) -> dict[str, float]:
     """Return how a run compares with another on the same examples, means over their seeds.
 
-    Returns:
-      `right`, the difference in the share of right answers, and `mistake`, of the mean mistake
-      (less is better), each with `_low`, `_high` (95 %) and `_p` of a paired bootstrap; for one
-      seed each also `only_ours`, `only_theirs` and `mcnemar_p`.
-
-    Raises:
-      DataError: they answered other examples.
+    `right` is the difference in the share of right answers and `mistake` that of the mean mistake
+    (less is better), each with `_low`, `_high` (95 %) and `_p` of a paired bootstrap; for one
+    seed each there are also `only_ours`, `only_theirs` and `mcnemar_p`. DataError where they
+    answered other examples.
     """
-    sides = [[mistakes(report) for report in reports] for reports in (ours, theirs)]
+    sides = [[mistakes(report) for report in side] for side in (ours, theirs)]
     ids = list(sides[0][0])
     for report, answered in zip([*ours, *theirs], [*sides[0], *sides[1]], strict=True):
         if answered.keys() != set(ids):
@@ -76,12 +68,11 @@ def on_examples(ours: Sequence[pathlib.Path], theirs: Sequence[pathlib.Path]) ->
                 f"{report} and {ours[0]} answer different examples, {lacks[0]} among "
                 f"{len(lacks)}; evaluate both on the same file"
             )
-    ours_SN, theirs_SN = (
-        np.array([[answered[i] for i in ids] for answered in side]) for side in sides
-    )
+    tables = [[[answered[i] for i in ids] for answered in side] for side in sides]
+    ours_SN, theirs_SN = map(np.array, tables)
     comparison = {}
-    for name, of in (("right", lambda m: (m == 0).mean(0)), ("mistake", lambda m: m.mean(0))):
-        test = paired_bootstrap(of(ours_SN), of(theirs_SN))
+    for name, mean in (("right", lambda m: (m == 0).mean(0)), ("mistake", lambda m: m.mean(0))):
+        test = paired_bootstrap(mean(ours_SN), mean(theirs_SN))
         comparison |= {name: test.difference, f"{name}_low": test.low, f"{name}_high": test.high}
         comparison[f"{name}_p"] = test.p
     if len(ours_SN) == len(theirs_SN) == 1:
@@ -101,15 +92,9 @@ def scores(reports: Sequence[pathlib.Path]) -> dict[str, list[float]]:
 def summary(run: pathlib.Path, name: str, metric: str, mode: str, baseline: str = "") -> dict:
     """Return {score_mean, score_sd} over a run's seeds, the best, and how it beats a baseline.
 
-    Args:
-      run: a run over several seeds, or one.
-      name: of the evaluation, TASK-SPLIT.
-      metric: which score tells the best seed.
-      mode: `max` or `min`.
-      baseline: another run, with the report of the same evaluation; '' for none.
-
-    Raises:
-      MissingInput, DataError: the two cannot be compared.
+    `metric` (whose `mode` is max or min) tells the best seed of the evaluation `name`, TASK-SPLIT;
+    a `baseline` is another run with its report. MissingInput or DataError where the two cannot be
+    compared.
     """
     ours = reports(run, name)
     result, ours_scores = {}, scores(ours)

@@ -6,12 +6,13 @@ weight 0, sums are added in float64 on the host, and divisions are made once, at
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from flaxlm import sharding
+from flaxlm.data.order import join_rows
 from flaxlm.errors import DataError
 from flaxlm.inference import generate, likelihood
 from flaxlm.inference.requests import Reader
@@ -22,17 +23,12 @@ from flaxlm.training.program import Program
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a split gave.
-
-    Attributes:
-      scores: {metric: value}, without the split's name.
-      examples, golds, answers: of a task, one of each an example, in their order.
-    """
+    """What a split gave: {metric: value}, and of a task the examples with their answers."""
 
     scores: dict
-    examples: list = dataclasses.field(default_factory=list)
-    golds: list = dataclasses.field(default_factory=list)
-    answers: list = dataclasses.field(default_factory=list)
+    examples: Sequence = ()
+    golds: Sequence = ()
+    answers: Sequence = ()
 
 
 def batch_size_of(program: Program) -> int:
@@ -44,10 +40,7 @@ def batch_size_of(program: Program) -> int:
 
 
 def global_batches(program: Program, batches, label: str = "", pause: Callable = lambda: None):
-    """Yield every evaluation batch as global arrays, with a progress bar if there is a label.
-
-    `pause` is called before each; it may raise to give the evaluation up.
-    """
+    """Yield every evaluation batch as global arrays; `label` and `pause` as in `evaluate_split`."""
     size = batches.batch_size
     start, stop = sharding.host_rows(program.batch_sharding, size)
     quiet = not label or jax.process_index() != 0
@@ -70,11 +63,9 @@ def judged(
 ) -> tuple[dict, dict]:
     """Return what a model makes of all batches of a split, whichever of the two is wanted.
 
-    The device is given batch i + 1 before the host waits for what batch i gave.
-
-    Returns:
-      sums: {name: (sum, weight)} of losses and metrics, in float64.
-      outputs: {name: [examples, …]} of the objective's `predict`, in the examples' own order.
+    `sums` are {name: (sum, weight)} of losses and metrics, in float64; `outputs` {name:
+    [examples, …]} of the objective's `predict`, in the examples' own order. The device is given
+    batch i + 1 before the host waits for what batch i gave.
     """
     if not (sums or outputs):
         return {}, {}
@@ -102,28 +93,17 @@ def judged(
                 add(*waiting)
             waiting = batch.get("example_ids"), *judgement
     add(*waiting)
-    of = {name: (float(total), float(weight)) for name, (total, weight) in totals.items()}
-    return of, _in_order(parts) if outputs else {}
+    pairs = {name: (float(total), float(weight)) for name, (total, weight) in totals.items()}
+    return pairs, _in_order(parts) if outputs else {}
 
 
 def _in_order(parts: list[tuple[np.ndarray, dict]]) -> dict[str, np.ndarray]:
     """Return {name: [examples, …]} from the ids and outputs of batches; ids below 0 are padding."""
     ids = np.concatenate([ids for ids, _ in parts])
-    real = ids >= 0
-    order = np.argsort(ids[real], kind="stable")
-    names = parts[0][1]
-    return {n: _stacked([out[n] for _, out in parts])[real][order] for n in names}
-
-
-def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
-    """Return arrays [b, …] one behind the other; those of batches that were cut end in zeros."""
-    shape = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
-    stacked = np.zeros((sum(map(len, arrays)), *shape), arrays[0].dtype)
-    first = 0
-    for array in arrays:
-        stacked[(slice(first, first + len(array)), *map(slice, array.shape[1:]))] = array
-        first += len(array)
-    return stacked
+    order = np.argsort(np.where(ids < 0, np.iinfo(ids.dtype).max, ids), kind="stable")
+    places = np.split(np.argsort(order), np.cumsum([len(ids) for ids, _ in parts])[:-1])
+    joined = join_rows([outputs for _, outputs in parts], places)
+    return {name: array[: np.count_nonzero(ids >= 0)] for name, array in joined.items()}
 
 
 def replicate_ids(ids):
@@ -136,12 +116,9 @@ def replicate_ids(ids):
 
 
 def loss_metrics(objective, sums: dict, counts: dict) -> dict:
-    """Return loss, its terms, metrics and perplexities from a split's sums.
+    """Return loss, its terms, metrics and perplexities from a split's sums, as `judged` has them.
 
-    Args:
-      objective: for its coefficients, and whether it scores every token of the text.
-      sums: from `judged`.
-      counts: `bytes` and `words` of the split's text; empty where that has no meaning.
+    `counts` are the `bytes` and `words` of the split's text; empty where that has no meaning.
     """
     means = {name: total / max(weight, 1e-9) for name, (total, weight) in sums.items()}
     loss = sum(c * means[name] for name, c in objective.coefficients.items())
@@ -191,9 +168,7 @@ def evaluate_split(
     full: bool = False,
     pause: Callable = lambda: None,
 ) -> Evaluation:
-    """Return every metric of a split, and a task's answers.
-
-    A split without right answers has answers and no scores.
+    """Return every metric of a split, and a task's answers; without right ones there are no scores.
 
     Args:
       program, params: the model.
@@ -233,12 +208,9 @@ def evaluate_split(
 
 
 def completed(evaluation: Evaluation, task, report: dict) -> Evaluation:
-    """Return an evaluation with what takes long or is of no use in the loop, if it has scores.
+    """Return a task's evaluation with what is not made in the loop, if it has scores.
 
-    Args:
-      evaluation: of a task.
-      task: its task.
-      report: of the split's plan; how much was cut in it is a score.
+    How much was cut, in the `report` of the split's plan, is a score.
     """
     if not known(evaluation.golds):
         return evaluation
@@ -249,35 +221,24 @@ def completed(evaluation: Evaluation, task, report: dict) -> Evaluation:
 
 def ends_of(intervals: dict) -> dict[str, float]:
     """Return {name_low, name_high: its ends} of {name: interval}."""
-    return {
-        f"{name}_{end}": value
-        for name, ends in intervals.items()
-        for end, value in zip(("low", "high"), ends, strict=True)
-    }
+    ends = {}
+    for name, (low, high) in intervals.items():
+        ends |= {f"{name}_low": low, f"{name}_high": high}
+    return ends
 
 
 def rank(program: Program, params, inputs, split: str, label: str, full: bool) -> Evaluation:
-    """Return the metrics of a task that is answered by likelihoods; see `evaluate_split`.
-
-    The scores say how many examples there are, and of how many a context was cut to fit.
-    """
+    """Return the metrics of a task that is answered by likelihoods; see `evaluate_split`."""
     task = program.config.task
     model = program.trained(params, inputs.tokenizer)
-    limit = likelihood.reading_limit(model, task.max_length)
-    examples = inputs.examples(split)
-    reader = Reader(inputs.tokenizer, model.family, limit)
-    asked = task.requests(examples, reader)
-    likelihoods = likelihood.score(
-        model,
-        [request for requests in asked for request in requests],
-        task.max_length,
-        label,
-    )
+    examples, limit = inputs.examples(split), likelihood.reading_limit(model, task.max_length)
+    asked = task.requests(examples, Reader(inputs.tokenizer, model.family, limit))
+    flat = [request for requests in asked for request in requests]
+    likelihoods = likelihood.score(model, flat, task.max_length, label)
     groups = likelihoods.groups([len(requests) for requests in asked])
     outputs = {"scores": groups, "masked": model.traits.bidirectional}
-    answered = task.postprocess(outputs, examples)
-    golds = task.golds(examples)
-    cut = sum(bool(group.cut.any()) for group in groups)
+    answered, golds = task.postprocess(outputs, examples), task.golds(examples)
+    cut = sum(bool(group.cut.any()) for group in groups)  # examples with a context cut to fit
     scores = {"examples": len(examples), "cut": cut}
     if known(golds):
         scores = task.metrics(answered, golds) | scores
@@ -313,8 +274,8 @@ def answers(
     return {"text": [g.text for g in texts], "log_likelihood": [g.logprob for g in texts]}
 
 
-def is_better(score_: float, best: float, mode: str) -> bool:
+def is_better(value: float, best: float, mode: str) -> bool:
     """Return whether a score is better than the best so far (NaN: none yet)."""
     if math.isnan(best):
-        return not math.isnan(score_)
-    return score_ < best if mode == "min" else score_ > best
+        return not math.isnan(value)
+    return value < best if mode == "min" else value > best

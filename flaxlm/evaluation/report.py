@@ -10,7 +10,9 @@
 Beside them lies what a task writes for others to score, such as the file that a benchmark is sent.
 """
 
+import csv
 import dataclasses
+import io
 import json
 import math
 import pathlib
@@ -37,12 +39,7 @@ def examine(
 ) -> dict:
     """Evaluate a whole split, write its report if it is a task's, and return its scores by name.
 
-    Args:
-      program, params: the model.
-      inputs: of the run.
-      split: train, valid or test.
-      step: that the parameters are of.
-      known: the loop's evaluation of the same parameters; what it lacks is made.
+    `known` is the loop's evaluation of the same parameters, those of `step`: what it lacks is made.
     """
     config = program.config
     if known and known.answers and not config.objective.generates:
@@ -56,9 +53,9 @@ def examine(
     if evaluation.examples and jax.process_index() == 0:
         labels = getattr(config.objective, "labels", ())
         write(place(inputs.workdir, config, split), evaluation, config.task, labels, step)
-    of = config.task_name if config.data.split == "whole" else split
+    prefix = config.task_name if config.data.split == "whole" else split
     named = evaluation.scores or amount | {"examples": 0}  # none is scored without right answers
-    scores = {f"{of}/{name}": value for name, value in named.items()}
+    scores = {f"{prefix}/{name}": value for name, value in named.items()}
     if config.baseline and evaluation.scores and jax.process_index() == 0:
         name, judged = place(inputs.workdir, config, split).name, config.eval
         scores |= compare.summary(inputs.workdir, name, judged.metric, judged.mode, config.baseline)
@@ -88,42 +85,30 @@ def write(
 ) -> None:
     """Write the report of a split; each file appears whole or not at all, the scores last.
 
-    Args:
-      directory: made if it is not there.
-      evaluation: from `evaluate_split`.
-      task: what was answered.
-      labels: names of the classes, where answers are their ids.
-      step: that the parameters are of.
-
-    Raises:
-      StorageError: the directory cannot be written.
+    `labels` are the names of the classes, where answers are their ids; `step` is that of the
+    parameters. StorageError where the directory cannot be made or written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(row, ensure_ascii=False) for row in rows(evaluation, task, labels)]
-        _write(directory / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
+        files.replace(directory / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
         for name, text in task.files(evaluation.answers, evaluation.examples, labels).items():
-            _write(directory / name, text)
+            files.replace(directory / name, text)
         if evaluation.scores:  # there is something to compare with
-            _write(directory / "errors.txt", worst(evaluation, task, labels))
+            files.replace(directory / "errors.txt", worst(evaluation, task, labels))
             decisions = task.decisions(evaluation.answers, evaluation.golds, labels)
             if decisions is not None:
                 _pictures(directory, decisions, labels)
         text = json.dumps(evaluation.scores | {"step": step}, indent=2, sort_keys=True)
-        _write(directory / "scores.json", f"{text}\n")
+        files.replace(directory / "scores.json", f"{text}\n")
     except OSError as error:
         raise StorageError(f"cannot write {directory}: {error.strerror}") from None
 
 
-def _write(path: pathlib.Path, text: str) -> None:
-    files.replace(path, text)
-
-
 def rows(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()):
     """Yield what `predictions.jsonl` holds of each example; null: not known."""
-    for example, gold, answer in zip(
-        evaluation.examples, evaluation.golds, evaluation.answers, strict=True
-    ):
+    columns = evaluation.examples, evaluation.golds, evaluation.answers
+    for example, gold, answer in zip(*columns, strict=True):
         yield {
             "id": example.get("own_id", example["id"]),
             "row": example.get("row", example["id"]),
@@ -142,27 +127,21 @@ def worst(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()) -> str
     order = np.argsort(-mistakes, kind="stable")[:WORST]
     order = order[mistakes[order] > 0]
     total = int(np.count_nonzero(mistakes))
-    parts = [f"{total} of {len(mistakes)} examples are not answered rightly; the worst:\n"]
+    lines = [f"{total} of {len(mistakes)} examples are not answered rightly; the worst:"]
     shown = list(rows(evaluation, task, labels))
     for index in order:
         row = shown[index]
-        parts.append(f"\n{row['row']}" + f" ({row['id']})" * (row["id"] != row["row"]) + "\n")
+        lines.append(f"\n{row['row']}" + f" ({row['id']})" * (row["id"] != row["row"]))
         inputs = row["input"] if isinstance(row["input"], dict) else {"input": row["input"]}
         sure = "" if row["score"] is None else f"  ({row['score']:.3f})"
         entries = inputs | {"gold": row["gold"], "prediction": row["prediction"]}
         for name, value in entries.items():
             text = " ".join(_plain(value).split()) + (sure if name == "prediction" else "")
             lead = f"  {name:12}"
-            parts.append(
-                textwrap.fill(
-                    textwrap.shorten(text, 6 * COLUMN, placeholder=" …"),
-                    COLUMN,
-                    initial_indent=lead,
-                    subsequent_indent=" " * len(lead),
-                )
-                + "\n"
-            )
-    return "".join(parts)
+            indents = {"initial_indent": lead, "subsequent_indent": " " * len(lead)}
+            text = textwrap.shorten(text, 6 * COLUMN, placeholder=" …")
+            lines += textwrap.wrap(text, COLUMN, **indents) or [""]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _plain(value) -> str:
@@ -180,27 +159,21 @@ def confusion(decisions: Decisions, classes: int) -> np.ndarray:
 
 
 def _pictures(directory: pathlib.Path, decisions: Decisions, labels: Sequence[str]) -> None:
-    names = list(labels) or [str(index) for index in range(decisions.scores.shape[1])]
+    names = list(labels) or list(map(str, range(decisions.scores.shape[1])))
     counts = confusion(decisions, len(names))
     lines = [["gold \\ prediction", *names], *([n, *r] for n, r in zip(names, counts, strict=True))]
-    text = "".join(",".join(_quoted(cell) for cell in line) + "\n" for line in lines)
-    _write(directory / "confusion.csv", text)
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(lines)
+    files.replace(directory / "confusion.csv", table.getvalue())
     _draw_confusion(directory / "confusion.png", counts, names)
-    bins = reliability(decisions.scores, decisions.golds)
-    _draw_reliability(directory / "reliability.png", *bins)
-
-
-def _quoted(cell) -> str:
-    text = str(cell)
-    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text
+    confident = reliability(decisions.scores, decisions.golds)
+    _draw_reliability(directory / "reliability.png", *confident)
 
 
 def _figure(width: float, height: float):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots()
 
 
@@ -231,10 +204,8 @@ def _draw_confusion(path: pathlib.Path, counts: np.ndarray, names: Sequence[str]
     axes.set(xlabel="prediction", ylabel="gold")
     if size <= MOST_TICKS:
         shown = drawable(names)
-        axes.set_xticks(range(size), shown, rotation=45 if size > 3 else 0)
-        if size > 3:
-            for label in axes.get_xticklabels():
-                label.set_horizontalalignment("right")
+        slanted = {"rotation": 45, "horizontalalignment": "right"} if size > 3 else {}
+        axes.set_xticks(range(size), shown, **slanted)
         axes.set_yticks(range(size), shown)
         for (i, j), count in np.ndenumerate(counts):
             dark = shares[i, j] > 0.5
@@ -246,9 +217,8 @@ def _draw_confusion(path: pathlib.Path, counts: np.ndarray, names: Sequence[str]
 def _draw_reliability(path: pathlib.Path, confidence, accuracy, count) -> None:
     """Draw accuracy against confidence (Guo et al., 2017): on the diagonal, p means p."""
     figure, axes = _figure(5.0, 4.6)
-    bins = len(count)
+    bins, full = len(count), count > 0
     edges = np.arange(bins) / bins
-    full = count > 0
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--", label="calibrated")
     axes.bar(edges[full], accuracy[full], 1 / bins, align="edge", edgecolor="white", alpha=0.8)
     axes.plot(confidence[full], accuracy[full], "o", color="black", markersize=3)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from flaxlm import tree
 from flaxlm.errors import choose
-from flaxlm.models import decoder, encoder, encoder_decoder, recurrent
+from flaxlm.models import families, recurrent
 from flaxlm.models.config import TransformerConfig
 from flaxlm.models.presets import PRESETS
 from flaxlm.models.recurrent import RecurrentConfig
@@ -43,18 +43,15 @@ class Model(NamedTuple):
         return not self.writes
 
 
+def _transformer(module_class: type[nn.Module], heads: tuple[str, ...], **traits: bool) -> Model:
+    return Model(TransformerConfig, module_class, families.AXES, heads, **traits)
+
+
 MODELS = {
-    "encoder": Model(TransformerConfig, encoder.Encoder, encoder.AXES, encoder.HEADS),
-    "decoder": Model(
-        TransformerConfig, decoder.Decoder, decoder.AXES, decoder.HEADS, writes=True, prefix=True
-    ),
-    "encoder_decoder": Model(
-        TransformerConfig,
-        encoder_decoder.EncoderDecoder,
-        encoder_decoder.AXES,
-        encoder_decoder.HEADS,
-        writes=True,
-        encodes=True,
+    "encoder": _transformer(families.Encoder, families.ENCODER_HEADS),
+    "decoder": _transformer(families.Decoder, families.HEADS, writes=True, prefix=True),
+    "encoder_decoder": _transformer(
+        families.EncoderDecoder, families.HEADS, writes=True, encodes=True
     ),
     "recurrent": Model(
         RecurrentConfig, recurrent.Recurrent, recurrent.AXES, recurrent.HEADS, writes=True
@@ -75,15 +72,11 @@ def preset(name: str, **changes) -> tuple[str, Any]:
     return family, MODELS[family].config_class(**fields)
 
 
-def example_batch(name: str, batch_size: int = 1, length: int = 2) -> dict[str, jax.Array]:
-    """Return the smallest batch that a family accepts, all zeros: parameters need no data."""
-    zeros = jnp.zeros((batch_size, length), jnp.int32)
-    return {"tokens": zeros} | ({"encoder_tokens": zeros} if MODELS[name].encodes else {})
-
-
 def init_params(name: str, config, heads, rng: jax.Array, rows: int = 1) -> dict:
     """Return freshly initialised parameters, a nested dict; `rows` divide over the mesh in use."""
-    return build(name, config, heads).init(rng, example_batch(name, rows))["params"]
+    zeros = jnp.zeros((rows, 2), jnp.int32)  # shapes do not depend on data
+    batch = {"tokens": zeros} | ({"encoder_tokens": zeros} if MODELS[name].encodes else {})
+    return build(name, config, heads).init(rng, batch)["params"]
 
 
 def abstract_params(name: str, config, heads) -> dict:

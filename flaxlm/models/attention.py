@@ -20,11 +20,8 @@ from flaxlm.sharding import constrain
 
 AXES = (
     *kernel_axes(r"attention/query", ("embed",), ("heads", "head_dim")),
-    (r"attention/query/bias$", ("heads", "head_dim")),
     *kernel_axes(r"attention/(key|value)", ("embed",), ("kv_heads", "head_dim")),
-    (r"attention/(key|value)/bias$", ("kv_heads", "head_dim")),
     *kernel_axes(r"attention/out", ("heads", "head_dim"), ("embed",)),
-    (r"attention/out/bias$", (None,)),
     (r"relative/table$", (None, "heads")),
 )
 
@@ -34,15 +31,11 @@ MASKED = -1e30
 
 @struct.dataclass
 class Scores:
-    """What is added to attention scores; every array broadcasts to [B, H, G, L, M], float32.
+    """What is added to attention scores; arrays broadcast to [B, H, G, L, M], float32."""
 
-    `mask` holds 0 and MASKED, `relative` the learned bias; `distance` int32 [L, M], query index
-    minus key index, is what each layer derives its own window from.
-    """
-
-    mask: jax.Array | None = None
-    relative: jax.Array | None = None
-    distance: jax.Array | None = None
+    mask: jax.Array | None = None  # 0 and MASKED
+    relative: jax.Array | None = None  # the learned bias
+    distance: jax.Array | None = None  # int32 [L, M], query − key: each layer's window is of it
 
 
 def query_key_distances(query_length: int, key_length: int, first_query=0) -> jax.Array:
@@ -101,17 +94,11 @@ class RelativeBias(nn.Module):
         """Return float32 [1, H, G, L, M]."""
         c = self.config
         std = c.width**-0.5 if c.init == "t5" else c.init_std
-        table = self.param(
-            "table",
-            nn.initializers.normal(std),
-            (c.relative_buckets, c.num_heads),
-            c.param_dtype,
-        )
-        bucket_LM = relative_bucket(
-            distance_LM, c.relative_buckets, c.relative_max_distance, self.causal
-        )
+        rows, init = c.relative_buckets, nn.initializers.normal(std)
+        table = self.param("table", init, (rows, c.num_heads), c.param_dtype)
+        bucket_LM = relative_bucket(distance_LM, rows, c.relative_max_distance, self.causal)
         # As a product with one-hot rows the gradient is a product, instead of a scatter of L · M.
-        one_hot = jax.nn.one_hot(bucket_LM, c.relative_buckets, dtype=jnp.float32)
+        one_hot = jax.nn.one_hot(bucket_LM, rows, dtype=jnp.float32)
         bias = jnp.einsum("LMR,RN->NLM", one_hot, table.astype(jnp.float32))
         return bias.reshape(1, c.num_kv_heads, c.queries_per_head, *distance_LM.shape)
 
@@ -151,32 +138,24 @@ def rotate(x_BLHK: jax.Array, table) -> jax.Array:
     Dimensions beyond R, if there are any, stay as they are.
     """
     cos, sin = table
-    turned, rest = jnp.split(x_BLHK.astype(jnp.float32), [2 * cos.shape[-1]], axis=-1)
+    turned, still = jnp.split(x_BLHK.astype(jnp.float32), [2 * cos.shape[-1]], axis=-1)
     first, second = jnp.split(turned, 2, axis=-1)
-    parts = [first * cos - second * sin, second * cos + first * sin, rest]
+    parts = [first * cos - second * sin, second * cos + first * sin, still]
     return jnp.concatenate(parts, axis=-1).astype(x_BLHK.dtype)
-
-
-def einsum_attention(q_BLHGK, k_BMHK, v_BMHK, mask, relative, rate: float, words, cap: float):
-    """Return softmax(q · k + mask + relative) · v as [B, L, H, G, K]; the softmax in float32.
-
-    Args:
-      q_BLHGK, k_BMHK, v_BMHK: queries (already scaled), keys, values.
-      mask, relative: float32 arrays that broadcast to [B, H, G, L, M], or None; only `relative`
-        has a gradient.
-      rate, words: dropout of the probabilities, see `layers.dropout`.
-      cap: q · k is softly bounded to ±cap first; 0: unbounded.
-    """
-    rate = 0.0 if words is None else rate
-    return _attend(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate, cap)
 
 
 # The backward pass is written out, as in FlashAttention (Dao et al., 2022): probabilities are
 # recomputed from scores and their log-sum, so that nothing of size L · M is kept, and every product
 # takes its operands as they lie in memory, where autodiff would transpose arrays of size L · M.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
-def _attend(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate, cap):
-    return _attend_forward(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate, cap)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 7))
+def einsum_attention(q_BLHGK, k_BMHK, v_BMHK, mask, relative, rate: float, words, cap: float):
+    """Return softmax(q · k + mask + relative) · v as [B, L, H, G, K]; the softmax in float32.
+
+    Queries are scaled already, and q · k is softly bounded to ±cap first (0: unbounded). `mask`
+    and `relative`, float32, broadcast to [B, H, G, L, M] or are None; only `relative` has a
+    gradient. `rate` and `words` are those of the probabilities' dropout, see `layers.dropout`.
+    """
+    return _attend_forward(q_BLHGK, k_BMHK, v_BMHK, mask, relative, rate, words, cap)[0]
 
 
 def _product(a, b):
@@ -205,7 +184,7 @@ def _masked_scores(q_BHqK, k_BHMK, groups, mask, relative, cap):
     return s_BHLGM, capped
 
 
-def _attend_forward(q_BLHGK, k_BMHK, v_BMHK, mask, relative, words, rate, cap):
+def _attend_forward(q_BLHGK, k_BMHK, v_BMHK, mask, relative, rate, words, cap):
     groups, dtype = q_BLHGK.shape[3], v_BMHK.dtype
     q_BHqK = _heads_first(q_BLHGK)
     k_BHMK, v_BHMK = (jnp.swapaxes(x, 1, 2) for x in (k_BMHK, v_BMHK))
@@ -256,7 +235,7 @@ def _attend_backward(rate, cap, kept, g_BLHGK):
     return dq_BLHGK, dk_BMHK, dv_BMHK, None, d_relative, None
 
 
-_attend.defvjp(_attend_forward, _attend_backward)
+einsum_attention.defvjp(_attend_forward, _attend_backward)
 
 ATTENTION: dict[str, Callable] = {"einsum": einsum_attention}
 
@@ -270,19 +249,16 @@ class Attention(nn.Module):
     def setup(self):
         """Make the parts; see the class."""
         c = self.config
-        std = dict.fromkeys(("query", "key", "value"), c.init_std)
-        std["out"] = c.init_std * self.out_scale
+        query_std = key_std = c.init_std
+        out_std = c.init_std * self.out_scale
         if c.init == "t5":
-            std = dict.fromkeys(("key", "value"), c.width**-0.5)
-            std["query"] = (c.width * c.head_dim) ** -0.5
-            std["out"] = (c.num_heads * c.head_dim) ** -0.5
-        common = {"dtype": c.dtype, "param_dtype": c.param_dtype}
-        query, key = (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
-        inputs, bias = (c.width,), c.attention_bias
-        self.query = Dense(inputs, query, std["query"], bias, **common)
-        self.key = Dense(inputs, key, std["key"], bias, **common)
-        self.value = Dense(inputs, key, std["value"], bias, **common)
-        self.out = Dense(query, inputs, std["out"], c.attention_out_bias, **common)
+            query_std, key_std = (c.width * c.head_dim) ** -0.5, c.width**-0.5
+            out_std = (c.num_heads * c.head_dim) ** -0.5
+        inputs, query, key = (c.width,), (c.num_heads, c.head_dim), (c.num_kv_heads, c.head_dim)
+        self.query = Dense(c, inputs, query, query_std, c.attention_bias)
+        self.key = Dense(c, inputs, key, key_std, c.attention_bias)
+        self.value = Dense(c, inputs, key, key_std, c.attention_bias)
+        self.out = Dense(c, query, inputs, out_std, c.attention_out_bias)
         if c.qk_norm:
             self.query_norm = Norm(c, "rmsnorm")
             self.key_norm = Norm(c, "rmsnorm")

@@ -15,19 +15,15 @@ GROWING = ("key", "value")
 
 
 def start_cache(config, kept: dict, segments_BL, positions_BL, cache_length: int) -> dict:
-    """Return the cache after a prompt of L tokens, with room for `cache_length` tokens.
+    """Return the cache after a prompt of L tokens, with room for `cache_length` with it.
 
-    Args:
-      config: the model's; a learned position table bounds `cache_length`.
-      kept: {name: [N, B, L, H, K]} from the stack.
-      segments_BL: int32, 0 on the padding at the left.
-      positions_BL: int32, those of the prompt.
-      cache_length: tokens of prompt and continuation together.
+    `kept` is {name: [N, B, L, H, K]} from the stack; segment 0 is the padding at the left.
     """
-    room = cache_length - segments_BL.shape[1]
+    length = segments_BL.shape[1]
+    room = cache_length - length
     if room < 0:
         raise ConfigError(
-            f"a prompt of {segments_BL.shape[1]} tokens does not fit into a cache of {cache_length}"
+            f"a prompt of {length} tokens does not fit into a cache of {cache_length}"
         )
     if config.positions == "learned" and cache_length > config.max_length:
         raise ConfigError(
@@ -41,29 +37,24 @@ def start_cache(config, kept: dict, segments_BL, positions_BL, cache_length: int
         "layers": {name: grow(name, x) for name, x in kept.items()},
         "segment_ids": jnp.pad((segments_BL != 0).astype(jnp.int32), [(0, 0), (0, room)]),
         "positions": positions_BL[:, -1:] + 1,
-        "index": jnp.asarray(segments_BL.shape[1], jnp.int32),
+        "index": jnp.asarray(length, jnp.int32),
     }
+
+
+def put(cached: jax.Array, new: jax.Array, index: jax.Array, axis: int) -> jax.Array:
+    """Return a cached array with `new` written to the slot `index` of an axis."""
+    return jax.lax.dynamic_update_slice_in_dim(cached, new.astype(cached.dtype), index, axis)
 
 
 def begin_step(cache: dict) -> dict:
     """Return the cache with the slot of the token to come marked as real."""
-    ones = jnp.ones((cache["segment_ids"].shape[0], 1), jnp.int32)
-    segments = jax.lax.dynamic_update_slice_in_dim(
-        cache["segment_ids"], ones, cache["index"], axis=1
-    )
-    return cache | {"segment_ids": segments}
+    segments = cache["segment_ids"]
+    ones = jnp.ones((len(segments), 1), jnp.int32)
+    return cache | {"segment_ids": put(segments, ones, cache["index"], axis=1)}
 
 
 def end_step(cache: dict, kept: dict) -> dict:
     """Return the cache with the new token's keys and values [N, B, 1, H, K] written."""
-    layers = dict(cache["layers"])
-    for name in GROWING:
-        new = kept[name].astype(layers[name].dtype)
-        layers[name] = jax.lax.dynamic_update_slice_in_dim(
-            layers[name], new, cache["index"], axis=2
-        )
-    return cache | {
-        "layers": layers,
-        "positions": cache["positions"] + 1,
-        "index": cache["index"] + 1,
-    }
+    layers, index = cache["layers"], cache["index"]
+    layers = layers | {name: put(layers[name], kept[name], index, axis=2) for name in GROWING}
+    return {**cache, "layers": layers, "positions": cache["positions"] + 1, "index": index + 1}

@@ -9,24 +9,37 @@ import dataclasses
 
 from flaxlm.errors import ConfigError, check_range, choose
 
-NORMS = ("layernorm", "rmsnorm")
-NORM_POSITIONS = ("pre", "post", "sandwich")
-POSITIONS = ("learned", "sinusoidal", "rotary", "relative", "none")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
-INITS = ("normal", "t5")
-REMATS = ("none", "cheap", "dots", "full")
 DTYPES = ("float32", "bfloat16", "float16")
-POOLINGS = ("", "first", "last", "mean")
-POOLERS = ("", "none", "dense", "transform")
-ROPE_SCALINGS = ("", "linear", "llama3")
+CHOICES = {
+    "norm": ("layernorm", "rmsnorm"),
+    "norm_position": ("pre", "post", "sandwich"),
+    "positions": ("learned", "sinusoidal", "rotary", "relative", "none"),
+    "activation": ACTIVATIONS,
+    "init": ("normal", "t5"),
+    "pooling": ("", "first", "last", "mean"),
+    "pooler": ("", "none", "dense", "transform"),
+    "pooler_activation": ACTIVATIONS,
+    "transform_activation": ("", *ACTIVATIONS),
+    "rope_scaling": ("", "linear", "llama3"),
+    "remat": ("none", "cheap", "dots", "full"),
+    "dtype": DTYPES,
+    "param_dtype": DTYPES,
+}
 
 
-def check_rates(config) -> None:
-    """Raise ConfigError unless each field that ends in `_dropout` is in [0, 1)."""
+def check_fields(config, **choices) -> None:
+    """Raise ConfigError for a `_dropout` outside [0, 1), or a value that is none of its choices.
+
+    Those are a field's `choices`, or its CHOICES.
+    """
+    choices = CHOICES | choices
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name.endswith("_dropout") and not 0 <= value < 1:
             raise ConfigError(f"model.{field.name}={value} must be at least 0 and below 1")
+        if field.name in choices:
+            choose(f"model.{field.name}", value, choices[field.name])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +139,6 @@ class TransformerConfig:
     def __post_init__(self):
         from flaxlm.models.attention import ATTENTION  # which imports this class
 
-        set_ = object.__setattr__  # the dataclass is frozen
         sizes = ("vocab_multiple", "width", "num_layers", "num_heads")
         check_range("model", self, *sizes, low=1)
         if not self.head_dim and self.width % self.num_heads:
@@ -134,17 +146,23 @@ class TransformerConfig:
                 f"model.width={self.width} is not a multiple of num_heads={self.num_heads}; "
                 "change one or set head_dim"
             )
-        set_(self, "num_decoder_layers", self.num_decoder_layers or self.num_layers)
-        set_(self, "num_kv_heads", self.num_kv_heads or self.num_heads)
-        set_(self, "head_dim", self.head_dim or self.width // self.num_heads)
-        set_(self, "mlp_width", self.mlp_width or 4 * self.width)
-        set_(self, "embed_width", self.embed_width or self.width)
-        set_(self, "rotary_dim", self.rotary_dim or self.head_dim)
-        set_(self, "windows", tuple(self.windows))
+        head_dim = self.head_dim or self.width // self.num_heads
+        usual = {
+            "num_decoder_layers": self.num_layers,
+            "num_kv_heads": self.num_heads,
+            "head_dim": head_dim,
+            "mlp_width": 4 * self.width,
+            "embed_width": self.width,
+            "rotary_dim": head_dim,
+        }
+        for name, size in usual.items():
+            object.__setattr__(self, name, getattr(self, name) or size)
+        object.__setattr__(self, "windows", tuple(self.windows))
         sizes = ("num_kv_heads", "head_dim", "mlp_width", "max_length", "num_decoder_layers")
         check_range("model", self, *sizes, low=1)
-        check_rates(self)
         check_range("model", self, "vocab_size")  # 0: as many as the tokenizer has
+        check_range("model", self, "attention_softcap", "output_softcap", "position_offset")
+        check_fields(self, attention=ATTENTION)
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"model.num_heads={self.num_heads} is not a multiple of "
@@ -152,9 +170,8 @@ class TransformerConfig:
             )
         if any(window < 0 for window in self.windows):
             raise ConfigError(f"model.windows={self.windows}: sizes are 0 (no limit) or more")
-        if self.positions == "rotary" and (
-            self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim
-        ):
+        odd_rotary = self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim
+        if self.positions == "rotary" and odd_rotary:
             raise ConfigError(
                 f"model.rotary_dim={self.rotary_dim} must be even and at most "
                 f"head_dim={self.head_dim} for rotary positions"
@@ -167,29 +184,11 @@ class TransformerConfig:
             raise ConfigError("model.parallel=True needs model.norm_position='pre'")
         if not self.first_norm and self.norm_position == "post":
             raise ConfigError("model.first_norm=False needs a norm_position that is not 'post'")
-        check_range("model", self, "attention_softcap", "output_softcap", "position_offset")
         if self.relative_buckets < 4 or self.relative_max_distance <= self.relative_buckets // 2:
             raise ConfigError(
                 f"model.relative_buckets={self.relative_buckets} must be at least 4 and "
                 f"relative_max_distance={self.relative_max_distance} above half of it"
             )
-        for name, valid in (
-            ("norm", NORMS),
-            ("norm_position", NORM_POSITIONS),
-            ("positions", POSITIONS),
-            ("activation", ACTIVATIONS),
-            ("attention", ATTENTION),
-            ("init", INITS),
-            ("pooling", POOLINGS),
-            ("pooler", POOLERS),
-            ("pooler_activation", ACTIVATIONS),
-            ("transform_activation", ("", *ACTIVATIONS)),
-            ("rope_scaling", ROPE_SCALINGS),
-            ("remat", REMATS),
-            ("dtype", DTYPES),
-            ("param_dtype", DTYPES),
-        ):
-            choose(f"model.{name}", getattr(self, name), valid)
 
     @property
     def queries_per_head(self) -> int:

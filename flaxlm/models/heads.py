@@ -16,26 +16,14 @@ from flaxlm.models import layers
 from flaxlm.models.config import padded_vocab
 from flaxlm.sharding import constrain
 
-AXES = (
-    *layers.kernel_axes(r"heads/(lm|mlm)", ("embed",), ("vocab",)),
-    (r"heads/(lm|mlm)/bias$", ("vocab",)),
-    *layers.kernel_axes(r"heads/(transform|pooler|discriminator_dense)", ("embed",), (None,)),
-    (r"heads/(transform|pooler|discriminator_dense)/bias$", (None,)),
-    *layers.kernel_axes(
-        r"heads/(nsp|(token_)?classification|question_answering|discriminator)",
-        ("embed",),
-        (None,),
-    ),
-    (r"heads/(nsp|(token_)?classification|question_answering|discriminator)/bias$", (None,)),
-)
-
 POOLED = ("pooled", "nsp", "classification")
 TOKENWISE = ("token_classification", "question_answering")
-POOLINGS = {
-    "mean": "mean",
-    "cls": "first",
-    "last": "last",
-}  # the users' word: `pool`'s
+_DENSE = ("transform", "pooler", "discriminator_dense", *POOLED[1:], *TOKENWISE, "discriminator")
+AXES = (
+    *layers.kernel_axes(r"heads/(lm|mlm)", ("embed",), ("vocab",)),
+    *layers.kernel_axes(rf"heads/({'|'.join(_DENSE)})", ("embed",), (None,)),
+)
+POOLINGS = {"mean": "mean", "cls": "first", "last": "last"}  # the users' word: `pool`'s
 
 
 class VocabularyOutput(nn.Module):
@@ -57,10 +45,8 @@ class VocabularyOutput(nn.Module):
                     f"to has model.embed_width={len(kernel)}; set model.tied=False"
                 )
         else:
-            std = c.width**-0.5 if c.init == "t5" else c.init_std
-            kernel = self.param(
-                "kernel", nn.initializers.normal(std), (x.shape[-1], rows), c.param_dtype
-            )
+            init = nn.initializers.normal(c.width**-0.5 if c.init == "t5" else c.init_std)
+            kernel = self.param("kernel", init, (x.shape[-1], rows), c.param_dtype)
         y = layers.projected(self, x.astype(c.dtype), kernel, 1, jnp.float32)
         y = constrain(y, "batch", "length", "vocab")
         if self.bias:
@@ -88,11 +74,15 @@ class Heads(nn.Module):
         """Make the parts; see the class."""
         c = self.config
         names = dict(self.heads)
-        for name in names:
+        self.pooling = c.pooling or self.pool
+        self.pooler_kind = c.pooler or ("dense" if self.pooling == "first" else "none")
+        for name, size in names.items():
             choose("head", name, self.offers)
+            if name.endswith("classification") and size < 1:
+                raise ConfigError(f"head {name} needs a number of classes")
 
         def dense(size, bias=True):
-            return layers.Dense((c.width,), (size,), c.init_std, bias, c.dtype, c.param_dtype)
+            return layers.Dense(c, (c.width,), (size,), c.init_std, bias)
 
         if "lm" in names:
             self.lm = VocabularyOutput(c, c.output_bias)
@@ -105,45 +95,27 @@ class Heads(nn.Module):
             self.mlm = VocabularyOutput(c, c.mlm_bias)
         if pooled and self.pooler_kind == "dense":
             self.pooler = dense(c.width)
-        if "nsp" in names:
-            self.nsp = dense(2)
-        if "question_answering" in names:
-            self.question_answering = dense(2)
         if "discriminator" in names:
             self.discriminator_dense = dense(c.width)
-            self.discriminator = dense(1)
-        for name in ("classification", "token_classification"):
-            if name in names and names[name] < 1:
-                raise ConfigError(f"head {name} needs a number of classes")
-        if "classification" in names:
-            self.classification = dense(names["classification"], c.classification_bias)
-        if "token_classification" in names:
-            self.token_classification = dense(names["token_classification"])
-
-    @property
-    def pooling(self) -> str:
-        """Which state represents a sequence."""
-        return self.config.pooling or self.pool
-
-    @property
-    def pooler_kind(self) -> str:
-        """What the state that represents a sequence passes through."""
-        return self.config.pooler or ("dense" if self.pooling == "first" else "none")
+        sizes = names | {"nsp": 2, "question_answering": 2, "discriminator": 1}
+        for name in ("nsp", "classification", *TOKENWISE, "discriminator"):
+            if name in names:
+                bias = c.classification_bias if name == "classification" else True
+                setattr(self, name, dense(sizes[name], bias))
 
     def __call__(self, x_BLD, batch: dict, table_VD, train: bool = False) -> dict:
         """Return {head: output} of the final hidden state."""
-        names = dict(self.heads)
-        out = {}
+        names, out = dict(self.heads), {}
         if "lm" in names:
             out["lm"] = self.language(chosen(x_BLD, batch.get("target_positions")), table_VD)
         if "mlm" in names:
-            out["mlm"] = self.masked(x_BLD, batch.get("target_positions"), table_VD)
+            states = self.transformed(chosen(x_BLD, batch.get("target_positions")))
+            out["mlm"] = self.mlm(states, table_VD)
         if "discriminator" in names:
             hidden_BLD = layers.ACTIVATIONS[self.config.activation](self.discriminator_dense(x_BLD))
             out["discriminator"] = self.discriminator(hidden_BLD)[..., 0].astype(jnp.float32)
         rate = self.config.head_dropout
-        words = layers.dropout_words(self, train and rate > 0, 1)
-        word = None if words is None else words[0]
+        word = layers.dropout_words(self, train and rate > 0)[0]
         if any(name in POOLED for name in names):
             pooled_BD = self.pooled(x_BLD, batch.get("segment_ids"))
             if "pooled" in names:
@@ -167,10 +139,6 @@ class Heads(nn.Module):
         scale, cap = c.output_scale, c.output_softcap
         y = self.lm(x_BLD if scale == 1 else x_BLD * jnp.asarray(scale, x_BLD.dtype), table_VD)
         return cap * jnp.tanh(y / cap) if cap else y
-
-    def masked(self, x_BLD, target_positions, table_VD) -> jax.Array:
-        """Return logits [B, P, V] on `target_positions` [B, P]; None: everywhere."""
-        return self.mlm(self.transformed(chosen(x_BLD, target_positions)), table_VD)
 
     def transformed(self, x: jax.Array) -> jax.Array:
         """Return the masked-LM head's dense layer, activation and norm of x [..., D]."""

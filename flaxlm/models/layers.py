@@ -1,4 +1,7 @@
-"""Parts that the models share: projections, norms, dropout, embeddings, feed-forward."""
+"""Parts that the models share: projections, norms, dropout, embeddings, feed-forward.
+
+And what stands for the positions and segments that a batch leaves out.
+"""
 
 import functools
 from collections.abc import Callable
@@ -15,8 +18,12 @@ from flaxlm.sharding import constrain
 
 
 def kernel_axes(pattern: str, inputs: tuple, outputs: tuple) -> tuple:
-    """Return the `AXES` rows of a kernel [*inputs, *outputs] and of its low-rank factors."""
+    """Return the `AXES` rows of a kernel [*inputs, *outputs], its low-rank factors and its bias.
+
+    A bias as wide as the model is whole on every device.
+    """
     return (
+        (rf"{pattern}/bias$", tuple(None if axis == "embed" else axis for axis in outputs)),
         (rf"{pattern}/kernel$", inputs + outputs),
         (rf"{pattern}/lora_a$", (*inputs, None)),
         (rf"{pattern}/lora_b$", (None, *outputs)),
@@ -30,12 +37,9 @@ AXES = (
     (r"embed/token$", ("vocab", None)),
     (r"embed/(encoder_|decoder_)?(position|token_type)$", (None, "embed")),
     *kernel_axes(r"embed/projection", (None,), ("embed",)),
-    (r"embed/projection/bias$", (None,)),
     (r"norm/(scale|bias)$", (None,)),
     *kernel_axes(r"mlp/(up|gate)", ("embed",), ("mlp",)),
-    (r"mlp/(up|gate)/bias$", ("mlp",)),
     *kernel_axes(r"mlp/down", ("mlp",), ("embed",)),
-    (r"mlp/down/bias$", (None,)),
 )
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -86,22 +90,21 @@ class Dense(nn.Module):
     dimensions; `std` is the standard deviation of its normal initialisation.
     """
 
+    config: object
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     std: float
-    bias: bool
-    dtype: str
-    param_dtype: str
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return [..., *outputs] in `dtype` from x [..., *inputs]."""
-        init = nn.initializers.normal(self.std)
-        kernel = self.param("kernel", init, self.inputs + self.outputs, self.param_dtype)
-        y = projected(self, x.astype(self.dtype), kernel, len(self.inputs))
+        """Return [..., *outputs] in the compute dtype from x [..., *inputs]."""
+        c, init = self.config, nn.initializers.normal(self.std)
+        kernel = self.param("kernel", init, self.inputs + self.outputs, c.param_dtype)
+        y = projected(self, x.astype(c.dtype), kernel, len(self.inputs))
         if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, self.outputs, self.param_dtype)
-            y += aligned(bias.astype(self.dtype), y.ndim)
+            bias = self.param("bias", nn.initializers.zeros, self.outputs, c.param_dtype)
+            y += aligned(bias.astype(c.dtype), y.ndim)
         return y
 
 
@@ -132,13 +135,10 @@ def aligned(x: jax.Array, ndim: int) -> jax.Array:
 
 
 class Norm(nn.Module):
-    """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang & Sennrich, 2019), computed in float32.
-
-    `kind` is one of config.NORMS; empty for the config's.
-    """
+    """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang & Sennrich, 2019), computed in float32."""
 
     config: TransformerConfig
-    kind: str = ""
+    kind: str = ""  # that of `config.norm` where empty
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -158,10 +158,10 @@ class Norm(nn.Module):
         return y.astype(c.dtype)
 
 
-def dropout_words(module: nn.Module, train: bool, sites: int) -> jax.Array | None:
-    """Return uint32 [sites, 2], two random words per dropout of a module, or None in evaluation."""
+def dropout_words(module: nn.Module, train: bool, sites: int = 1) -> jax.Array | list[None]:
+    """Return two random words for each dropout of a module, uint32 [sites, 2]; None for each."""
     if not train:
-        return None
+        return [None] * sites
     return jax.random.bits(module.make_rng("dropout"), (sites, 2), jnp.uint32)
 
 
@@ -183,9 +183,8 @@ def keep_mask(words: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Arra
     for axis, size in enumerate(shape[:-1]):
         row = row * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, row.shape, axis)
     row = mix(mix(row ^ words[0]) ^ words[1])
-    column = jax.lax.broadcasted_iota(
-        jnp.uint32, (1,) * (len(shape) - 1) + shape[-1:], len(shape) - 1
-    )
+    last = len(shape) - 1
+    column = jax.lax.broadcasted_iota(jnp.uint32, (1,) * last + shape[-1:], last)
     h = mix(row + column * jnp.uint32(0x9E3779B9))
     return h >= jnp.uint32(min(round(rate * 2**32), 2**32 - 1))
 
@@ -211,10 +210,7 @@ _dropout.defvjp(_dropout_forward, _dropout_backward)
 def dropout(x: jax.Array, rate: float, words: jax.Array | None) -> jax.Array:
     """Return x with elements zeroed with probability `rate` and the others scaled up.
 
-    Args:
-      x: any float array.
-      rate: in [0, 1); 0 is the identity.
-      words: uint32 [2], one row of `dropout_words`; None in evaluation, the identity.
+    `words` is one row of `dropout_words`: None, in evaluation, leaves x as it is.
     """
     return x if words is None or rate == 0 else _dropout(x, words, rate)
 
@@ -251,16 +247,13 @@ class Embed(nn.Module):
             rows = (c.max_length + c.position_offset, c.embed_width)
             self.tables = {s: self.param(f"{s}position", init, rows, c.param_dtype) for s in sides}
         if c.token_types:
-            self.token_type = self.param(
-                "token_type", init, (c.token_types, c.embed_width), c.param_dtype
-            )
+            rows = (c.token_types, c.embed_width)
+            self.token_type = self.param("token_type", init, rows, c.param_dtype)
         if c.embed_norm:
             for s in sides:
                 setattr(self, f"{s}norm", Norm(c))
         if c.embed_width != c.width:
-            self.projection = Dense(
-                (c.embed_width,), (c.width,), c.init_std, True, c.dtype, c.param_dtype
-            )
+            self.projection = Dense(c, (c.embed_width,), (c.width,), c.init_std)
 
     def __call__(
         self, tokens_BL, positions_BL, types_BL=None, train: bool = False, side: str = ""
@@ -290,8 +283,8 @@ class Embed(nn.Module):
             x_BLE += one_hot @ self.token_type.astype(c.dtype)
         if c.embed_norm:
             x_BLE = getattr(self, f"{side}norm")(x_BLE)
-        words = dropout_words(self, train and c.embed_dropout > 0, 1)
-        x_BLE = dropout(x_BLE, c.embed_dropout, None if words is None else words[0])
+        word = dropout_words(self, train and c.embed_dropout > 0)[0]
+        x_BLE = dropout(x_BLE, c.embed_dropout, word)
         x_BLD = self.projection(x_BLE) if c.embed_width != c.width else x_BLE
         return constrain(x_BLD, "batch", "length", "embed")
 
@@ -314,15 +307,39 @@ class MLP(nn.Module):
         up_std, down_std = c.init_std, c.init_std * self.out_scale
         if c.init == "t5":
             up_std, down_std = c.width**-0.5, c.mlp_width**-0.5
-        common = {"bias": c.mlp_bias, "dtype": c.dtype, "param_dtype": c.param_dtype}
-        hidden_BLF = Dense((c.width,), (c.mlp_width,), up_std, name="up", **common)(x_BLD)
+        inner, outer, act = (c.mlp_width,), (c.width,), ACTIVATIONS[c.activation]
+        hidden_BLF = Dense(c, outer, inner, up_std, c.mlp_bias, name="up")(x_BLD)
         hidden_BLF = checkpoint_name(hidden_BLF, "projection")
-        act = ACTIVATIONS[c.activation]
         if c.gated:
-            gate = Dense((c.width,), (c.mlp_width,), up_std, name="gate", **common)
-            hidden_BLF = act(checkpoint_name(gate(x_BLD), "projection")) * hidden_BLF
+            gate_BLF = Dense(c, outer, inner, up_std, c.mlp_bias, name="gate")(x_BLD)
+            hidden_BLF = act(checkpoint_name(gate_BLF, "projection")) * hidden_BLF
         else:
             hidden_BLF = act(hidden_BLF)
         hidden_BLF = constrain(hidden_BLF, "batch", "length", "mlp")
         hidden_BLF = dropout(hidden_BLF, c.mlp_dropout, words)
-        return Dense((c.mlp_width,), (c.width,), down_std, name="down", **common)(hidden_BLF)
+        return Dense(c, inner, outer, down_std, c.mlp_bias, name="down")(hidden_BLF)
+
+
+def default_positions(tokens_BL: jax.Array, segments_BL: jax.Array | None) -> jax.Array:
+    """Return int32 [B, L]: the index in a row, restarting where the segment changes."""
+    index_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)
+    index_BL = jnp.broadcast_to(index_L[None], tokens_BL.shape)
+    if segments_BL is None:
+        return index_BL
+    changed = segments_BL[:, 1:] != segments_BL[:, :-1]
+    start_BL = jnp.where(jnp.pad(changed, [(0, 0), (1, 0)]), index_BL, 0)
+    return index_BL - jax.lax.cummax(start_BL, axis=1)
+
+
+def positions_of(batch: dict, prefix: str = "") -> jax.Array:
+    """Return the batch's positions [B, L], or their default; `prefix` is "" or "encoder_"."""
+    positions = batch.get(f"{prefix}positions")
+    if positions is not None:
+        return positions
+    return default_positions(batch[f"{prefix}tokens"], batch.get(f"{prefix}segment_ids"))
+
+
+def segments_of(batch: dict, prefix: str = "") -> jax.Array:
+    """Return the batch's segment ids [B, L], by default all ones."""
+    segments = batch.get(f"{prefix}segment_ids")
+    return jnp.ones_like(batch[f"{prefix}tokens"]) if segments is None else segments

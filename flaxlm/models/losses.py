@@ -22,12 +22,8 @@ def cross_entropy(
     q = (1 − ε) · onehot(target) + ε / V over the finite logits (logits of −inf pad the
     vocabulary). The z-loss keeps log Z near 0 (Chowdhery et al., 2022, section 5).
 
-    Args:
-      logits: [..., V], any float type; computed in float32.
-      targets: int [...], in [0, V).
-      weights: [...]; a position of weight 0 has no gradient, whatever its finite logits.
-      label_smoothing: ε.
-      z_loss: its coefficient.
+    `logits` are [..., V], `targets` int [...] in [0, V), `weights` [...]: a position of weight 0
+    has no gradient, whatever its finite logits.
     """
     weights = weights.astype(jnp.float32)
     losses, correct = _token_losses(logits, targets, label_smoothing, z_loss)

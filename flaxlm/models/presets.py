@@ -1,5 +1,7 @@
 """Published architectures by name; every field can be overridden in a config."""
 
+_DROPOUT = dict.fromkeys(("embed_dropout", "attention_dropout", "residual_dropout"), 0.1)
+_NO_BIAS = dict.fromkeys(("attention_bias", "attention_out_bias", "mlp_bias"), False)
 _BERT = {
     "name": "encoder",
     "vocab_size": 30_522,
@@ -10,19 +12,15 @@ _BERT = {
     "final_norm": False,
     "activation": "gelu",
     "token_types": 2,
-    "embed_dropout": 0.1,
-    "attention_dropout": 0.1,
-    "residual_dropout": 0.1,
     "head_dropout": 0.1,
+    **_DROPOUT,
 }
 _GPT2 = {
     "name": "decoder",
     "vocab_size": 50_257,
     "max_length": 1024,
-    "embed_dropout": 0.1,
-    "attention_dropout": 0.1,
-    "residual_dropout": 0.1,
     "scale_residual_init": True,
+    **_DROPOUT,
 }
 _T5 = {
     "name": "encoder_decoder",
@@ -33,15 +31,11 @@ _T5 = {
     "positions": "relative",
     "attention_scale": 1.0,
     "activation": "relu",
-    "attention_bias": False,
-    "attention_out_bias": False,
-    "mlp_bias": False,
-    "embed_dropout": 0.1,
-    "attention_dropout": 0.1,
-    "residual_dropout": 0.1,
     "mlp_dropout": 0.1,
     "output_dropout": 0.1,
     "init": "t5",
+    **_DROPOUT,
+    **_NO_BIAS,
 }
 _T5_V1_1 = _T5 | {"activation": "gelu_tanh", "gated": True, "tied": False}
 _LLAMA2 = {
@@ -53,10 +47,8 @@ _LLAMA2 = {
     "positions": "rotary",
     "activation": "silu",
     "gated": True,
-    "attention_bias": False,
-    "attention_out_bias": False,
-    "mlp_bias": False,
     "tied": False,
+    **_NO_BIAS,
 }
 
 

@@ -1,33 +1,25 @@
 """A stacked LSTM or GRU language model: the proof that an architecture is one file and one row."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxlm.errors import check_range, choose
-from flaxlm.models import heads
-from flaxlm.models.config import (
-    ACTIVATIONS,
-    DTYPES,
-    POOLINGS,
-    check_rates,
-    padded_vocab,
-)
+from flaxlm.errors import check_range
+from flaxlm.models import heads, layers
+from flaxlm.models.config import check_fields, padded_vocab
 from flaxlm.models.heads import Heads
-from flaxlm.models.inputs import segments_of
-from flaxlm.models.layers import Dense, dropout, dropout_words, kernel_axes, take_rows
+from flaxlm.models.layers import Dense, dropout, dropout_words, segments_of
 from flaxlm.sharding import constrain
 
 AXES = (
     (r"recurrent/token$", ("vocab", None)),
-    *kernel_axes(r"layers/(input|recurrent)", ("embed",), (None, "mlp")),
-    (r"layers/(input|recurrent)/bias$", (None, "mlp")),
+    *layers.kernel_axes(r"layers/(input|recurrent)", ("embed",), (None, "mlp")),
     *heads.AXES,
 )
 HEADS = ("lm", "classification", "pooled")
-GATES = {"lstm": 4, "gru": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +50,7 @@ class RecurrentConfig:
     def __post_init__(self):
         check_range("model", self, "vocab_size")  # 0: as many as the tokenizer has
         check_range("model", self, "vocab_multiple", "width", "num_layers", low=1)
-        check_rates(self)
-        choose("model.cell", self.cell, GATES)
-        choose("model.pooling", self.pooling, POOLINGS)
-        choose("model.pooler", self.pooler, ("", "none", "dense"))
-        choose("model.pooler_activation", self.pooler_activation, ACTIVATIONS)
-        choose("model.init", self.init, ("normal",))
-        choose("model.dtype", self.dtype, DTYPES)
-        choose("model.param_dtype", self.param_dtype, DTYPES)
+        check_fields(self, cell=CELLS, pooler=("", "none", "dense"), init=("normal",))
 
 
 def lstm(gates_BgD: jax.Array, recurrent_BgD: jax.Array, state: dict) -> dict:
@@ -90,7 +75,7 @@ def gru(gates_BgD: jax.Array, recurrent_BgD: jax.Array, state: dict) -> dict:
     return {"h": (1 - update) * candidate + update * state["h"]}
 
 
-CELLS = {"lstm": (lstm, ("h", "c")), "gru": (gru, ("h",))}
+CELLS = {"lstm": (lstm, 4, ("h", "c")), "gru": (gru, 3, ("h",))}  # step, gates, state
 
 
 class Layer(nn.Module):
@@ -103,22 +88,14 @@ class Layer(nn.Module):
     def __call__(self, x_BLD, state: dict, fresh_BL: jax.Array):
         """Return outputs [B, L, D] and the last state {name: float32 [B, D]}.
 
-        Args:
-          x_BLD: inputs.
-          state: before the first token.
-          fresh_BL: bool, True on the first token of a document.
+        `state` is that before the first token; `fresh_BL` is True where a document begins.
         """
         c = self.config
-        step, _ = CELLS[c.cell]
-        outputs = (GATES[c.cell], c.width)
-
-        def dense(name):
-            std = c.width**-0.5
-            return Dense((c.width,), outputs, std, True, c.dtype, c.param_dtype, name=name)
-
+        step, gates, _ = CELLS[c.cell]
+        dense = functools.partial(Dense, c, (c.width,), (gates, c.width), c.width**-0.5)
         # One product for all time steps: only the recurrent one depends on the step before.
-        gates_LBgD = jnp.moveaxis(dense("input")(x_BLD), 1, 0)
-        recurrent = dense("recurrent")
+        gates_LBgD = jnp.moveaxis(dense(name="input")(x_BLD), 1, 0)
+        recurrent = dense(name="recurrent")
 
         def advance(module, state, inputs):
             gates, fresh_B = inputs
@@ -132,8 +109,8 @@ class Layer(nn.Module):
         scan = nn.scan(advance, variable_broadcast="params", split_rngs={"params": False})
         state, y_LBD = scan(recurrent, state, (gates_LBgD, jnp.moveaxis(fresh_BL, 1, 0)))
         y_BLD = jnp.moveaxis(y_LBD, 0, 1)
-        words = dropout_words(self, self.train and c.layer_dropout > 0, 1)
-        y_BLD = dropout(y_BLD, c.layer_dropout, None if words is None else words[0])
+        word = dropout_words(self, self.train and c.layer_dropout > 0)[0]
+        y_BLD = dropout(y_BLD, c.layer_dropout, word)
         return constrain(y_BLD, "batch", "length", "embed"), state
 
 
@@ -150,18 +127,17 @@ class RecurrentStack(nn.Module):
         continues `state`, by default zero.
         """
         c = self.config
-        table_VD = self.param(
-            "token", nn.initializers.normal(c.init_std), (padded_vocab(c), c.width), c.param_dtype
-        )
-        x_BLD = take_rows(table_VD, tokens_BL).astype(c.dtype)
-        words = dropout_words(self, train and c.embed_dropout > 0, 1)
-        x_BLD = dropout(x_BLD, c.embed_dropout, None if words is None else words[0])
+        shape, init = (padded_vocab(c), c.width), nn.initializers.normal(c.init_std)
+        table_VD = self.param("token", init, shape, c.param_dtype)
+        x_BLD = layers.take_rows(table_VD, tokens_BL).astype(c.dtype)
+        word = dropout_words(self, train and c.embed_dropout > 0)[0]
+        x_BLD = dropout(x_BLD, c.embed_dropout, word)
         x_BLD = constrain(x_BLD, "batch", "length", "embed")
         if state is None:
             zeros = jnp.zeros((c.num_layers, tokens_BL.shape[0], c.width), jnp.float32)
-            state = dict.fromkeys(CELLS[c.cell][1], zeros)
+            state = dict.fromkeys(CELLS[c.cell][2], zeros)
         fresh_BL = jnp.pad(segments_BL[:, 1:] != segments_BL[:, :-1], [(0, 0), (1, 0)])
-        layers = nn.scan(
+        scanned = nn.scan(
             Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
@@ -169,12 +145,12 @@ class RecurrentStack(nn.Module):
             out_axes=0,
             length=c.num_layers,
         )(c, train, name="layers")
-        x_BLD, state = layers(x_BLD, state, fresh_BL)
+        x_BLD, state = scanned(x_BLD, state, fresh_BL)
         return x_BLD, state, table_VD
 
 
 class Recurrent(nn.Module):
-    """Recurrent language model with heads `lm`, `classification`, `pooled`."""
+    """Recurrent language model; `HEADS` are its heads."""
 
     config: RecurrentConfig
     head_sizes: tuple[tuple[str, int], ...] = (("lm", 0),)
@@ -194,11 +170,8 @@ class Recurrent(nn.Module):
         return {"hidden": x_BLD} | self.heads(x_BLD, batch, table_VD, train)
 
     def prefill(self, batch: dict, cache_length: int) -> tuple[jax.Array, dict]:
-        """Read prompts padded on the left; return last-token logits [B, V] and the state.
-
-        The state has one size whatever the `cache_length`, an argument of the other families.
-        """
-        del cache_length
+        """Read prompts padded on the left; return last-token logits [B, V] and the state."""
+        del cache_length  # of other families: the state has one size
         x_BLD, state, table_VD = self.recurrent(batch["tokens"], segments_of(batch))
         return self.heads.language(x_BLD[:, -1:], table_VD)[:, 0], state
 

@@ -1,4 +1,6 @@
-"""The one Block and the one Stack under all three families."""
+"""The one Block and the one Stack under the three Transformer families."""
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -8,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from flaxlm.models import attention
 from flaxlm.models.attention import Attention, RelativeBias, Scores
+from flaxlm.models.cache import put
 from flaxlm.models.config import TransformerConfig
 from flaxlm.models.layers import MLP, Norm, dropout, dropout_words
 from flaxlm.sharding import constrain
@@ -56,7 +59,6 @@ class Block(nn.Module):
         c = self.config
         window, cache = layer
         words = dropout_words(self, self.train, 6)
-        words = [None] * 6 if words is None else words
         out_scale = (2 * self.depth) ** -0.5 if c.scale_residual_init else 1.0
         kept = {}
 
@@ -78,20 +80,18 @@ class Block(nn.Module):
         rotary = context.rotary
         if context.local_rotary is not None:
             local = window < NO_WINDOW
-            rotary = jax.tree.map(
-                lambda near, far: jnp.where(local, near, far), context.local_rotary, rotary
-            )
+            choose = functools.partial(jnp.where, local)
+            rotary = jax.tree.map(choose, context.local_rotary, rotary)
 
         def self_attention(x):
             module = Attention(c, out_scale, name="attention")
             key, value = module.keys_values(x, rotary)
             kept.update(key=key, value=value)
             if cache is not None:
-                key = _put(cache["key"], key, context.index)
-                value = _put(cache["value"], value, context.index)
-            return module(
-                x, key, value, context.scores, rotary=rotary, window=window, words=words[0]
-            )
+                key = put(cache["key"], key, context.index, axis=1)
+                value = put(cache["value"], value, context.index, axis=1)
+            options = {"rotary": rotary, "window": window, "words": words[0]}
+            return module(x, key, value, context.scores, **options)
 
         def cross_attention(x):
             module = Attention(c, out_scale, name="cross_attention")
@@ -114,16 +114,6 @@ class Block(nn.Module):
             x_BLD = residual("mlp", lambda x: mlp(x, words[4]), words[5], x_BLD)
         x_BLD = constrain(x_BLD, "batch", "length", "embed")
         return x_BLD, kept if self.keep else None
-
-
-def _put(cached_BMHK, new_BLHK, index):
-    return jax.lax.dynamic_update_slice_in_dim(
-        cached_BMHK, new_BLHK.astype(cached_BMHK.dtype), index, axis=1
-    )
-
-
-def _join(first, others):
-    return jnp.concatenate([first, others])
 
 
 class Stack(nn.Module):
@@ -154,14 +144,12 @@ class Stack(nn.Module):
         """Return hidden x_BLD after the final norm, and new keys and values.
 
         Args:
-          x_BLD: embedded tokens; with `cache`, of the one token that is decoded.
+          x_BLD: embedded tokens; with a `cache` (see `cache.py`), of the one that is decoded.
           positions_BL: int32, from 0 in every document.
           segments_BL: int32, 0 on padding; None: one document a row, no padding.
           prefix_mask: int32 [B, L], 1 on tokens that their whole document sees.
           memory, memory_segments: encoder output [B, M, D] and its segments, if `cross`.
-          cache: see `cache.py`, for one step of decoding.
           keep: whether to return the keys and values of all layers, [N, B, L, H, K] each.
-          train: dropout on.
         """
         c = self.config
         if cache is None:
@@ -170,56 +158,45 @@ class Stack(nn.Module):
         else:
             index, keys = cache["index"], cache["segment_ids"]
             distance = attention.query_key_distances(1, keys.shape[1], index)
-        scores = Scores(
-            mask=attention.visibility(distance, segments_BL, keys, self.causal, prefix_mask),
-            distance=distance if any(c.windows) else None,
-        )
+        mask = attention.visibility(distance, segments_BL, keys, self.causal, prefix_mask)
+        relative = rotary = local_rotary = cross_scores = None
         if c.positions == "relative":
-            scores = scores.replace(
-                relative=RelativeBias(c, self.causal, name="relative")(distance)
-            )
-        context = Context(scores=scores, memory=memory, index=index)
+            relative = RelativeBias(c, self.causal, name="relative")(distance)
         if c.positions == "rotary":
-            context = context.replace(rotary=attention.rotary_table(positions_BL, c))
+            rotary = attention.rotary_table(positions_BL, c)
             if c.rope_local_theta and any(c.windows):
-                context = context.replace(
-                    local_rotary=attention.rotary_table(positions_BL, c, local=True)
-                )
+                local_rotary = attention.rotary_table(positions_BL, c, local=True)
         if self.cross:
-            context = context.replace(
-                cross_scores=Scores(
-                    mask=attention.visibility(None, segments_BL, memory_segments, causal=False)
-                )
-            )
+            cross_mask = attention.visibility(None, segments_BL, memory_segments, causal=False)
+            cross_scores = Scores(cross_mask)
+        scores = Scores(mask, relative, distance if any(c.windows) else None)
+        context = Context(scores, cross_scores, rotary, local_rotary, memory, index)
         layers = (self.windows(), None if cache is None else cache["layers"])
-        apart = 0 if c.first_norm else 1
-        kept_first = None
+        apart, kept = int(not c.first_norm), []
         if apart:
             # A layer of another structure comes before the scanned ones.
             layer = jax.tree.map(lambda a: a[0], layers)
             options = {"keep": keep, "train": train, "depth": self.num_layers, "normed": False}
             first = self.block()(c, self.cross, **options, name="first")
-            x_BLD, kept_first = first(x_BLD, layer, context)
+            x_BLD, cached = first(x_BLD, layer, context)
+            kept.append(jax.tree.map(lambda a: a[None], cached))
             layers = jax.tree.map(lambda a: a[1:], layers)
-        kept = None
         if self.num_layers > apart:
-            x_BLD, kept = self.blocks(keep, train, self.num_layers - apart)(x_BLD, layers, context)
-        if kept_first is not None:
-            alone = jax.tree.map(lambda a: a[None], kept_first)
-            kept = alone if kept is None else jax.tree.map(_join, alone, kept)
+            scanned = self.blocks(keep, train, self.num_layers - apart)
+            x_BLD, cached = scanned(x_BLD, layers, context)
+            kept.append(cached)
+        kept = jax.tree.map(lambda *parts: jnp.concatenate(parts), *kept) if kept[1:] else kept[0]
         if c.final_norm:
             x_BLD = Norm(c, name="final_norm")(x_BLD)
-        words = dropout_words(self, train and c.output_dropout > 0, 1)
-        return dropout(x_BLD, c.output_dropout, None if words is None else words[0]), kept
+        word = dropout_words(self, train and c.output_dropout > 0)[0]
+        return dropout(x_BLD, c.output_dropout, word), kept
 
     def block(self):
         """Return the class of a block, with its rematerialisation."""
-        c = self.config
-        return (
-            Block
-            if c.remat == "none"
-            else nn.remat(Block, policy=REMAT[c.remat], prevent_cse=False)
-        )
+        remat = self.config.remat
+        if remat == "none":
+            return Block
+        return nn.remat(Block, policy=REMAT[remat], prevent_cse=False)
 
     def blocks(self, keep: bool, train: bool, length: int) -> nn.Module:
         """Return the scanned block, named `layers`; shared parameters are not stacked."""

@@ -1,13 +1,11 @@
-"""What a model is trained to do: one frozen dataclass a file, one row here."""
+"""What a model is trained to do: a frozen dataclass, and a row here."""
 
 from flaxlm.objectives.causal_lm import CausalLM
-from flaxlm.objectives.classification import Classification
 from flaxlm.objectives.in_batch import InBatch
 from flaxlm.objectives.masked_lm import MaskedLM
-from flaxlm.objectives.multi_label import MultiLabel
 from flaxlm.objectives.objective import Objective
 from flaxlm.objectives.question_answering import QuestionAnswering
-from flaxlm.objectives.regression import Regression
+from flaxlm.objectives.sequence import Classification, MultiLabel, Regression
 from flaxlm.objectives.span_corruption import SpanCorruption
 from flaxlm.objectives.text_to_text import TextToText
 from flaxlm.objectives.token_classification import TokenClassification

@@ -59,16 +59,13 @@ class CausalLM(Objective):
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return inputs x[:-1] and targets x[1:]; a target in another document has weight 0."""
-        tokens, segments = raw["tokens"], raw["segment_ids"]
+        segments = raw["segment_ids"]
         scored = segments[:, 1:] == segments[:, :-1]
         scored &= segments[:, 1:] > 0
-        batch = {
-            "tokens": np.ascontiguousarray(tokens[:, :-1]),
-            "targets": np.ascontiguousarray(tokens[:, 1:]),
-            "segment_ids": np.ascontiguousarray(segments[:, :-1]),
-            "positions": np.ascontiguousarray(raw["positions"][:, :-1]),
-            "example_ids": raw["example_ids"],
-        }
+        inputs = ("tokens", "segment_ids", "positions")
+        batch = {name: np.ascontiguousarray(raw[name][:, :-1]) for name in inputs}
+        batch["targets"] = np.ascontiguousarray(raw["tokens"][:, 1:])
+        batch["example_ids"] = raw["example_ids"]
         if self.prefix:
             position = batch["positions"]
             prefix = _prefix_lengths(batch["segment_ids"], rng)

@@ -19,7 +19,7 @@ from flaxlm.errors import ConfigError, choose
 from flaxlm.models import losses
 from flaxlm.models.heads import POOLINGS, pool
 from flaxlm.objectives import supervised
-from flaxlm.objectives.objective import Spec, Sums, apply, ints
+from flaxlm.objectives.objective import Spec, Sums, apply, ints, real_rows
 from flaxlm.objectives.sequence import SequenceObjective
 
 SIDES = ("first", "second")
@@ -101,13 +101,13 @@ class InBatch(SequenceObjective):
 
     def weights(self, batch) -> dict[str, jax.Array]:
         """Return the number of pairs that belong together."""
-        return {"loss": jnp.sum(supervised.real_rows(batch) * batch["labels"])}
+        return {"loss": jnp.sum(real_rows(batch) * batch["labels"])}
 
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
         """Return the term `loss` and the accuracy, means of both directions."""
         x_BSD = self.vectors(model, params, batch, rng, train)
         logits_BC = jnp.einsum("bd,cd->bc", x_BSD[:, 0], x_BSD[:, 1]) / self.temperature
-        real_B = supervised.real_rows(batch)
+        real_B = real_rows(batch)
         weights_B = real_B * batch["labels"]
         # A row that only fills the batch is no candidate but its own, and has no weight there.
         absent_BC = (real_B[None, :] == 0) & (real_B[:, None] != 0)

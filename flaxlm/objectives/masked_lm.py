@@ -14,9 +14,7 @@ from flaxlm.data.pairs import PairPlan
 from flaxlm.data.pipeline import Batch
 from flaxlm.errors import ConfigError, check_range
 from flaxlm.models import losses
-from flaxlm.objectives.objective import Objective, Spec, Sums, apply, floats, ints
-
-_NEVER = {np.dtype(np.uint32): np.uint32(2**32 - 1), np.dtype(np.uint64): np.uint64(2**64 - 1)}
+from flaxlm.objectives.objective import Objective, Spec, Sums, apply, floats, ints, real_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,19 +78,12 @@ class MaskedLM(Objective):
                 "objective masked_lm replaces tokens by a mask token, and this tokenizer has none; "
                 "choose another tokenizer, or objective.name=causal_lm"
             )
+        order = {"seed": seed, "shuffle": shuffle}
         if self.nsp:
             special = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
-            return PairPlan(source, length, seed, shuffle, **special)
-        return PackedPlan(
-            source,
-            longest=length - 2,
-            cost=lambda n: (n + 2)[:, None],
-            capacity=(length,),
-            before=1,
-            after=1,
-            seed=seed,
-            shuffle=shuffle,
-        )
+            return PairPlan(source, length, **order, **special)
+        sizes = {"longest": length - 2, "capacity": (length,), "before": 1, "after": 1}
+        return PackedPlan(source, cost=lambda n: (n + 2)[:, None], **sizes, **order)
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the batch with the selected tokens replaced in `tokens`, and their originals."""
@@ -144,9 +135,9 @@ class MaskedLM(Objective):
         )
         terms, metrics = {"mlm": (total, weight)}, {"mlm_accuracy": (correct, weight)}
         if self.nsp:
-            real = (batch["example_ids"] >= 0).astype(jnp.float32)
+            real_B = real_rows(batch)
             # Both labels are known with certainty: no smoothing.
-            total, weight, correct = losses.cross_entropy(outputs["nsp"], batch["labels"], real)
+            total, weight, correct = losses.cross_entropy(outputs["nsp"], batch["labels"], real_B)
             terms["nsp"], metrics["nsp_accuracy"] = (total, weight), (correct, weight)
         return terms, metrics
 
@@ -194,7 +185,7 @@ def _single_tokens(candidates, budget, slots, rng: RowRandom):
     mask = keys.dtype.type((1 << width) - 1)
     keys &= ~mask
     keys |= np.arange(length, dtype=keys.dtype)
-    never = _NEVER[keys.dtype]
+    never = np.iinfo(keys.dtype).max
     keys[~candidates] = never
     keys.partition(slots - 1, axis=1)
     keys = np.sort(keys[:, :slots], axis=1)
@@ -213,7 +204,6 @@ def _whole_words(candidates, starts, budget, rng: RowRandom):
     before = np.zeros_like(candidates)
     before[:, 1:] = candidates[:, :-1]
     starts = candidates & (starts | ~before)
-    column = np.arange(length, dtype=np.uint64)
     # A token's key is the random number of its word's first token, then that token's column, then
     # its own: sorting brings words together, in random order.
     first = np.where(starts, np.arange(length, dtype=np.int32), 0)
@@ -224,12 +214,12 @@ def _whole_words(candidates, starts, budget, rng: RowRandom):
     keys <<= np.uint64(16)
     keys |= first.astype(np.uint64)
     keys <<= np.uint64(16)
-    keys |= column
-    keys[~candidates] = _NEVER[keys.dtype]
+    keys |= np.arange(length, dtype=np.uint64)
+    never = np.iinfo(keys.dtype).max
+    keys[~candidates] = never
     keys.sort(axis=1)
     columns = (keys & np.uint64(0xFFFF)).astype(np.int32)
-    word = keys >> np.uint64(16)
-    real = keys != _NEVER[keys.dtype]
+    word, real = keys >> np.uint64(16), keys != never
     return np.where(_fitting(word, real, budget), columns, -1)
 
 
@@ -275,8 +265,7 @@ def _columns(chosen, slots, length):
         positions = positions[:, :slots]
     positions.sort(axis=1)
     if positions.shape[1] < slots:
-        positions = np.pad(
-            positions, ((0, 0), (0, slots - positions.shape[1])), constant_values=length
-        )
+        unused = slots - positions.shape[1]
+        positions = np.pad(positions, ((0, 0), (0, unused)), constant_values=length)
     valid = positions < length
     return positions * valid, valid

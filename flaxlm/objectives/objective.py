@@ -71,9 +71,9 @@ class Objective(abc.ABC):
         return [name for name, row in MODELS.items() if cls.fits(row)]
 
     def heads(self, model_name: str) -> dict[str, int]:
-        """Return `{head: output size}` to build the model with; ConfigError if it has none.
+        """Return `{head: outputs}`, one for each label, to build the model with; 0 is its own size.
 
-        A head has an output for each label; 0, where there are none, is its own size.
+        ConfigError for a model that it does not work on.
         """
         valid = self.models()
         if model_name not in valid:
@@ -109,14 +109,10 @@ class Objective(abc.ABC):
         return {"loss": jnp.sum(batch["weights"])}
 
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
-        """Return ({term: (Σ nats, weight)}, {metric: (Σ, weight)}).
+        """Return ({term: (Σ nats, weight)}, {metric: (Σ, weight)}) of a batch.
 
-        Args:
-          model: a module of MODELS, built with this objective's heads.
-          params: its parameters.
-          batch: arrays as in `batch_spec`.
-          rng: a key for dropout; unused (None) if not train.
-          train: dropout, label smoothing and z-loss on.
+        The model is built with this objective's heads. `rng` is a key for dropout, None in
+        evaluation; `train` turns dropout, label smoothing and z-loss on.
         """
         logits = apply(model, params, batch, rng, train)["lm"]
         total, weight, correct = losses.cross_entropy(
@@ -152,6 +148,11 @@ def without(objective, *fields: str) -> None:
     for field in fields:
         if value := getattr(objective, field):
             raise ConfigError(f"objective.{field}={value}: {objective.name} does not use it")
+
+
+def real_rows(batch) -> jax.Array:
+    """Return float32 [B], 0 on rows that only fill the batch."""
+    return (batch["example_ids"] >= 0).astype(jnp.float32)
 
 
 def ints(**shapes: tuple[int, ...]) -> Spec:

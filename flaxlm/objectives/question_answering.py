@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
-from flaxlm.data.template import Frame, Template
+from flaxlm.data.template import Frame
 from flaxlm.data.unknown import warn_unknown
 from flaxlm.errors import ConfigError, DataError, check_range
 from flaxlm.models import losses
@@ -22,24 +22,25 @@ from flaxlm.progress import Progress
 
 
 class ContextWindow(NamedTuple):
-    """A row of question and context: int32 [size] arrays, and the columns of its label."""
+    """A row of question and context: int32 [size] arrays, and an entry of each column."""
 
     text: np.ndarray
     types: np.ndarray
     begins: np.ndarray
     ends: np.ndarray
-    label: tuple[int, int]
+    labels: tuple[int, int]
     none: int
+    owner: int
+    weights: float
 
 
 @dataclasses.dataclass(frozen=True)
 class QuestionAnswering(supervised.Supervised):
     """Point at the first and the last token of the answer (Devlin et al., 2018, section 4.2).
 
-    An encoder reads its tokenizer's template around question and context, a decoder
-    `BOS question EOS context EOS`. A context that is longer than a row is read in several windows.
-    Where a window does not hold the answer, both pointers are on the first token or, where that
-    has nothing to say (a decoder's has seen nothing, a template may have none), on the last.
+    A context that is longer than a row is read in several windows, each behind the question. Where
+    a window does not hold the answer, both pointers are on the first token or, where that has
+    nothing to say (a decoder's has seen nothing, a template may have none), on the last.
 
     Attributes:
       stride: context tokens from the beginning of a window to that of the next.
@@ -72,12 +73,6 @@ class QuestionAnswering(supervised.Supervised):
         spec |= ints(begins=row, ends=row, labels=(batch_size, 2), none=one, owner=one)
         return spec | floats(weights=one)
 
-    def frame(self, tokenizer) -> Frame:
-        """Return the special tokens around question and context."""
-        if self.traits.bidirectional:
-            return tokenizer.template.pair
-        return Template.of([tokenizer.bos_id], [tokenizer.eos_id], [tokenizer.eos_id]).pair
-
     def plan(self, source, length: int, tokenizer, *, seed: int, shuffle: bool) -> ExamplePlan:
         """Return the order of the windows of examples with `text`, `text_pair` and `span`.
 
@@ -86,14 +81,14 @@ class QuestionAnswering(supervised.Supervised):
         training it must be known. `report` counts examples, windows, questions that were cut, and
         windows that `negatives` leaves out.
         """
-        self._check(tokenizer, length)
+        frame = self.template(tokenizer).pair
+        self._check(frame, length)
         questions = supervised.encode(tokenizer, supervised.column(source, "text", str))
         contexts = supervised.column(source, "text_pair", str)
         if shuffle:
             supervised.column(source, "span", tuple)
         cut = sum(len(question) > self.question_length for question in questions)
-        windows: list[ContextWindow] = []
-        owner, weights, dropped = [], [], 0
+        windows, dropped = [], 0
         encoded = {}  # questions share contexts
         quiet = jax.process_index() != 0
         with Progress("read", len(source), unit="questions", quiet=quiet) as progress:
@@ -108,34 +103,26 @@ class QuestionAnswering(supervised.Supervised):
                         f"the answer {context[span[0] : span[1]]!r}; leave the question out"
                     )
                 question = questions[number][: self.question_length]
-                rows = self._windows(tokenizer, question, *encoded[context], answer, length)
+                rows = self._windows(frame, question, *encoded[context], answer, length, number)
                 total = len(rows)
                 if shuffle and answer and self.negatives < 1:
                     random = RowRandom(seed, np.array([number])).uniform("negatives", total)[0]
                     drawn = zip(rows, random < self.negatives, strict=True)
-                    rows = [row for row, kept in drawn if kept or row.label[0] != row.none]
+                    rows = [row for row, kept in drawn if kept or row.labels[0] != row.none]
                 windows += rows
-                owner += [number] * len(rows)
-                weights += [float(answer is not None)] * len(rows)
                 dropped += total - len(rows)
                 progress.update(number + 1)
-        names = ("text", "begins", "ends", *(("types",) if self.traits.bidirectional else ()))
-        sequences = {
-            name: supervised.flat([getattr(row, name) for row in windows], length) for name in names
-        }
-        columns = {
-            "labels": np.array([row.label for row in windows], np.int32),
-            "none": np.array([row.none for row in windows], np.int32),
-            "owner": np.array(owner, np.int32),
-            "weights": np.array(weights, np.float32),
-        }
+        arrays = {name: [getattr(row, name) for row in windows] for name in ContextWindow._fields}
+        names = ("text", "begins", "ends", *["types"] * self.traits.bidirectional)
+        sequences = {name: supervised.flat(arrays[name], length) for name in names}
+        columns = {n: np.array(arrays[n], np.int32) for n in ("labels", "none", "owner")}
+        columns["weights"] = np.array(arrays["weights"], np.float32)
         warn_unknown(tokenizer, [ids for ids, _ in encoded.values()], list(encoded))
         report = {"examples": len(source), "windows": len(windows), "truncated": cut}
         return ExamplePlan(sequences, columns, seed, shuffle, report | {"dropped": dropped})
 
-    def _check(self, tokenizer, length: int) -> None:
+    def _check(self, frame: Frame, length: int) -> None:
         """Refuse rows that leave part of a context out, or that cannot stand for "no answer"."""
-        frame = self.frame(tokenizer)
         room = length - frame.size - self.question_length
         if room < self.stride:
             raise ConfigError(
@@ -150,9 +137,8 @@ class QuestionAnswering(supervised.Supervised):
                 f"{self.name} needs one to point at where there is no answer"
             )
 
-    def _windows(self, tokenizer, question, ids, places, answer, length: int):
+    def _windows(self, frame: Frame, question, ids, places, answer, length: int, owner: int):
         """Return the rows of a question's ids and a context, its `ids` at `places` [n, 2]."""
-        frame = self.frame(tokenizer)
         at = len(frame.specials[0]) + len(question) + len(frame.specials[1])
         room = length - frame.size - len(question)
         real = places[:, 0] < places[:, 1]  # white space and the like begins and ends nothing
@@ -168,10 +154,11 @@ class QuestionAnswering(supervised.Supervised):
             mine = real[here] & (chosen[here] == number)
             begins[columns] = np.where(mine, places[here, 0] + 1, 0)
             ends[columns] = np.where(real[here], places[here, 1], 0)
-            label = (none, none)
+            labels = (none, none)
             if answer and first <= answer[0] and answer[1] < stop:
-                label = (at + answer[0] - first, at + answer[1] - first)
-            windows.append(ContextWindow(text, types, begins, ends, label, none))
+                labels = (at + answer[0] - first, at + answer[1] - first)
+            entries = labels, none, owner, float(answer is not None)
+            windows.append(ContextWindow(text, types, begins, ends, *entries))
         return windows
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
@@ -197,9 +184,9 @@ class QuestionAnswering(supervised.Supervised):
         return {"loss": (total, weight)}, {"accuracy": (correct, weight)}
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
-        """Return the logits, `begin_scores` and `end_scores` [B, L], and their sum for no answer.
+        """Return the logits, `begin_scores` and `end_scores` [B, L], and what the batch tells.
 
-        That is `none_scores` [B]. `begins`, `ends` and `owner` are the batch's.
+        Their sum for no answer is `none_scores` [B].
         """
         logits_B2L = self.logits(model, params, batch, None, False)
         none_B2 = jnp.take_along_axis(logits_B2L, batch["none"][:, None, None], axis=2)[..., 0]
@@ -216,10 +203,9 @@ def answer_tokens(span: tuple | None, places: np.ndarray) -> tuple[int, int] | t
     if not span:
         return span
     begin, end = span
-    there = np.flatnonzero(
-        (places[:, 0] < end) & (places[:, 1] > begin) & (places[:, 0] < places[:, 1])
-    )
-    return (int(there[0]), int(there[-1])) if len(there) else None
+    starts, stops = places.T
+    touching = np.flatnonzero((starts < end) & (stops > begin) & (starts < stops))
+    return (int(touching[0]), int(touching[-1])) if len(touching) else None
 
 
 def context_spans(size: int, room: int, stride: int) -> list[tuple[int, int]]:

@@ -66,9 +66,13 @@ class SpanCorruption(Objective):
         """Return the decoder's columns for an encoder of `length`."""
         if self.target_length:
             return self.target_length
-        sizes = self.costs(np.arange(1, _most(length, self.density)))
+        sizes = self.costs(self._sizes(length))
         fitting = sizes[sizes[:, 0] <= length, 1].max(initial=1)
         return int(-(-fitting // 8) * 8)
+
+    def _sizes(self, length: int) -> np.ndarray:
+        """Return sizes of pieces in tokens, 1 up to a bound on those that fit into `length`."""
+        return np.arange(1, int(length / (1 - self.density)) + 16)
 
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return the encoder's arrays [B, M = length] and the decoder's [B, L]."""
@@ -85,7 +89,7 @@ class SpanCorruption(Objective):
                 "span corruption needs sentinels: train the tokenizer with tokenizer.sentinels=100"
             )
         capacity = (length, self.decoder_length(length))
-        pieces = np.arange(1, _most(length, self.density))
+        pieces = self._sizes(length)
         fits = (self.costs(pieces) <= capacity).all(axis=1)
         fits &= self.spans(pieces)[1] <= sentinels
         if not fits[0]:
@@ -95,14 +99,8 @@ class SpanCorruption(Objective):
             )
         # Rounding makes costs dip here and there: cut at the longest below which all pieces fit.
         longest = len(pieces) if fits.all() else int(np.argmin(fits))
-        return PackedPlan(
-            source,
-            longest=longest,
-            cost=self.costs,
-            capacity=capacity,
-            seed=seed,
-            shuffle=shuffle,
-        )
+        sizes = {"longest": longest, "cost": self.costs, "capacity": capacity}
+        return PackedPlan(source, **sizes, seed=seed, shuffle=shuffle)
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the encoder's corrupted rows and the decoder's rows of removed spans."""
@@ -117,9 +115,8 @@ class SpanCorruption(Objective):
         # Encoder: the kept tokens, then the sentinel for what follows. Decoder: the sentinel, then
         # the removed tokens.
         encoder = side(begin, kept, kept, length)
-        targets, segments, positions = side(
-            begin + kept - 1, removed, 0 * removed, self.decoder_length(length)
-        )
+        columns = self.decoder_length(length)
+        targets, segments, positions = side(begin + kept - 1, removed, 0 * removed, columns)
         return {
             "encoder_tokens": encoder[0],
             "encoder_segment_ids": encoder[1],
@@ -131,11 +128,6 @@ class SpanCorruption(Objective):
             "weights": (segments > 0).astype(np.float32),
             "example_ids": raw["example_ids"],
         }
-
-
-def _most(length: int, density: float) -> int:
-    """Return a bound on the tokens of a piece whose kept ones fit into `length`."""
-    return int(length / (1 - density)) + 16
 
 
 class _Pieces:
@@ -198,14 +190,8 @@ class _Pieces:
     def lay_out(self, text, sentinels, eos_id, source, copied, sentinel_at, width):
         """Return (tokens, segment ids, positions) int32 [B, width], one run a span, EOS a piece.
 
-        Args:
-          text: int32[...], flat.
-          sentinels: int32 of each span.
-          eos_id: ends each piece.
-          source: flat index in text that stands at the run's column 0.
-          copied: tokens of text in each run, beside its sentinel.
-          sentinel_at: the sentinel's column within the run.
-          width: columns.
+        Of each run: `source` is the flat index in the text that stands at its column 0, `copied`
+        its tokens of text, beside its sentinel, and `sentinel_at` the sentinel's column in it.
         """
         rows = self.shape[0]
         size = rows * width

@@ -1,7 +1,6 @@
 """What the supervised objectives share: examples become flat token arrays, once, at plan time."""
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
@@ -44,28 +43,34 @@ class Supervised(Objective):
         """What the model reads and writes that rows are laid out for."""
         return MODELS[self.model]
 
+    def template(self, tokenizer) -> Template:
+        """Return the special tokens around texts: the tokenizer's own where an encoder reads them.
+
+        By default those are `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]`. An encoder-decoder reads
+        `a EOS` or `a EOS b EOS`, other models that write begin with BOS.
+        """
+        if self.traits.bidirectional:
+            return tokenizer.template
+        end = [tokenizer.eos_id]
+        return Template.of([] if self.traits.encodes else [tokenizer.bos_id], end, end)
+
     @property
-    def prefix(self) -> str:
-        """Prefix of the names of a row's arrays in the batch."""
-        return "encoder_" if self.traits.encodes else ""
+    def row_names(self) -> list[str]:
+        """Names in a batch of a row's ids, of what is not padding, and of an encoder's types."""
+        prefix = "encoder_" if self.traits.encodes else ""
+        names = [f"{prefix}tokens", f"{prefix}segment_ids"]
+        return names + ["token_types"] * self.traits.bidirectional
 
     def row_spec(self, batch_size: int, length: int) -> Spec:
         """Return the entries of a row's arrays [B, L], and example_ids [B]."""
-        names = [f"{self.prefix}tokens", f"{self.prefix}segment_ids"]
-        names += ["token_types"] * (self.traits.bidirectional)
-        row = (batch_size, length)
-        return ints(**dict.fromkeys(names, row), example_ids=(batch_size,))
+        row = dict.fromkeys(self.row_names, (batch_size, length))
+        return ints(**row, example_ids=(batch_size,))
 
     def row_batch(self, raw: Raw, length: int) -> Batch:
         """Return the arrays of `row_spec`."""
-        batch = {
-            f"{self.prefix}tokens": raw["text"],
-            f"{self.prefix}segment_ids": filled(raw["text_lengths"], length),
-            "example_ids": raw["example_ids"],
-        }
-        if self.traits.bidirectional:
-            batch["token_types"] = raw["types"]
-        return batch
+        arrays = (raw["text"], filled(raw["text_lengths"], length), raw.get("types"))
+        row = dict(zip(self.row_names, arrays, strict=False))
+        return row | {"example_ids": raw["example_ids"]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +89,7 @@ class Classifier(Supervised):
     def __post_init__(self):
         super().__post_init__()
         set_labels(self)
-        weights = tuple(self.class_weights)
-        object.__setattr__(self, "class_weights", weights)
+        object.__setattr__(self, "class_weights", weights := tuple(self.class_weights))
         if weights and (len(weights) != len(self.labels) or min(weights) <= 0):
             raise ConfigError(
                 f"objective.class_weights={weights}: one positive number for each of the "
@@ -116,13 +120,18 @@ class Classifier(Supervised):
     def loss(self, model, params, batch, rng, train: bool) -> tuple[Sums, Sums]:
         """Return the term `loss` and the accuracy, which is never weighted by class."""
         head, targets = self.judged
-        logits, counted = apply(model, params, batch, rng, train)[head], self.counted(batch)
-        judge = functools.partial(losses.cross_entropy, logits, batch[targets])
-        total, weight, correct = judge(counted, *self.penalties(train))
+        logits, options = apply(model, params, batch, rng, train)[head], self.penalties(train)
+        judged = logits, batch[targets]
+        total, weight, correct = losses.cross_entropy(*judged, self.counted(batch), *options)
         accuracy = {"accuracy": (correct, weight)}
         if train and self.class_weights:
-            total, weight, _ = judge(self.weighted(batch), *self.penalties(train))
+            total, weight, _ = losses.cross_entropy(*judged, self.weighted(batch), *options)
         return {"loss": (total, weight)}, accuracy
+
+    def predict(self, model, params, batch) -> dict[str, jax.Array]:
+        """Return `scores` float32 [..., C], log p(label) in nats."""
+        logits = apply(model, params, batch, None, False)[self.head]
+        return {"scores": jax.nn.log_softmax(logits.astype(jnp.float32))}
 
 
 def set_labels(objective) -> None:
@@ -157,10 +166,7 @@ def column(examples: Sequence[Mapping], name: str, kind: type, required: bool = 
 
 
 def gold(examples: Sequence[Mapping], name: str, kind: type, training: bool) -> list:
-    """Return the gold answers of all examples, empty ones where no example of the split has any.
-
-    Such a split can be answered; it is a DataError where it is to be trained on.
-    """
+    """Return the gold answers of all examples; empty ones for a split to answer that has none."""
     if training or any(example.get(name) is not None for example in examples):
         return column(examples, name, kind)
     return [kind()] * len(examples)
@@ -178,10 +184,7 @@ def check_ids(examples: Sequence[Mapping], number: int, ids, labels: Sequence[st
 def warn_absent(counts: Sequence[int], labels: Sequence[str], training: bool) -> None:
     """Warn of labels that do not occur: in training of any, in evaluation of all but one.
 
-    Args:
-      counts: how often each label occurs; all 0 in a split without gold labels.
-      labels: their names.
-      training: whether the split is trained on.
+    `counts` says how often each does, all 0 in a split without gold labels.
     """
     absent = [label for label, count in zip(labels, counts, strict=True) if not count]
     shown = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
@@ -212,8 +215,7 @@ def shorten(
 ) -> tuple[Tokens, Tokens, int]:
     """Cut pairs to `room` tokens, the longer of the two first; return them and how many were cut.
 
-    An absent second text is an empty array; `keep` says which part of a text stays, its 'start' or
-    its 'end'.
+    `keep` says which part of a text stays, its 'start' or its 'end'.
     """
 
     def part(ids: np.ndarray, most: int) -> np.ndarray:
@@ -230,15 +232,6 @@ def shorten(
         one.append(a)
         two.append(b)
     return one, two, cut
-
-
-def ended(first: Tokens, second: Tokens, begin: Sequence[int], end: int) -> Tokens:
-    """Return `begin a end` or `begin a end b end` of each example; an absent b is empty."""
-    begin, end = np.asarray(begin, np.int32), np.array([end], np.int32)
-    return [
-        np.concatenate([begin, a, end, *([b, end] if len(b) else [])])
-        for a, b in zip(first, second, strict=True)
-    ]
 
 
 def framed(template: Template, first: Tokens, second: Tokens) -> tuple[Tokens, Tokens]:
@@ -264,9 +257,8 @@ def filled(lengths: np.ndarray, width: int) -> np.ndarray:
 def best_window(spans: Sequence[tuple[int, int]], context: Callable) -> np.ndarray:
     """Return int64 [n], the window in which each of n items has most context, of equals the first.
 
-    Args:
-      spans: (first, stop) of each window; together they cover all items.
-      context: (first, stop) -> the context of each item in that window, int [stop − first].
+    `spans` are (first, stop) of the windows, which cover all items; `context` of one gives that of
+    each item in it, int [stop − first].
     """
     most, chosen = np.full(spans[-1][1], -1), np.zeros(spans[-1][1], np.int64)
     for number, (first, stop) in enumerate(spans):
@@ -275,8 +267,3 @@ def best_window(spans: Sequence[tuple[int, int]], context: Callable) -> np.ndarr
         chosen[first:stop][better] = number
         most[first:stop][better] = here[better]
     return chosen
-
-
-def real_rows(batch) -> jax.Array:
-    """Return float32 [B], 0 on rows that only fill the batch."""
-    return (batch["example_ids"] >= 0).astype(jnp.float32)

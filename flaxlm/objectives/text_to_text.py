@@ -20,8 +20,7 @@ KEEPS = ("start", "end")
 class TextToText(supervised.Supervised):
     """Learn `target` from `text` (and `text_pair`), with the loss on the target alone.
 
-    An encoder-decoder reads `text EOS` (`text EOS pair EOS`) and writes `target EOS`; a decoder or
-    recurrent model goes on from `BOS text EOS` with `target EOS` in one row.
+    What is written ends in EOS. A decoder or recurrent model goes on from the input in one row.
 
     Attributes:
       target_length: most tokens of a target, its EOS included: the decoder's columns, or the part
@@ -58,8 +57,7 @@ class TextToText(supervised.Supervised):
 
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return the decoder's arrays [B, L] and an encoder-decoder's encoder arrays [B, M]."""
-        row = (batch_size, length)
-        spec = {}
+        row, spec = (batch_size, length), {}
         if self.traits.encodes:
             spec = ints(encoder_tokens=row, encoder_segment_ids=row)
             row = (batch_size, self.target_length)
@@ -71,49 +69,41 @@ class TextToText(supervised.Supervised):
 
         What is too long is cut, targets at their end; `report` counts inputs and targets that were.
         """
-        eos = tokenizer.eos_id
-        texts = supervised.texts_of(source)
-        inputs, second = (supervised.encode(tokenizer, part) for part in texts)
+        inputs, second = (supervised.encode(tokenizer, t) for t in supervised.texts_of(source))
         targets = supervised.encode(tokenizer, supervised.gold(source, "target", str, shuffle))
         long = sum(len(target) >= self.target_length for target in targets)
         targets = [target[: self.target_length - 1] for target in targets]
-        room = self._room(length, any(map(len, second)))
+        template = self.template(tokenizer)
+        room = length - (template.pair if any(map(len, second)) else template.single).size
+        if not self.traits.encodes:
+            # Its row holds the target too; the last EOS of a row is a target, never an input.
+            room += 1 - self.target_length
         if room < 1:
             raise ConfigError(
                 f"train.length={length} and objective.target_length={self.target_length} leave no "
                 "room for the input text; increase the first or decrease the second"
             )
         inputs, second, cut = supervised.shorten(inputs, second, room, self.keep)
-        begin = [] if self.traits.encodes else [tokenizer.bos_id]
-        inputs = supervised.ended(inputs, second, begin, eos)
-        targets = [np.append(target, np.int32(eos)) for target in targets]
+        inputs, _ = supervised.framed(template, inputs, second)
+        targets = [np.append(target, np.int32(tokenizer.eos_id)) for target in targets]
         report = {"examples": len(inputs), "truncated": cut, "truncated_targets": long}
-        lengths = np.array([len(ids) for ids in inputs], np.int32)
         if self.traits.encodes:
-            sequences = {
-                "input": supervised.flat(inputs, length),
-                "target": supervised.flat(targets, self.target_length),
-            }
+            sequences = {"input": supervised.flat(inputs, length)}
+            sequences["target"] = supervised.flat(targets, self.target_length)
         else:
             rows = [np.concatenate(parts) for parts in zip(inputs, targets, strict=True)]
             sequences = {"row": supervised.flat(rows, length + 1)}
-        columns = {"given": lengths}
+        columns = {"prompt_lengths": np.array([len(ids) for ids in inputs], np.int32)}
         if self.pack and shuffle:  # an example is judged by itself: only training shares rows
             return PackedExamples(sequences, columns, seed, shuffle, report)
         return ExamplePlan(sequences, columns, seed, shuffle, report, fixed=("target",))
-
-    def _room(self, length: int, pair: bool) -> int:
-        """Return how many tokens of input text fit into a row beside what stands around them."""
-        room = length - 1 - pair
-        # A decoder's row holds BOS and the target too; the last EOS is a target, never an input.
-        return room if self.traits.encodes else room - self.target_length
 
     def prompts(self, plan: ExamplePlan) -> list[list[int]]:
         """Return the ids that a model reads before it writes the target, of each row of a plan."""
         name = "input" if self.traits.encodes else "row"
         values, offsets, _ = plan.sequences[name]
-        spans = zip(offsets[:-1], plan.columns["given"], strict=True)
-        return [values[start : start + given].tolist() for start, given in spans]
+        spans = zip(offsets[:-1], plan.columns["prompt_lengths"], strict=True)
+        return [values[start : start + length].tolist() for start, length in spans]
 
     def request(self, prompt: str, tokenizer) -> str | list[int]:
         """Return a prompt as it stood before an answer in training."""
@@ -138,13 +128,13 @@ class TextToText(supervised.Supervised):
         segments, positions = _places(raw, "row", length + 1)
         # The last token of a target predicts nothing: padding or another example follows.
         asks = (segments[:, 1:] == segments[:, :-1]) & (segments[:, :-1] > 0)
-        given = np.pad(raw["given"].reshape(len(row), -1), ((0, 0), (1, 0)))
-        given = np.take_along_axis(given, segments[:, :-1], axis=1)
+        lengths = np.pad(raw["prompt_lengths"].reshape(len(row), -1), ((0, 0), (1, 0)))
+        lengths = np.take_along_axis(lengths, segments[:, :-1], axis=1)
         return {
             "tokens": row[:, :-1] * asks,
             "targets": np.ascontiguousarray(row[:, 1:]),
             "segment_ids": segments[:, :-1] * asks,
-            "weights": (asks & (positions[:, :-1] >= given - 1)).astype(np.float32),
+            "weights": (asks & (positions[:, :-1] >= lengths - 1)).astype(np.float32),
             "example_ids": raw["example_ids"],
         }
 

@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxlm.data.order import ExamplePlan, Raw, RowRandom
 from flaxlm.data.pipeline import Batch
-from flaxlm.data.template import Template
 from flaxlm.errors import ConfigError, DataError, check_range
 from flaxlm.objectives import supervised
-from flaxlm.objectives.objective import Spec, apply, floats, ints
+from flaxlm.objectives.objective import Spec, floats, ints
 
 
 class WordWindow(NamedTuple):
@@ -28,9 +26,8 @@ class WordWindow(NamedTuple):
 class TokenClassification(supervised.Classifier):
     """Choose one of `labels` for each word, on its first piece (Devlin et al., 2018, section 5.3).
 
-    An encoder reads its tokenizer's template around the words, a decoder `BOS words EOS`. What is
-    longer than a row is laid out in several that overlap; a word is labelled in the one where it
-    has most context, so that each word counts once, in training and evaluation.
+    What is longer than a row is laid out in several that overlap; a word is labelled in the one
+    where it has most context, so that each word counts once, in training and evaluation.
 
     Attributes:
       stride: most pieces from the beginning of a row to that of the example's next; 0 for half of
@@ -68,10 +65,7 @@ class TokenClassification(supervised.Classifier):
         if shuffle:
             counts = np.bincount(np.concatenate(tags), minlength=len(self.labels))
             supervised.warn_absent(counts, self.labels, shuffle)
-        end = (tokenizer.eos_id,)
-        frame = Template.of([tokenizer.bos_id], [], end).single
-        if self.traits.bidirectional:
-            frame = tokenizer.template.single
+        frame = self.template(tokenizer).single
         room = length - frame.size
         if room < 1:
             raise ConfigError(f"train.length={length} leaves no room for words; increase it")
@@ -90,12 +84,11 @@ class TokenClassification(supervised.Classifier):
         for number, part in enumerate(words):
             ids = pieces[begin : begin + len(part)]
             begin += len(part)
-            sizes = [len(word) for word in ids]
+            sizes = list(map(len, ids))
             windows = word_windows(sizes, room, stride, not self.traits.bidirectional)
             for window in windows:
                 row, types = frame.around(np.concatenate(ids[window.first : window.stop]))
-                before = np.cumsum([0, *sizes[window.first : window.stop - 1]])
-                starts = len(frame.specials[0]) + before
+                starts = np.cumsum([len(frame.specials[0]), *sizes[window.first : window.stop - 1]])
                 places = starts[window.scored - window.first]
                 numbers, labels = np.zeros((2, len(row)), np.int32)
                 numbers[places] = window.scored + 1
@@ -114,7 +107,7 @@ class TokenClassification(supervised.Classifier):
     def _tags(self, source, words: list, training: bool) -> list[np.ndarray]:
         """Return the label ids of each example's words, zeros where they are not known."""
         gold = supervised.gold(source, "tags", list, training)
-        known = any(gold)
+        known, ids = any(gold), []
         for number, (part, tags) in enumerate(zip(words, gold, strict=True)):
             who = supervised.name_of(source, number)
             if not part:
@@ -122,10 +115,8 @@ class TokenClassification(supervised.Classifier):
             if known and len(tags) != len(part):
                 raise DataError(f"{who}: {len(part)} words and {len(tags)} tags")
             supervised.check_ids(source, number, tags, self.labels)
-        return [
-            np.array(tags if known else [0] * len(part), np.int32)
-            for part, tags in zip(words, gold, strict=True)
-        ]
+            ids.append(np.array(tags if known else [0] * len(part), np.int32))
+        return ids
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the batch; nothing in it is random."""
@@ -134,9 +125,8 @@ class TokenClassification(supervised.Classifier):
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
         """Return `scores` float32 [B, L, C], log p(label) in nats, with `words` and `owner`."""
-        logits = apply(model, params, batch, None, False)["token_classification"]
-        scores = jax.nn.log_softmax(logits.astype(jnp.float32))
-        return {"scores": scores, "words": batch["words"], "owner": batch["owner"]}
+        scores = super().predict(model, params, batch)
+        return scores | {"words": batch["words"], "owner": batch["owner"]}
 
 
 def encode_words(tokenizer, words: Sequence[str]) -> tuple[supervised.Tokens, int]:
