@@ -31,15 +31,10 @@ class InBatch(SequenceObjective):
 
     One encoder makes a vector of each text. On a mesh the candidates are those of the global batch.
     The loss depends on the batch size, in evaluation too: compare runs by what the task measures.
-
-    Attributes:
-      temperature: what cosines are divided by before the softmax.
-      pooling: a text's vector: the `mean` of its real tokens' states, the first one's (`cls`) or
-        the `last` one's.
     """
 
-    temperature: float = 0.05
-    pooling: str = "mean"
+    temperature: float = 0.05  # what cosines are divided by before the softmax
+    pooling: str = "mean"  # a text's vector: of its real tokens the mean, the first (cls), the last
 
     name: ClassVar[str] = "in_batch"
     decomposes: ClassVar[bool] = False
@@ -57,11 +52,8 @@ class InBatch(SequenceObjective):
 
     def batch_spec(self, batch_size: int, length: int) -> Spec:
         """Return the arrays of both texts [B, 2, L], and labels [B]: 1 for a pair that belongs."""
-        spec = {
-            name: ((batch_size, 2, *shape[1:]), dtype) if len(shape) > 1 else (shape, dtype)
-            for name, (shape, dtype) in self.row_spec(batch_size, length).items()
-        }
-        return spec | ints(labels=(batch_size,))
+        rows = dict.fromkeys(self.row_names, (batch_size, 2, length))
+        return ints(**rows, example_ids=(batch_size,), labels=(batch_size,))
 
     def plan(self, source, length: int, tokenizer, *, seed: int, shuffle: bool) -> ExamplePlan:
         """Return the order of examples with `text`, `text_pair` and `label`, 0 or 1.
@@ -85,14 +77,13 @@ class InBatch(SequenceObjective):
 
     def preprocess(self, raw: Raw, rng: RowRandom, tokenizer, length: int) -> Batch:
         """Return the batch; nothing in it is random."""
-        one = {"example_ids": raw["example_ids"]}
+        pair = {name: raw[name] for name in ("example_ids", "labels")}
         sides = []
         for side in SIDES:
             start = f"{side}_"
-            own = {k.removeprefix(start): v for k, v in raw.items() if k.startswith(start)}
-            sides.append(self.row_batch(own | one, length))
-        batch = {name: np.stack([side[name] for side in sides], axis=1) for name in sides[0]}
-        return batch | one | {"labels": raw["labels"]}
+            text = {k.removeprefix(start): v for k, v in raw.items() if k.startswith(start)}
+            sides.append(self.row_batch(text | pair, length))
+        return {n: np.stack([side[n] for side in sides], axis=1) for n in self.row_names} | pair
 
     def model_inputs(self, batch) -> Batch:
         """Return the texts of all pairs one below the other, [2 B, L]."""

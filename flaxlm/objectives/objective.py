@@ -22,29 +22,18 @@ Spec = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 @dataclasses.dataclass(frozen=True)
 class Objective(abc.ABC):
-    """Base of the objectives.
+    """Base of the objectives."""
 
-    Attributes:
-      label_smoothing: ε of the training loss; evaluation has none.
-      z_loss: coefficient of (log Z)² in the training loss; evaluation has none.
-      name: its key in `OBJECTIVES`.
-      decomposes: whether the loss of a batch is the sum over its rows.
-      generates: whether its task is judged by text that the model writes.
-      problem: `transformers`' name for what its classification head predicts; '' where that is one
-        label for each text.
-      perplexity_of: the term whose mean is nats a token; '' where perplexity has no meaning.
-      head: what its loss is read off.
-    """
+    label_smoothing: float = 0.0  # ε of the training loss; evaluation has none
+    z_loss: float = 0.0  # coefficient of (log Z)² in the training loss; evaluation has none
 
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-
-    name: ClassVar[str]
-    decomposes: ClassVar[bool] = True
-    generates: ClassVar[bool] = False
+    name: ClassVar[str]  # its key in `OBJECTIVES`
+    decomposes: ClassVar[bool] = True  # the loss of a batch is the sum over its rows
+    generates: ClassVar[bool] = False  # its task is judged by text that the model writes
+    # `transformers`' name for what its classification head predicts; '': one label for each text.
     problem: ClassVar[str] = ""
-    perplexity_of: ClassVar[str] = "loss"
-    head: ClassVar[str] = "lm"
+    perplexity_of: ClassVar[str] = "loss"  # the term whose mean is nats a token; '': there is none
+    head: ClassVar[str] = "lm"  # what its loss is read off
 
     def __post_init__(self):
         check_range("objective", self, "label_smoothing", high=0.999)

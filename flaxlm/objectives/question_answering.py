@@ -40,18 +40,13 @@ class QuestionAnswering(supervised.Supervised):
 
     A context that is longer than a row is read in several windows, each behind the question. Where
     a window does not hold the answer, both pointers are on the first token or, where that has
-    nothing to say (a decoder's has seen nothing, a template may have none), on the last.
-
-    Attributes:
-      stride: context tokens from the beginning of a window to that of the next.
-      question_length: most tokens of a question; what is longer is cut at its end.
-      negatives: share of the windows without the answer that is trained on, where the question has
-        one; which ones depends on the seed.
+    nothing to say (a decoder's has seen nothing, a template may have none), on the last. Of such
+    windows of a question that has an answer `negatives` are trained on, drawn by the seed.
     """
 
-    stride: int = 128
-    question_length: int = 64
-    negatives: float = 1.0
+    stride: int = 128  # context tokens from the beginning of a window to that of the next
+    question_length: int = 64  # most tokens of a question; what is longer is cut at its end
+    negatives: float = 1.0  # share of the windows without the answer that is trained on
 
     name: ClassVar[str] = "question_answering"
     head: ClassVar[str] = "question_answering"

@@ -59,14 +59,10 @@ class Classification(supervised.Classifier, SequenceObjective):
     """Choose one of `labels` for each example.
 
     An encoder-decoder learns to write the label; its prediction is the label whose text it finds
-    most likely.
-
-    Attributes:
-      target_length: decoder columns of an encoder-decoder; 0 for what the longest label can need
-        in any tokenizer, its bytes and two more.
+    most likely. A label takes at most its bytes and two columns more, whatever the tokenizer.
     """
 
-    target_length: int = 0
+    target_length: int = 0  # decoder columns of an encoder-decoder; 0: what any label can need
 
     name: ClassVar[str] = "classification"
 
@@ -223,12 +219,9 @@ class MultiLabel(SequenceObjective):
 
     The loss is the cross entropy in nats, averaged over examples and labels, as `transformers` has
     it for multi_label_classification. Label smoothing ε makes targets of ε/2 and 1 − ε/2.
-
-    Attributes:
-      labels: their names; an example's `labels` says true or false of each, in this order.
     """
 
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()  # names; an example's `labels` says true or false of each
 
     name: ClassVar[str] = "multi_label"
     problem: ClassVar[str] = "multi_label_classification"

@@ -20,17 +20,11 @@ class SpanCorruption(Objective):
 
     A piece `a b c d e` becomes the encoder's `a <s0> d <s1> EOS` and the targets
     `<s0> b c <s1> e EOS`. Pieces are packed; sentinels are numbered afresh in each.
-
-    Attributes:
-      density: share of tokens removed, rounded for each piece, at least one token.
-      mean_span: tokens per span on average, which sets the number of spans, at least one.
-      target_length: columns of the decoder; 0 for what the longest piece that fills the encoder
-        needs, rounded up to a multiple of 8.
     """
 
-    density: float = 0.15
-    mean_span: float = 3.0
-    target_length: int = 0
+    density: float = 0.15  # share of tokens removed, rounded for each piece, at least one token
+    mean_span: float = 3.0  # tokens per span on average, which sets the number of spans
+    target_length: int = 0  # columns of the decoder; 0: what a piece that fills the encoder needs
 
     name: ClassVar[str] = "span_corruption"
 
@@ -63,7 +57,7 @@ class SpanCorruption(Objective):
         return np.stack([tokens - noise + spans + 1, noise + spans + 1], axis=-1)
 
     def decoder_length(self, length: int) -> int:
-        """Return the decoder's columns for an encoder of `length`."""
+        """Return the decoder's columns for an encoder of `length`, a multiple of 8 if not set."""
         if self.target_length:
             return self.target_length
         sizes = self.costs(self._sizes(length))

@@ -23,13 +23,9 @@ NUMBERS = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
 
 @dataclasses.dataclass(frozen=True)
 class Supervised(Objective):
-    """Base of the objectives that learn from examples.
+    """Base of the objectives that learn from examples."""
 
-    Attributes:
-      model: the key of MODELS that rows are laid out for; `for_model` sets it.
-    """
-
-    model: str = "encoder"
+    model: str = "encoder"  # the key of MODELS that rows are laid out for; `for_model` sets it
 
     perplexity_of: ClassVar[str] = ""
 
@@ -77,14 +73,12 @@ class Supervised(Objective):
 class Classifier(Supervised):
     """Base of the objectives that choose one of `labels` for each example, or for each word.
 
-    Attributes:
-      labels: the names of the classes; examples hold indices into them.
-      class_weights: what an item of each label counts in the training loss, which is
-        Σ w · loss / Σ w over the batch; empty: all the same. The evaluation loss is unweighted.
+    With `class_weights` the training loss is Σ w · loss / Σ w over the batch; that of an
+    evaluation is unweighted.
     """
 
-    labels: tuple[str, ...] = ()
-    class_weights: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()  # the names of the classes; examples hold indices into them
+    class_weights: tuple[float, ...] = ()  # w of each label; empty: all the same
 
     def __post_init__(self):
         super().__post_init__()

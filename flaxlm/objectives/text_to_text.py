@@ -20,23 +20,15 @@ KEEPS = ("start", "end")
 class TextToText(supervised.Supervised):
     """Learn `target` from `text` (and `text_pair`), with the loss on the target alone.
 
-    What is written ends in EOS. A decoder or recurrent model goes on from the input in one row.
-
-    Attributes:
-      target_length: most tokens of a target, its EOS included: the decoder's columns, or the part
-        of a decoder-only row that a long input leaves to the target.
-      keep: which part of an input that is too long stays, its 'start' or its 'end'.
-      pack: several examples share a training row, best fit, and do not see each other; in an
-        evaluation each has a row of its own.
-      num_beams: beams of the search by which an evaluation generates; 1 is greedy.
-      length_penalty: α of a beam search; see `flaxlm.inference.beam`.
+    What is written ends in EOS. A decoder or recurrent model goes on from the input in one row, of
+    which a long input leaves `target_length` to the target. Rows are packed in training alone.
     """
 
-    target_length: int = 128
-    keep: str = "start"
-    pack: bool = False
-    num_beams: int = 1
-    length_penalty: float = 0.6
+    target_length: int = 128  # most tokens of a target, its EOS included: the decoder's columns
+    keep: str = "start"  # which part of an input that is too long stays, its start or its end
+    pack: bool = False  # examples share a training row, best fit, and do not see each other
+    num_beams: int = 1  # of the search by which an evaluation generates; 1: greedy
+    length_penalty: float = 0.6  # α of a beam search; see `flaxlm.inference.beam`
     model: str = "encoder_decoder"
 
     name: ClassVar[str] = "text_to_text"

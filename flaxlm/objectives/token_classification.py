@@ -28,13 +28,9 @@ class TokenClassification(supervised.Classifier):
 
     What is longer than a row is laid out in several that overlap; a word is labelled in the one
     where it has most context, so that each word counts once, in training and evaluation.
-
-    Attributes:
-      stride: most pieces from the beginning of a row to that of the example's next; 0 for half of
-        what a row holds.
     """
 
-    stride: int = 0
+    stride: int = 0  # most pieces from one row's beginning to the next's; 0: half of a row's
 
     name: ClassVar[str] = "token_classification"
     head: ClassVar[str] = "token_classification"
