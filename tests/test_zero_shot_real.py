@@ -20,6 +20,7 @@ from flaxlm.inference.likelihood import score
 from flaxlm.inference.requests import Reader, Scores
 from flaxlm.interop.pretrained import from_pretrained
 from flaxlm.tasks import TASKS
+from flaxlm.tasks.choices import NORMS
 
 ALL = os.environ.get("FLAXLM_ZERO_SHOT") == "all"
 FILES = {
@@ -46,7 +47,8 @@ def examples_of(shared, name, count):
 
 def compare(name, family, ours, examples, theirs):
     """Hold our scores of a set against torch's tokens and greediness, request by request."""
-    task, tokenizer = TASKS[name](), ours.tokenizer
+    every = {"normalize": tuple(NORMS)} if name == "hellaswag" else {}
+    task, tokenizer = TASKS[name](**every), ours.tokenizer
     asked = task.requests(examples, Reader(tokenizer, family))
     flat = [request for requests in asked for request in requests]
     found = score(ours, flat)
