@@ -73,19 +73,50 @@ def _fsync(path: str | os.PathLike) -> None:
         os.close(handle)
 
 
-class _Counted(io.RawIOBase):
-    """A file that reports the bytes read from it, so that compressed input has a progress bar."""
+class _Stream(io.RawIOBase):
+    """A file of the bytes that an iterator yields."""
 
-    def __init__(self, file: BinaryIO, progress: Callable[[int], None]):
-        self._file, self._progress = file, progress
+    def __init__(self, chunks: Iterator[bytes]):
+        self._chunks, self._left = chunks, memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:
-        count = self._file.readinto(buffer)
-        self._progress(count)
+        while not self._left:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._left = memoryview(chunk)
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
         return count
+
+
+def _chunks(file: BinaryIO, progress: Callable[[int], None] | None) -> Iterator[bytes]:
+    """Yield the bytes of a file; they are counted before any decompression."""
+    while data := file.read(1 << 17):
+        if progress:
+            progress(len(data))
+        yield data
+
+
+def _without_zstd(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """Decompress frame after frame; unlike zstandard's own reader this notices a cut-off file."""
+    import zstandard
+
+    decompressor, frame = zstandard.ZstdDecompressor(max_window_size=1 << 31), None
+    for data in chunks:
+        while data:
+            frame = frame or decompressor.decompressobj()
+            try:
+                yield frame.decompress(data)
+            except zstandard.ZstdError as error:
+                raise DataError(f"{name} is damaged or not zstandard: {error}") from None
+            data = frame.unused_data
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise DataError(f"{name} is cut off: the last zstandard frame is incomplete")
 
 
 @contextlib.contextmanager
@@ -99,15 +130,10 @@ def opened(
     name = str(path)
     try:
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(open(path, "rb", buffering=0))
-            raw = _Counted(file, progress) if progress else file
-            if name.endswith(".gz"):
-                yield stack.enter_context(gzip.GzipFile(fileobj=io.BufferedReader(raw, 1 << 20)))
-            elif name.endswith(".zst"):
-                buffered = io.BufferedReader(raw, 1 << 20)
-                yield io.BufferedReader(_ZstdFile(buffered, name), 1 << 20)
-            else:
-                yield stack.enter_context(io.BufferedReader(raw, 1 << 20))
+            chunks = _chunks(stack.enter_context(open(path, "rb", buffering=0)), progress)
+            chunks = _without_zstd(chunks, name) if name.endswith(".zst") else chunks
+            file = stack.enter_context(io.BufferedReader(_Stream(chunks), 1 << 20))
+            yield stack.enter_context(gzip.GzipFile(fileobj=file)) if name.endswith(".gz") else file
     except FileNotFoundError:
         raise MissingInput(f"{name} does not exist") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -116,70 +142,40 @@ def opened(
         raise MissingInput(f"cannot read {name}: {error.strerror or error}") from None
 
 
-class _ZstdFile(io.RawIOBase):
-    """Decompress frame after frame; unlike zstandard's own reader it notices a cut-off file."""
+def text_lines(
+    path: str | os.PathLike,
+    most: int,
+    progress: Callable[[int], None] | None = None,
+    keep_nul: bool = False,
+) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, text with its end) of each line; DataError on a bad line.
 
-    def __init__(self, file: BinaryIO, name: str):
-        import zstandard
-
-        self._new = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj
-        self._error = zstandard.ZstdError
-        self._file, self._name = file, name
-        self._frame, self._input, self._output = None, b"", b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        while not self._output:
-            self._input = self._input or self._file.read(1 << 17)
-            if not self._input:
-                if self._frame is not None:
-                    raise DataError(
-                        f"{self._name} is cut off: the last zstandard frame is incomplete"
-                    )
-                return 0
-            self._frame = self._frame or self._new()
-            try:
-                self._output = memoryview(self._frame.decompress(self._input))
-            except self._error as error:
-                raise DataError(f"{self._name} is damaged or not zstandard: {error}") from None
-            self._input = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = None
-        count = min(len(buffer), len(self._output))
-        buffer[:count] = self._output[:count]
-        self._output = self._output[count:]
-        return count
-
-
-def lines(
-    file: BinaryIO, name: str, most: int, keep_nul: bool = False
-) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (line number from 1, byte offset, line with its end); DataError on a bad line.
-
-    `most` bounds a line in bytes, so that a file without newlines cannot fill the memory.
+    The mark of an encoding before the first is left out. `most` bounds a line in bytes, so that a
+    file without newlines cannot fill the memory; `progress` is as in `opened`.
     """
-    refuse_wide(file.peek(HEAD)[:HEAD], name)
-    number = offset = 0
-    while line := file.readline(most + 1):
-        number += 1
-        if len(line) > most and not line.endswith(b"\n"):
-            raise DataError(
-                f"{name}, line {number} is longer than {most:,} bytes; break it up, or raise "
-                "data.max_line_bytes"
-            )
-        nul = -1 if keep_nul else line.find(b"\0")
-        if nul >= 0:
-            raise DataError(
-                f"{name}, byte {offset + nul} (line {number}) is NUL, so this is not "
-                "text; remove it, or for plain text set data.strip_control=True"
-            )
-        yield number, offset, line
-        offset += len(line)
+    name = str(path)
+    with opened(path, progress) as file:
+        _refuse_wide(file.peek(HEAD)[:HEAD], name)
+        number = offset = 0
+        while line := file.readline(most + 1):
+            number += 1
+            if len(line) > most and not line.endswith(b"\n"):
+                raise DataError(
+                    f"{name}, line {number} is longer than {most:,} bytes; break it up, or raise "
+                    "data.max_line_bytes"
+                )
+            nul = -1 if keep_nul else line.find(b"\0")
+            if nul >= 0:
+                raise DataError(
+                    f"{name}, byte {offset + nul} (line {number}) is NUL, so this is not "
+                    "text; remove it, or for plain text set data.strip_control=True"
+                )
+            text = _decoded(line, name, number, offset)
+            yield number, text.removeprefix(MARK) if number == 1 else text
+            offset += len(line)
 
 
-def refuse_wide(head: bytes, name: str) -> None:
+def _refuse_wide(head: bytes, name: str) -> None:
     """Raise DataError if a file that begins with `head` is UTF-16 or UTF-32, marked or not."""
     encoding = next((encoding for mark, encoding in WIDE_MARKS if head.startswith(mark)), "")
     how = "begins with the mark of" if encoding else "looks like"
@@ -207,21 +203,6 @@ def _piped(name: str, command: str) -> str:
     """Return a line for a shell that converts a file."""
     cat = {".gz": "zcat", ".zst": "zstdcat"}.get(os.path.splitext(name)[1], "cat")
     return f"{cat} {shlex.quote(name)} | {command} > NEW_FILE"
-
-
-def text_lines(
-    path: str | os.PathLike, most: int, progress: Callable[[int], None] | None = None
-) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, text with its end) of each line; `.gz` and `.zst` are unpacked.
-
-    The mark of an encoding before the first is left out; `most` bounds a line in bytes;
-    `progress` is as in `opened`.
-    """
-    name = str(path)
-    with opened(path, progress) as file:
-        for number, offset, line in lines(file, name, most):
-            text = decoded(line, name, number, offset)
-            yield number, text.removeprefix(MARK) if number == 1 else text
 
 
 def bare_lines(
@@ -257,11 +238,11 @@ def read_text(path: str | os.PathLike, most: int) -> str:
         data = file.read(most + 1)
     if len(data) > most:
         raise DataError(f"{name} is longer than {most:,} bytes; raise data.max_line_bytes")
-    refuse_wide(data[:HEAD], name)
-    return decoded(data, name, 1, 0).removeprefix(MARK)
+    _refuse_wide(data[:HEAD], name)
+    return _decoded(data, name, 1, 0).removeprefix(MARK)
 
 
-def decoded(data: bytes, name: str, number: int, offset: int) -> str:
+def _decoded(data: bytes, name: str, number: int, offset: int) -> str:
     """Return the text of UTF-8 `data`, which stands at a byte `offset` and line `number`.
 
     DataError with file and byte where it is not UTF-8.

@@ -112,7 +112,7 @@ def run(tmp_path_factory, compilation_cache):
 @pytest.fixture(scope="session")
 def texts():
     """Return some files of Python's standard library, to train tokenizers on."""
-    from flaxlm.data.stdlib import stdlib_files
+    from flaxlm.data.sources import stdlib_files
 
     names = stdlib_files(include=["json/*", "textwrap.py", "shlex.py"])
     return [name.read_text(encoding="utf-8") for name in names]

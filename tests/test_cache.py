@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fakes import document
 
-from flaxlm.data import build as building
+from flaxlm.data import cache as building
 from flaxlm.data import encode
 from flaxlm.data.cache import build_cache, prepare
 from flaxlm.data.sentences import sentences
@@ -161,10 +161,10 @@ def test_workers_import_no_jax():
 
 SLOW_BUILD = """
 import sys, time
-from flaxlm.data import build, cache, encode
+from flaxlm.data import cache, encode
 from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import load_tokenizer
-build.PART_CHARS = 20_000
+cache.PART_CHARS = 20_000
 workers, tokenizer, directory = int(sys.argv[1]), load_tokenizer(sys.argv[2]), sys.argv[3]
 if workers == 1:
     plain = encode.Encoder.__call__
@@ -174,13 +174,13 @@ if workers == 1:
     encode.Encoder.__call__ = slowly
 config = DataConfig(include=("json/*", "email/*"), valid_fraction=0.2, test_fraction=0.2,
                     workers=workers)
-plain_batches = build._batches
+plain_batches = cache._batches
 def slow_batches(documents):
     for number, items in enumerate(plain_batches(documents)):
         if workers > 1 and number > 8:
             time.sleep(60)
         yield items
-build._batches = slow_batches
+cache._batches = slow_batches
 cache.build_cache(config, tokenizer, directory)
 """
 

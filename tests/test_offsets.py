@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from flaxlm.data import offsets, sentence_piece
 from flaxlm.data.hugging_face import load_hugging_face
-from flaxlm.data.stdlib import stdlib_files
+from flaxlm.data.sources import stdlib_files
 from flaxlm.data.tokenizer import KINDS, ByteTokenizer, TokenizerConfig, train_tokenizer
 from flaxlm.data.vocabulary import ByT5Tokenizer
 from flaxlm.errors import DataError

@@ -12,12 +12,18 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flaxlm.data import read as reading
-from flaxlm.data.clean import Cleaner
 from flaxlm.data.sentences import sentences
-from flaxlm.data.sources import DataConfig, documents, sources
-from flaxlm.data.split import split_by_hash, split_documents
-from flaxlm.data.stdlib import stdlib_files, stdlib_root
+from flaxlm.data.sources import (
+    DataConfig,
+    Document,
+    Source,
+    documents,
+    read,
+    sources,
+    stdlib_files,
+    stdlib_root,
+)
+from flaxlm.data.split import Cleaner, split_by_hash, split_documents
 from flaxlm.errors import ConfigError, DataError, FlaxlmError, MissingInput
 
 TEXTS = ["First\nline é.\n", "中文 text", "  spaces \r\n kept\t", "x" * 3000, "\u2028 odd \u0085"]
@@ -128,7 +134,7 @@ def test_tail_split_is_a_slice_of_the_characters(lines, shares):
     valid, test = shares
     config = DataConfig(split="tail", valid_fraction=valid, test_fraction=test)
     whole = "".join(lines)
-    held = [reading.Document(str(i), text, "") for i, text in enumerate(lines)]
+    held = [Document(str(i), text) for i, text in enumerate(lines)]
     parts = {"train": "", "valid": "", "test": ""}
     for split, document in _cut(iter(held), len(whole), config):
         parts[split] += document.text
@@ -260,7 +266,7 @@ def test_missing_input_is_named(tmp_path):
     with pytest.raises(MissingInput, match="leave no file of stdlib"):
         sources(DataConfig(include=("nothing/*",)))
     with pytest.raises(MissingInput, match=r"gone\.txt does not exist"):
-        list(reading.read(reading_source(tmp_path / "gone.txt"), DataConfig()))
+        list(read(Source(str(tmp_path / "gone.txt"), "text", "file"), DataConfig()))
     import pyarrow
     import pyarrow.parquet
 
@@ -269,12 +275,6 @@ def test_missing_input_is_named(tmp_path):
         DataError, match=r"row 1: there is no column 'text'; columns: a, b; set data.field"
     ):
         texts_of(tmp_path / "a.parquet")
-
-
-def reading_source(path):
-    from flaxlm.data.sources import Source
-
-    return Source(str(path), "text", "file")
 
 
 def test_nul_is_dropped_where_asked(tmp_path):

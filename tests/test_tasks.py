@@ -10,9 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from flaxlm.data.sources import DataConfig
+from flaxlm.data.sources import DataConfig, stdlib_root
 from flaxlm.data.split import split_documents
-from flaxlm.data.stdlib import stdlib_root
 from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.stdlib import documented, package, summary
@@ -223,7 +222,7 @@ def stdlib():
     }
     files = {split: {} for split in SPLITS}
     for split, document in split_documents(STDLIB):
-        files[split][document.file.removeprefix(f"{stdlib_root()}/")] = document.text
+        files[split][document.id.removeprefix(f"{stdlib_root()}/")] = document.text
     return tasks, files
 
 

@@ -2,6 +2,10 @@
 
 Both are reused as long as what decides them is the same: the config that matters, the tokenizer's
 hash, and the digests of the source files.
+
+A cache is built from parts, encoded in parallel. They are cut by characters alone, so that neither
+the number of workers nor a `kill -9` changes a byte of the result: finished parts are reused, the
+shards are assembled aside, and one rename makes the cache appear.
 """
 
 import contextlib
@@ -11,21 +15,34 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from flaxlm import files
-from flaxlm.data.build import all_sources, build, relevant, stat
+from flaxlm.data import unknown
+from flaxlm.data.encode import COUNTS, Encoder, Job, Workers, whole
 from flaxlm.data.shards import (
+    FORMAT,
     MANIFEST,
     SHARD_TOKENS,
+    SplitWriter,
     read_manifest,
+    write_manifest,
 )
-from flaxlm.data.sources import DataConfig
-from flaxlm.data.split import passes, split_documents
+from flaxlm.data.sources import DataConfig, source_files
+from flaxlm.data.split import Cleaner, passes, split_documents
 from flaxlm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
-from flaxlm.errors import StorageError, Unsafe
+from flaxlm.errors import DataError, MissingInput, StorageError, Unsafe
 from flaxlm.progress import Progress
+
+PART_CHARS = 2_000_000
+# For so few parts a worker process would cost more than it saves (0.3 s to start one).
+PARTS_IN_PROCESS = 2
+# What does not change the cache's contents: where it lies, how fast it is made and read.
+_IRRELEVANT = ("cache_dir", "workers", "threads", "prefetch", "weights", "max_line_bytes")
 
 
 def _report(line: str) -> None:
@@ -51,14 +68,6 @@ def prepare(
     return tokenizer, directories
 
 
-def cache_directory(
-    config: DataConfig, tokenizer: Tokenizer, workdir: str | os.PathLike
-) -> pathlib.Path:
-    """Return where one corpus's cache lies: named by the config that matters and the tokenizer."""
-    key = hashlib.sha256(json.dumps([relevant(config), tokenizer.hash]).encode()).hexdigest()
-    return pathlib.Path(config.cache_dir or pathlib.Path(workdir) / "cache") / key[:16]
-
-
 def prepare_tokenizer(
     config: DataConfig,
     tokenizer_config: TokenizerConfig,
@@ -79,10 +88,10 @@ def prepare_tokenizer(
     if tokenizer_config.path:
         tokenizer = load_tokenizer(tokenizer_config.path, tokenizer_config.sentinels)
     else:
-        texts = [s for corpus in config.corpora() for s in all_sources(corpus)]
-        size = sum(os.path.getsize(part) for source in texts for part in source.parts())
+        names = [name for corpus in config.corpora() for name in source_files(corpus)]
+        todo = sum(map(os.path.getsize, names)) * passes(config)
         title = f"training the {tokenizer_config.kind} tokenizer"
-        with Progress(title, size * passes(config), unit="MB", scale=1e6) as progress:
+        with Progress(title, todo, unit="MB", scale=1e6) as progress:
             texts = _texts(config, tokenizer_config.kind == "char", progress.add)
             tokenizer = train_tokenizer(tokenizer_config, texts)
         report(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} ids, in {directory}")
@@ -98,10 +107,10 @@ def prepare_tokenizer(
 def _check_tokenizer(directory: pathlib.Path, asked: dict) -> None:
     """Refuse a config that asks for another tokenizer than the one in `directory`."""
     with contextlib.suppress(OSError, ValueError):
-        made = json.loads((directory / "config.json").read_bytes())
-        changed = [k for k in asked if made.get(k, asked[k]) != asked[k]]
+        before = json.loads((directory / "config.json").read_bytes())
+        changed = [k for k in asked if before.get(k, asked[k]) != asked[k]]
         if changed:
-            differ = ", ".join(f"tokenizer.{k}={asked[k]!r} (was {made[k]!r})" for k in changed)
+            differ = ", ".join(f"tokenizer.{k}={asked[k]!r} (was {before[k]!r})" for k in changed)
             raise Unsafe(
                 f"{directory} was made with another config: {differ}; take another directory, or "
                 f"delete it and what was trained with it"
@@ -113,6 +122,20 @@ def _texts(config: DataConfig, every_split: bool, progress) -> Iterator[str]:
         for split, document in split_documents(corpus, progress=progress):
             if every_split or split == "train":
                 yield document.text
+
+
+def cache_directory(
+    config: DataConfig, tokenizer: Tokenizer, workdir: str | os.PathLike
+) -> pathlib.Path:
+    """Return where one corpus's cache lies: named by the config that matters and the tokenizer."""
+    key = hashlib.sha256(json.dumps([_relevant(config), tokenizer.hash]).encode()).hexdigest()
+    return pathlib.Path(config.cache_dir or pathlib.Path(workdir) / "cache") / key[:16]
+
+
+def _relevant(config: DataConfig) -> dict:
+    """Return what decides the cache's contents, as JSON gives it back."""
+    facts = {k: v for k, v in dataclasses.asdict(config).items() if k not in _IRRELEVANT}
+    return json.loads(json.dumps(facts | {"path": config.paths}))
 
 
 def build_cache(
@@ -132,9 +155,15 @@ def build_cache(
         return directory
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(directory.with_name(f".{directory.name}.lock"), report):
+        with open(directory.with_name(f".{directory.name}.lock"), "w") as lock:
+            # The lock goes with the file, and with the process if it dies.
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report(f"waiting for another process that builds {directory.name}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             if not _current(directory, config, tokenizer):
-                build(config, tokenizer, directory, report, shard_tokens)
+                _build(config, tokenizer, directory, report, shard_tokens)
     except OSError as error:
         raise StorageError(
             f"cannot write the token cache {directory}: {error.strerror or error}; free some "
@@ -143,34 +172,204 @@ def build_cache(
     return directory
 
 
-@contextlib.contextmanager
-def _locked(path: pathlib.Path, report) -> Iterator[None]:
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(f"waiting for another process that builds {path.name[1:-5]}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # the lock goes with the file, and with the process if it dies
-
-
 def _current(directory: pathlib.Path, config: DataConfig, tokenizer: Tokenizer) -> bool:
     """Return whether the cache is there and made with this config, this tokenizer and these files.
 
     A file of the same size and time is taken as unchanged; else its digest decides.
     """
-    current = all_sources(config)  # raises for what is missing
+    names = source_files(config)  # raises for what is missing
     if not (directory / MANIFEST).is_file():
         return False
     manifest = read_manifest(directory)
-    if manifest["tokenizer"] != tokenizer.hash or manifest["config"] != relevant(config):
+    if manifest["tokenizer"] != tokenizer.hash or manifest["config"] != _relevant(config):
         return False
-    names = [part for source in current for part in source.parts()]
     known = manifest["source"]["files"]
-    if names != [facts["path"] for facts in known]:
-        return False
-    return all(
-        stat(facts["path"]) == (facts["bytes"], facts["mtime_ns"])
+    return names == [facts["path"] for facts in known] and all(
+        _stat(facts["path"]) == (facts["bytes"], facts["mtime_ns"])
         or files.sha256(facts["path"]) == facts["sha256"]
         for facts in known
     )
+
+
+def _stat(path: str) -> tuple[int, int]:
+    """Return a file's size in bytes and its time of change in nanoseconds."""
+    try:
+        entry = os.stat(path)
+    except OSError as error:
+        raise MissingInput(f"cannot read {path}: {error.strerror}") from None
+    return entry.st_size, entry.st_mtime_ns
+
+
+def _build(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    directory: pathlib.Path,
+    report: Callable[[str], None],
+    shard_tokens: int,
+) -> None:
+    """Build the cache at `directory`, from the parts of an interrupted build if there are any."""
+    source_facts = []
+    for path in source_files(config):
+        size, mtime = _stat(path)
+        digest = files.sha256(path)
+        source_facts.append({"path": path, "bytes": size, "mtime_ns": mtime, "sha256": digest})
+    contents = "".join(facts["sha256"] for facts in source_facts)
+    source = {"hash": hashlib.sha256(contents.encode()).hexdigest(), "files": source_facts}
+    encoder = Encoder(tokenizer, config.sentences, config.append_eos)
+    parts_directory = directory.with_name(f".{directory.name}.parts")
+    identity = {
+        "source": source["hash"],
+        "tokenizer": tokenizer.hash,
+        "config": _relevant(config),
+        "part_chars": PART_CHARS,
+    }
+    _open_parts(parts_directory, identity)
+    tokenizer.save(parts_directory / "tokenizer")
+    cleaner = Cleaner(config)
+    todo = sum(facts["bytes"] for facts in source_facts) * passes(config)
+    try:
+        with Progress(f"tokenizing into {directory}", todo, unit="MB", scale=1e6) as progress:
+            parts, splits = _encode_parts(config, cleaner, encoder, parts_directory, progress.add)
+        _check_splits(config, splits)
+    except (DataError, MissingInput):
+        shutil.rmtree(parts_directory, ignore_errors=True)
+        raise
+    manifest = {
+        "format": FORMAT,
+        "tokenizer": tokenizer.hash,
+        "vocab_size": tokenizer.vocab_size,
+        "append_eos": config.append_eos,
+        "sentences": config.sentences,
+        "dtype": encoder.dtype.newbyteorder("<").str,
+        "shard_tokens": shard_tokens,
+        "config": identity["config"],
+        "source": source,
+        "cleaning": {"dropped": dict(cleaner.dropped), "removed": dict(cleaner.removed)},
+    }
+    _assemble(parts, config, manifest, directory)
+    shutil.rmtree(parts_directory)
+    _summarize(directory, config, tokenizer, report)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _open_parts(directory: pathlib.Path, identity: dict) -> None:
+    """Keep the parts of an interrupted build of the same cache, drop those of another."""
+    marker = directory / "build.json"
+    try:
+        same = json.loads(marker.read_bytes()) == identity
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        files.replace(marker, json.dumps(identity))
+
+
+def _encode_parts(config, cleaner, encoder, directory, progress):
+    """Encode what is not yet encoded; return all part files in order and the splits they hold."""
+    parts: list[pathlib.Path] = []
+    splits: set[str] = set()
+    waiting: list[Job] = []
+    count = config.workers or cores()
+    with contextlib.ExitStack() as stack:
+        workers = None
+        for items in _batches(split_documents(config, cleaner, progress)):
+            splits.update(split for split, _ in items)
+            parts.append(directory / f"{len(parts):06d}.npz")
+            if whole(parts[-1]):
+                continue
+            waiting.append(Job(str(parts[-1]), items))
+            if workers is None and len(waiting) > PARTS_IN_PROCESS and count > 1:
+                workers = stack.enter_context(Workers(count, encoder, str(directory / "tokenizer")))
+            if workers is not None:
+                for job in waiting:
+                    workers.submit(job)
+                waiting.clear()
+            elif count == 1:
+                encoder(waiting.pop())
+        for job in waiting:
+            encoder(job)
+    return parts, splits
+
+
+def _batches(documents) -> Iterator[list[tuple[str, str]]]:
+    """Group (split, text) pairs to PART_CHARS characters each."""
+    items, size = [], 0
+    for split, document in documents:
+        items.append((split, document.text))
+        size += len(document.text)
+        if size >= PART_CHARS:
+            yield items
+            items, size = [], 0
+    if items:
+        yield items
+
+
+def _check_splits(config: DataConfig, splits: set[str]) -> None:
+    where = ", ".join(config.paths)
+    if not splits:
+        raise DataError(f"the corpus {where} is empty: no document is left after cleaning")
+    for split in config.cached_splits():
+        if split not in splits:
+            drop = "set it to 0" + ", and eval.split=''" * (split == "valid")
+            fix = {
+                "hash": f"raise its fraction, use data.split='tail', or {drop}",
+                "tail": f"raise its fraction, or {drop}",
+                "file": f"check {getattr(config, f'{split}_path', '') or where}",
+            }[config.split]
+            if split == "train" and config.split != "file":
+                fix = "lower data.valid_fraction and data.test_fraction"
+            raise DataError(f"the {split} split of {where} is empty: {fix}")
+
+
+def _assemble(parts, config, manifest, directory) -> None:
+    """Join the parts into shards aside, then put the cache in place with one rename."""
+    aside = directory.with_name(f".{directory.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    splits, written = {}, {}
+    for split in config.cached_splits():
+        writer = SplitWriter(aside, split, config.sentences, manifest["shard_tokens"])
+        for path in parts:
+            with np.load(path) as part:
+                names = [n for n in part.files if n.startswith(f"{split}.")]
+                arrays = {n.removeprefix(f"{split}."): part[n] for n in names}
+            if arrays:
+                writer.add(arrays, dict(zip(COUNTS, arrays["counts"].tolist(), strict=True)))
+        writer.close()
+        splits[split] = {"counts": writer.counts, "shards": writer.shards}
+        written |= writer.files
+    files.fsync_tree(aside)
+    write_manifest(aside, manifest | {"splits": splits, "files": written})
+    old = directory.with_name(f".{directory.name}.old")
+    if directory.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        directory.rename(old)
+    files.rename(aside, directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _summarize(directory: pathlib.Path, config: DataConfig, tokenizer: Tokenizer, report) -> None:
+    manifest = read_manifest(directory)
+    for split, facts in manifest["splits"].items():
+        counts = facts["counts"]
+        report(
+            f"{split}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
+            f"{counts['bytes']:,} bytes"
+        )
+        share, such = counts["unknown"] / counts["tokens"], ""
+        if share > unknown.SHARE:
+            texts = (document.text for part, document in split_documents(config) if part == split)
+            such = f", such as {unknown.examples_of(tokenizer, texts)}"
+        for name, meaning in (
+            ("unknown", f"unknown tokens ({share:.1%}{such}): this text does not round-trip"),
+            ("unrecoverable", "characters U+2581, which SentencePiece decodes to spaces"),
+        ):
+            if counts[name]:
+                report(f"{split}: warning: {counts[name]:,} {meaning}")
+    for name, count in sorted(manifest["cleaning"]["dropped"].items()):
+        report(f"dropped: {count:,} {name} documents")

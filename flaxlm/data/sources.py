@@ -1,24 +1,31 @@
-"""Where text comes from: files, globs, folders, `datasets` directories, the standard library."""
+"""Where text comes from: files, globs, folders, `datasets` directories, the standard library.
+
+Documents are read a few at a time; every refusal names the file and the line, row or byte.
+"""
 
 import dataclasses
+import fnmatch
 import glob
 import os
 import pathlib
+import sysconfig
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from flaxlm.data.read import Document, read
-from flaxlm.data.stdlib import stdlib_files, wanted
+from flaxlm import files
+from flaxlm.data import tables
 from flaxlm.data.tables import SUFFIXES, TABLES, format_of, stem_of
-from flaxlm.errors import ConfigError, MissingInput, check_range, choose
+from flaxlm.errors import ConfigError, DataError, MissingInput, check_range, choose
 
 FORMATS = ("auto", "text", *TABLES, "conll", "conllu")
-DOCUMENTS = ("file", "line", "paragraph")
 SPLITS = ("train", "valid", "test")
-SPLITTERS = ("hash", "file", "tail", "whole")
 # What a folder is searched for; CSV and TSV files are named by a path.
 SOUGHT = tuple(end for end, form in SUFFIXES.items() if form in ("text", "jsonl", "parquet"))
 STDLIB = "stdlib"
+# Tests and vendored wheels are not library text; the build's own settings name the machine.
+SKIPPED_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo"}
+SKIPPED_FOLDERS |= {"site-packages", "dist-packages", "ensurepip", "lib-dynload", "__pycache__"}
+SKIPPED_FILES = ("_sysconfigdata_*", "_sysconfig_vars_*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +72,8 @@ class DataConfig:
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         choose("data.format", self.format, FORMATS)
-        choose("data.document", self.document, DOCUMENTS)
-        choose("data.split", self.split, SPLITTERS)
+        choose("data.document", self.document, ("file", "line", "paragraph"))
+        choose("data.split", self.split, ("hash", "file", "tail", "whole"))
         if not self.path or not all(self.paths):
             raise ConfigError("data.path is empty; name a file, a glob, a folder or 'stdlib'")
         if self.weights and (len(self.weights) != len(self.paths) or min(self.weights) <= 0):
@@ -74,11 +81,11 @@ class DataConfig:
                 f"data.weights={self.weights} must be one positive number for each of the "
                 f"{len(self.paths)} paths of data.path"
             )
-        held = self.valid_fraction + self.test_fraction
-        if min(self.valid_fraction, self.test_fraction) < 0 or held >= 1:
+        valid, test = self.valid_fraction, self.test_fraction
+        if min(valid, test) < 0 or valid + test >= 1:
             raise ConfigError(
-                f"data.valid_fraction={self.valid_fraction} and data.test_fraction="
-                f"{self.test_fraction} must be 0 or more and leave something to train on"
+                f"data.valid_fraction={valid} and data.test_fraction={test} must be 0 or more and "
+                "leave something to train on"
             )
         if self.split == "file" and not self.valid_path:
             raise ConfigError("data.split='file' needs data.valid_path, the held-out file")
@@ -137,6 +144,14 @@ class Source:
         return sorted(str(p) for p in pathlib.Path(self.path).iterdir() if p.is_file())
 
 
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A unit of text; `id` is its file, with `:` and line or row where a file holds several."""
+
+    id: str
+    text: str
+
+
 def sources(config: DataConfig, split: str = "train") -> list[Source]:
     """Return what `config` reads for `split`, files in sorted order within a path.
 
@@ -147,13 +162,19 @@ def sources(config: DataConfig, split: str = "train") -> list[Source]:
     if config.split == "file" and split != "train":
         key = f"{split}_path"
         paths = (getattr(config, key),)
-    found = [source for path in paths for source in _resolve(path, config, f"data.{key}")]
-    if not found:
+    resolved = [source for path in paths for source in _resolve(path, config, f"data.{key}")]
+    if not resolved:
         raise MissingInput(
             f"data.include={config.include} and data.exclude={config.exclude} leave no file of "
             f"{', '.join(paths)}"
         )
-    return found
+    return resolved
+
+
+def source_files(config: DataConfig) -> list[str]:
+    """Return the files on disk that any split reads, in order."""
+    splits = config.split_names() if config.split == "file" else ["train"]
+    return [name for split in splits for s in sources(config, split) for name in s.parts()]
 
 
 def _resolve(path: str, config: DataConfig, key: str) -> list[Source]:
@@ -175,25 +196,24 @@ def _resolve(path: str, config: DataConfig, key: str) -> list[Source]:
                 f"the folder {path} holds no file with a known ending ({', '.join(SOUGHT)}, "
                 "plain, .gz or .zst); use a glob with data.format"
             )
-        chosen = [str(root / n) for n in names if wanted(n, config.include, config.exclude)]
+        names = [str(root / n) for n in names if _included(n, config.include, config.exclude)]
     else:
-        matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
-        matches = [m for m in matches if not os.path.isdir(m)]
-        if not matches:
+        names = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+        names = [n for n in names if not os.path.isdir(n)]
+        if not names:
             raise MissingInput(f"{key}: {path} does not exist, nor matches a file as a glob")
-        chosen = [m for m in matches if wanted(m, config.include, config.exclude)]
+        names = [n for n in names if _included(n, config.include, config.exclude)]
     if config.format == "auto":
-        forms = [format_of(name) for name in chosen]
-        forms = [form if form in TABLES else "text" for form in forms]
-        return [Source(*both, config.document) for both in zip(chosen, forms, strict=True)]
-    for name in chosen:
+        formats = [form if (form := format_of(n)) in TABLES else "text" for n in names]
+        return [Source(*both, config.document) for both in zip(names, formats, strict=True)]
+    for name in names:
         if format_of(name) not in ("", "text", config.format):
             warnings.warn(
                 f"{name} is read as {config.format}, as data.format says and its name does not",
                 stacklevel=1,
             )
-            break  # one says it
-    return [Source(name, config.format, config.document) for name in chosen]
+            break  # once is enough
+    return [Source(name, config.format, config.document) for name in names]
 
 
 def _datasets_directory(path: str) -> bool:
@@ -206,6 +226,35 @@ def _datasets_directory(path: str) -> bool:
     return os.path.isfile(os.path.join(path, "state.json"))
 
 
+def _included(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Say whether `name` matches one of `include`, if there are any, and none of `exclude`."""
+    if include and not any(fnmatch.fnmatchcase(name, pattern) for pattern in include):
+        return False
+    return not any(fnmatch.fnmatchcase(name, pattern) for pattern in exclude)
+
+
+def stdlib_root() -> pathlib.Path:
+    """Return the folder of the running Python's library."""
+    return pathlib.Path(sysconfig.get_path("stdlib"))
+
+
+def stdlib_files(include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[pathlib.Path]:
+    """Return the `.py` files of the running Python's standard library, sorted by name.
+
+    `include` and `exclude` are patterns on the name below the library's folder, as in DataConfig.
+    """
+    root = stdlib_root()
+    names = []
+    for folder, folders, members in os.walk(root):
+        folders[:] = [f for f in folders if f not in SKIPPED_FOLDERS]
+        for name in members:
+            if name.endswith(".py") and not any(fnmatch.fnmatch(name, s) for s in SKIPPED_FILES):
+                names.append(pathlib.Path(folder, name).relative_to(root).as_posix())
+    if not names:
+        raise MissingInput(f"this Python has no standard library source below {root}")
+    return [root / name for name in sorted(names) if _included(name, include, exclude)]
+
+
 def documents(
     config: DataConfig, split: str = "train", progress: Callable[[int], None] | None = None
 ) -> Iterator[Document]:
@@ -215,3 +264,50 @@ def documents(
     """
     for source in sources(config, split):
         yield from read(source, config, progress)
+
+
+def read(
+    source: Source, config: DataConfig, progress: Callable[[int], None] | None = None
+) -> Iterator[Document]:
+    """Yield the documents of one source as they stand, in order; see `documents`."""
+    choose("data.format", source.format, ("text", *TABLES))
+    yield from (_texts if source.format == "text" else _rows)(source, config, progress)
+
+
+def _texts(source: Source, config: DataConfig, progress) -> Iterator[Document]:
+    """One document a file, a line or a paragraph (lines between blank ones)."""
+    name, unit = source.path, source.document
+    block: list[str] = []
+    first = 1
+    for number, line in files.text_lines(
+        name, config.max_line_bytes, progress, keep_nul=config.strip_control
+    ):
+        if number == 1 and unit != "file":
+            files.refuse_old_ends(line, name)
+        if unit == "line":
+            yield Document(f"{name}:{number}", line.rstrip("\r\n"))
+        elif unit == "file" or line.strip():
+            first = first if block else number
+            block.append(line)
+        elif block:
+            yield Document(f"{name}:{first}", "".join(block).rstrip("\r\n"))
+            block = []
+    if unit == "file":
+        yield Document(name, "".join(block))
+    elif block:
+        yield Document(f"{name}:{first}", "".join(block).rstrip("\r\n"))
+
+
+def _rows(source: Source, config: DataConfig, progress) -> Iterator[Document]:
+    """One document a row, the text of its column `data.field`."""
+    name, field = source.path, config.field
+    for row in tables.rows(
+        name, config.max_line_bytes, source.format, columns=[field], progress=progress
+    ):
+        text = dataclasses.replace(row, keys={field: "data.field"}).string(field)
+        if "\0" in text and not config.strip_control:
+            raise DataError(
+                f"{row.place}: character {text.index(chr(0))} of column {field!r} is NUL; set "
+                "data.strip_control=True to drop control characters"
+            )
+        yield Document(f"{name}:{row.line}", text)

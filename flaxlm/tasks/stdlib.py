@@ -15,9 +15,8 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
-from flaxlm.data.sources import STDLIB, DataConfig
+from flaxlm.data.sources import STDLIB, DataConfig, stdlib_root
 from flaxlm.data.split import split_documents
-from flaxlm.data.stdlib import stdlib_root
 from flaxlm.errors import ConfigError, DataError, choose, nearest
 from flaxlm.tasks.labels import label_ids
 from flaxlm.tasks.task import SPLITS, Example, Examples, LabelTask
@@ -97,7 +96,7 @@ def _by_split(data: DataConfig) -> dict[str, list[Documented]]:
     splits: dict[str, list[Documented]] = {split: [] for split in SPLITS}
     root = stdlib_root()
     for split, document in split_documents(data):
-        file = pathlib.Path(document.file).relative_to(root).as_posix()
+        file = pathlib.Path(document.id).relative_to(root).as_posix()
         splits[split] += documented(document.text, file)
     seen: set[str] = set()
     for split, entries in splits.items():
