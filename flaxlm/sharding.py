@@ -142,28 +142,17 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 def param_shardings(axes, params, mesh: Mesh, config: ShardingConfig):
     """Return NamedShardings for a tree of (abstract) parameters.
 
-    Args:
-      axes: `(regex, logical names)` rows; names align with the trailing dimensions, so that a
-        stack of scanned layers needs no rows of its own.
-      params: any tree whose every path matches a row.
-      mesh: the mesh.
-      config: its rules.
+    `axes` are rows of `(regex, logical names)`, of which every path matches one. The names align
+    with the trailing dimensions, so that a stack of scanned layers needs no rows of its own.
     """
     table = config.table()
 
-    def sharding(leaf, names):
+    def sharding(path, leaf):
+        names = tree.required_match(axes, path)
         names = (None,) * (len(leaf.shape) - len(names)) + tuple(names)
         return NamedSharding(mesh, spec(names, leaf.shape, mesh.shape, table))
 
-    names = tree.match_all([(p, _Names(n)) for p, n in axes], params)
-    return jax.tree.map(lambda leaf, n: sharding(leaf, n.names), params, names)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Names:
-    """Logical names as one leaf: a bare tuple would be a subtree."""
-
-    names: tuple[str | None, ...]
+    return tree.map_paths(sharding, params)
 
 
 def unsplit(axes, params, mesh: Mesh, config: ShardingConfig) -> list[str]:
@@ -185,19 +174,13 @@ def like_params(state, params, shardings, mesh: Mesh):
     A leaf takes a parameter's sharding where its path ends in that parameter's path and the
     shapes are equal; counters and factored moments are replicated.
     """
-    known = {
-        path: (leaf.shape, sharding)
-        for (path, leaf), sharding in zip(
-            tree.flatten(params).items(), jax.tree.leaves(shardings), strict=True
-        )
-    }
+    known, places = tree.flatten(params), tree.flatten(shardings)
 
     def sharding(path, leaf):
-        parts = path.split("/")
-        for start in range(len(parts)):
-            shape, place = known.get("/".join(parts[start:]), (None, None))
-            if shape == leaf.shape:
-                return place
+        while path:
+            if path in known and known[path].shape == leaf.shape:
+                return places[path]
+            _, _, path = path.partition("/")
         return NamedSharding(mesh, PartitionSpec())
 
     return tree.map_paths(sharding, state)
@@ -205,17 +188,13 @@ def like_params(state, params, shardings, mesh: Mesh):
 
 def batch_sharding(mesh: Mesh, config: ShardingConfig) -> NamedSharding:
     """Return the sharding of every batch array: rows over the axes of `batch`."""
-    axes = tuple(a for a in config.table()["batch"])
-    return NamedSharding(mesh, PartitionSpec(axes))
+    return NamedSharding(mesh, PartitionSpec(config.table()["batch"]))
 
 
 def host_rows(sharding: NamedSharding, batch_size: int) -> tuple[int, int]:
     """Return the range of global rows that this process's devices ask for."""
-    slices = [
-        index[0] for index in sharding.addressable_devices_indices_map((batch_size,)).values()
-    ]
-    starts = [s.start or 0 for s in slices]
-    stops = [batch_size if s.stop is None else s.stop for s in slices]
+    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    starts, stops, _ = zip(*(rows.indices(batch_size) for (rows,) in indices), strict=True)
     return min(starts), max(stops)
 
 
@@ -224,9 +203,8 @@ def to_global(batch: dict, start: int, batch_size: int, sharding: NamedSharding)
 
     def put(array):
         def shard(index) -> np.ndarray:
-            first, last = index[0].start or 0, index[0].stop
-            last = batch_size if last is None else last
-            return array[(slice(first - start, last - start), *index[1:])]
+            first, stop, _ = index[0].indices(batch_size)
+            return array[(slice(first - start, stop - start), *index[1:])]
 
         return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, shard)
 

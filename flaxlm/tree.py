@@ -6,6 +6,8 @@ all select parameters through the same two functions.
 """
 
 import difflib
+import hashlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -20,21 +22,13 @@ from flaxlm.errors import ConfigError
 Rules = Iterable[tuple[str, Any]]
 
 
-def _name(key) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
-
-
-def path_of(keys) -> str:
-    """Return the `a/b/c` name of a JAX key path."""
-    return "/".join(_name(key) for key in keys)
+def _path(keys) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def flatten(tree) -> dict[str, Any]:
     """Return `{path: leaf}` in the tree's own order."""
-    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {_path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def unflatten(flat: dict[str, Any]) -> dict:
@@ -67,7 +61,7 @@ def merge(*trees: dict) -> dict:
 def map_paths(fn: Callable, tree, *rest):
     """Map `fn(path, leaf, *rest_leaves)` over a tree."""
     return jax.tree_util.tree_map_with_path(
-        lambda keys, leaf, *more: fn(path_of(keys), leaf, *more), tree, *rest
+        lambda keys, *leaves: fn(_path(keys), *leaves), tree, *rest
     )
 
 
@@ -80,12 +74,9 @@ def first_match(rules: Rules, path: str, default=None):
 
 
 def select(what: str, patterns: Iterable[str], paths: Iterable[str]) -> set[str]:
-    """Return the paths in which one of the regexes is found.
+    """Return the paths in which one of the regexes of the config key `what` is found.
 
-    Args:
-      what: the config key of the patterns.
-      patterns: regexes; ConfigError names the nearest paths for one that matches none.
-      paths: to choose from.
+    ConfigError names the nearest paths for a regex that is found in none.
     """
     paths, chosen = list(paths), set()
     for pattern in patterns:
@@ -122,31 +113,24 @@ def check_patterns(what: str, patterns: Iterable[str]) -> None:
             raise ConfigError(f"{what}: {pattern!r} is not a regex: {error}") from None
 
 
-def match_all(rules: Rules, tree):
-    """Return a tree of first-match values; ConfigError names a path that no rule matches."""
+def required_match(rules: Rules, path: str):
+    """Return the value of the first rule whose regex is found in `path`; ConfigError if none is."""
     missing = object()
-    rules = tuple(rules)
-
-    def value(path, _):
-        match = first_match(rules, path, missing)
-        if match is missing:
-            raise ConfigError(f"no rule matches the parameter {path!r}; add a row for it")
-        return match
-
-    return map_paths(value, tree)
+    value = first_match(rules, path, missing)
+    if value is missing:
+        raise ConfigError(f"no rule matches the parameter {path!r}; add a row for it")
+    return value
 
 
 def count(tree) -> int:
     """Return the number of elements in all leaves (abstract ones too)."""
-    return sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def nbytes(tree) -> int:
     """Return the number of bytes of all leaves (abstract ones too)."""
-    return sum(
-        int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
 def _bits(x: jax.Array) -> jax.Array:
@@ -199,7 +183,5 @@ def digest_of(tree) -> str:
 
 def combined(digests: dict[str, str]) -> str:
     """Return `digest_of` the tree that has these `digests`."""
-    import hashlib
-
     text = "\n".join(f"{path} {value}" for path, value in sorted(digests.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

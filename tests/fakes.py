@@ -14,7 +14,7 @@ class FakeTokenizer:
 
     pad_id, unk_id, bos_id, eos_id, mask_id = 0, 1, BOS, EOS, 4
     cls_id, sep_id, start_id = BOS, EOS, 0
-    template = Template.of([BOS], [EOS], [EOS])
+    template = Template.of((BOS,), (EOS,), (EOS,))
     hash = "fake"
     spaces_join = False
     beside: ClassVar[dict] = {}

@@ -324,7 +324,7 @@ def test_files_are_those_that_others_score():
 
 def no_specials():
     tokenizer = FakeTokenizer()
-    tokenizer.template = Template.of([], [], [])
+    tokenizer.template = Template.of((), (), ())
     return tokenizer
 
 

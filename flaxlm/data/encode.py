@@ -69,7 +69,6 @@ class Encoder:
     def _encode(self, texts: list[str]) -> dict[str, np.ndarray]:
         tokenizer = self.tokenizer
         pieces, lengths, sentence_lengths, document_sentences = [], [], [], []
-        counts = dict.fromkeys(COUNTS, 0)
         bos = np.array([tokenizer.bos_id], self.dtype)
         eos = np.array([tokenizer.eos_id] * self.append_eos, self.dtype)
         for text in texts:
@@ -80,18 +79,21 @@ class Encoder:
             lengths.append(1 + sum(sizes) + len(eos))
             sentence_lengths += sizes
             document_sentences.append(len(sizes))
-            counts["bytes"] += len(text) if text.isascii() else len(text.encode())
-            counts["characters"] += len(text)
-            counts["words"] += len(text.split())
-            counts["unrecoverable"] += tokenizer.unrecoverable(text)
         tokens = np.concatenate(pieces)
-        counts["documents"], counts["tokens"] = len(texts), len(tokens)
-        counts["sentences"] = len(sentence_lengths) if self.sentences else 0
-        counts["unknown"] = int(np.count_nonzero(tokens == unknown_id(tokenizer)))
         arrays = {"tokens": tokens, "documents": np.array(lengths, np.int64)}
         if self.sentences:
             arrays["sentences"] = np.array(sentence_lengths, np.int64)
             arrays["document_sentences"] = np.array(document_sentences, np.int64)
+        counts = {
+            "documents": len(texts),
+            "tokens": len(tokens),
+            "bytes": sum(len(text) if text.isascii() else len(text.encode()) for text in texts),
+            "characters": sum(map(len, texts)),
+            "words": sum(len(text.split()) for text in texts),
+            "sentences": len(sentence_lengths) if self.sentences else 0,
+            "unknown": np.count_nonzero(tokens == unknown_id(tokenizer)),
+            "unrecoverable": sum(map(tokenizer.unrecoverable, texts)),
+        }
         return arrays | {"counts": np.array([counts[name] for name in COUNTS], np.int64)}
 
 
@@ -104,18 +106,16 @@ class Workers:
     """Worker processes that encode jobs; on exit they are waited for, or killed after an error."""
 
     def __init__(self, count: int, encoder: Encoder, tokenizer_directory: str):
-        self._setup = (tokenizer_directory, encoder.sentences, encoder.append_eos)
+        setup = (tokenizer_directory, encoder.sentences, encoder.append_eos)
+        self._all = [_Worker(setup) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        self._all: list[_Worker] = []
+        for worker in self._all:
+            self._idle.put(worker)
         self._threads = concurrent.futures.ThreadPoolExecutor(count)
         self._room = threading.Semaphore(2 * count)  # bounds the texts that wait in memory
         self._results: list[concurrent.futures.Future] = []
-        self._count = count
 
     def __enter__(self) -> "Workers":
-        for _ in range(self._count):
-            self._all.append(_Worker(self._setup))
-            self._idle.put(self._all[-1])
         return self
 
     def submit(self, job: Job) -> None:
@@ -191,9 +191,9 @@ def serve() -> None:
             job = pickle.load(jobs)
         except (EOFError, pickle.UnpicklingError):  # the parent is gone, perhaps in mid-job
             return
+        answer = None
         try:
             run(job)
-            answer = None
         except FlaxlmError as error:
             answer = error
         try:

@@ -13,31 +13,23 @@ from collections.abc import Mapping
 
 from flaxlm.data import offsets
 from flaxlm.data.hugging_face_files import (
-    BERT_NAMES,
     GENERIC,
     SENTENCE_PIECE,
     byte_pairs,
     class_of,
-    named,
     of_library,
     read_bytes,
     read_json,
     sentence_piece,
     texts_beside,
+    token_names,
     wordpiece,
 )
 from flaxlm.data.sentence_piece import MODEL_FILES
 from flaxlm.data.template import Frame, Template
-from flaxlm.data.vocabulary import (
-    SPACE,
-    SPECIALS,
-    ByT5Tokenizer,
-    Tokenizer,
-    find_sentinels,
-)
+from flaxlm.data.vocabulary import SPACE, SPECIALS, ByT5Tokenizer, Tokenizer, find_sentinels
 from flaxlm.errors import ConfigError, DataError, MissingInput, Unsafe
 
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json and merges.txt")
 # Spellings of the roles where no file names them.
 KNOWN = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>"),
@@ -55,23 +47,27 @@ class HuggingFaceTokenizer(Tokenizer):
 
     `model` is a line of JSON, the ids of the `roles` and the spelling of the special `tokens`,
     and behind it the text of tokenizer.json. Truncation and padding stored there are off.
+
+    Attributes:
+      tokenizer_json: the text of tokenizer.json.
+      special_tokens: {`bos_token`, …: its spelling}.
+      has_template: whether tokenizer.json itself puts special tokens around a text.
     """
 
     kind = "huggingface"
 
     def __init__(self, model: bytes, where: str = "tokenizer.model"):
         self.model = model
-        head, _, self._text = model.partition(b"\n")
+        head, _, self.tokenizer_json = model.partition(b"\n")
         try:
             facts = json.loads(head)
-            roles = {role: int(facts["roles"][role]) for role in (*SPECIALS, "start")}
-            self._cls, self._sep = (int(facts["roles"][role]) for role in ("cls", "sep"))
+            for role in (*SPECIALS, "start", "cls", "sep"):
+                setattr(self, f"{role}_id", int(facts["roles"][role]))
             self.special_tokens: dict[str, str] = dict(facts["tokens"])
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{where} is damaged: its first line names no roles") from None
-        self._library = library = _library(self._text, where)
-        for role, index in roles.items():
-            setattr(self, f"{role}_id", index)
+        self._library = library = _library(self.tokenizer_json, where)
+        self.has_template = library.post_processor is not None
         vocabulary = library.get_vocab(with_added_tokens=True)
         self.vocab_size = 1 + max(vocabulary.values())
         self.sentinel_ids = find_sentinels(vocabulary)
@@ -81,26 +77,6 @@ class HuggingFaceTokenizer(Tokenizer):
         self._fused = type(library.model).__name__ == "Unigram" and "<0x00>" in vocabulary
         stages = str(library.pre_tokenizer) + str(library.decoder)
         self._byte_level = _byte_values() if "ByteLevel" in stages else None
-
-    @property
-    def tokenizer_json(self) -> bytes:
-        """The text of tokenizer.json."""
-        return self._text
-
-    @property
-    def has_template(self) -> bool:
-        """Whether tokenizer.json says itself which special tokens stand around a text."""
-        return self._library.post_processor is not None
-
-    @property
-    def cls_id(self) -> int:
-        """Id that opens a BERT input."""
-        return self._cls
-
-    @property
-    def sep_id(self) -> int:
-        """Id that closes a BERT segment."""
-        return self._sep
 
     @functools.cached_property
     def template(self) -> Template:
@@ -146,8 +122,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return encoding.ids, encoding.offsets
 
     def _encode_batch(self, texts: list[str]) -> list[list[int]]:
-        encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        return [e.ids for e in self._library.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _decode(self, ids: list[int]) -> str:
         return self._library.decode(ids, skip_special_tokens=False)
@@ -168,8 +143,8 @@ class HuggingFaceTokenizer(Tokenizer):
 
 def has_vocabulary(directory: pathlib.Path) -> bool:
     """Return whether a directory holds Hugging Face's own files, SentencePiece models apart."""
-    pair = all((directory / name).is_file() for name in ("vocab.json", "merges.txt"))
-    if pair or any((directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+    sets = ("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt")
+    if any(all((directory / name).is_file() for name in names) for names in sets):
         return True
     return class_of(read_json(directory / "tokenizer_config.json"), {}) == "byt5"
 
@@ -178,8 +153,8 @@ def load_hugging_face(directory: str | os.PathLike, model_config: dict | None = 
     """Load the tokenizer of a Hugging Face directory.
 
     Args:
-      directory: where to look, in this order, for tokenizer.json; vocab.txt; vocab.json with
-        merges.txt; a SentencePiece model; a tokenizer_config.json of ByT5, which needs no more.
+      directory: with, in this order, tokenizer.json; vocab.txt; vocab.json with merges.txt; a
+        SentencePiece model; a tokenizer_config.json of ByT5, which needs no more.
       model_config: the model's config.json, which names the family and the decoder's first
         token; None reads the directory's, if there is one.
 
@@ -189,8 +164,14 @@ def load_hugging_face(directory: str | os.PathLike, model_config: dict | None = 
       Unsafe: tokenizer_config.json names code to run.
     """
     directory = pathlib.Path(directory)
+    path = directory / "tokenizer_config.json"
     try:
-        config = _tokenizer_config(directory)
+        config = read_json(directory / "special_tokens_map.json") | read_json(path)
+        if "auto_map" in config:
+            raise Unsafe(
+                f"{path} names code of its own (auto_map), and flaxlm runs no code of a "
+                "checkpoint; save the tokenizer with a class of transformers"
+            )
         if model_config is None:
             model_config = read_json(directory / "config.json")
         tokenizer = _load(directory, config, model_config)
@@ -199,26 +180,14 @@ def load_hugging_face(directory: str | os.PathLike, model_config: dict | None = 
         return tokenizer
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{directory / 'tokenizer_config.json'}, or a file beside it, does not hold what "
-            f"Hugging Face's does: {error}"
+            f"{path}, or a file beside it, does not hold what Hugging Face's does: {error}"
         ) from None
-
-
-def _tokenizer_config(directory: pathlib.Path) -> dict:
-    config_path = directory / "tokenizer_config.json"
-    config = read_json(directory / "special_tokens_map.json") | read_json(config_path)
-    if "auto_map" in config:
-        raise Unsafe(
-            f"{config_path} names code of its own (auto_map), and flaxlm runs no code of a "
-            "checkpoint; save the tokenizer with a class of transformers"
-        )
-    return config
 
 
 def _add_bos_token(tokenizer: Tokenizer, config: Mapping, model_config: Mapping) -> bool | None:
     """Return whether BOS is added, where that is said by more than the tokenizer's template."""
     if isinstance(stated := config.get("add_bos_token"), bool):
-        return stated and named(config).get("bos", "") is not None
+        return stated and token_names(config).get("bos", "") is not None
     bare = isinstance(tokenizer, HuggingFaceTokenizer) and not tokenizer.has_template
     generic = config.get("tokenizer_class") in GENERIC
     if bare and not generic and SENTENCE_PIECE.get(class_of(config, model_config)) == "llama":
@@ -227,40 +196,33 @@ def _add_bos_token(tokenizer: Tokenizer, config: Mapping, model_config: Mapping)
 
 
 def _load(directory: pathlib.Path, config: Mapping, model_config: Mapping) -> Tokenizer:
-    if (directory / "tokenizer.json").is_file():
-        return _wrap(directory / "tokenizer.json", None, config, {}, model_config)
-    if (directory / "vocab.txt").is_file():
-        path = directory / "vocab.txt"
-        return _wrap(path, wordpiece(path, config, model_config), config, BERT_NAMES, model_config)
-    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-        library, names = byte_pairs(directory, config, model_config)
-        return _wrap(directory / "vocab.json", library, config, names, model_config)
+    if (path := directory / "tokenizer.json").is_file():
+        return _wrap(path, read_bytes(path), {}, config, model_config)
+    if (path := directory / "vocab.txt").is_file():
+        return _wrap(path, *wordpiece(path, config, model_config), config, model_config)
+    if (path := directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return _wrap(path, *byte_pairs(path, config, model_config), config, model_config)
     for name in MODEL_FILES:
         if (directory / name).is_file():
             return _started(sentence_piece(directory / name, config, model_config), model_config)
     if class_of(config, model_config) == "byt5":
         return _started(ByT5Tokenizer(config.get("extra_ids") or 125), model_config)
-    names = ", ".join((*VOCABULARIES, *MODEL_FILES))
-    raise MissingInput(f"{directory} holds no tokenizer; looked for {names}")
+    raise MissingInput(
+        f"{directory} holds no tokenizer; looked for tokenizer.json, vocab.txt, vocab.json and "
+        f"merges.txt, {', '.join(MODEL_FILES)}"
+    )
 
 
-def _wrap(path, library, config, names, model_config) -> HuggingFaceTokenizer:
-    """Return the tokenizer of a library (None: that of the file `path`) with its roles."""
-    if library is None:
-        text = read_bytes(path)
-        library = _library(text, str(path))
-    else:
-        text = library.to_str().encode()
-    vocabulary = library.get_vocab(with_added_tokens=True)
-    spelt = {role: name for role, name in names.items() if name in vocabulary}
-    if not names:
-        for role, known in KNOWN.items():
-            spelling = next((name for name in known if name in vocabulary), None)
-            spelt |= {role: spelling} if spelling else {}
-    for role, name in named(config).items():
-        spelt.pop(role, None)
-        if name in vocabulary:
-            spelt[role] = name
+def _wrap(path, text, names, config, model_config) -> HuggingFaceTokenizer:
+    """Return the tokenizer of tokenizer.json's text, its roles as `names` or KNOWN spell them."""
+    vocabulary = _library(text, str(path)).get_vocab(with_added_tokens=True)
+    spellings = {role: (name,) for role, name in names.items()} or KNOWN
+    spellings = spellings | {role: (name,) for role, name in token_names(config).items()}
+    spelt = {
+        role: name
+        for role, known in spellings.items()
+        if (name := next((n for n in known if n in vocabulary), None)) is not None
+    }
     roles = _roles({role: vocabulary[name] for role, name in spelt.items()}, model_config)
     size = 1 + max(vocabulary.values())
     if not 0 <= roles["eos"] < size or not all(-1 <= i < size for i in roles.values()):

@@ -33,13 +33,10 @@ SENTENCE_PIECE |= {"albert": "albert"}
 GENERIC = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
 
 
-def named(config: Mapping) -> dict[str, str | None]:
+def token_names(config: Mapping) -> dict[str, str | None]:
     """Return the spelling of each role that the files name; None where they say there is none."""
     values = {role: config[f"{role}_token"] for role in ROLES if f"{role}_token" in config}
-    return {
-        role: value.get("content") if isinstance(value, dict) else value
-        for role, value in values.items()
-    }
+    return {r: v.get("content") if isinstance(v, dict) else v for r, v in values.items()}
 
 
 def class_of(config: Mapping, model_config: Mapping) -> str:
@@ -51,26 +48,26 @@ def class_of(config: Mapping, model_config: Mapping) -> str:
     return re.sub("[-_]", "", name).lower()
 
 
-def refuse(path: pathlib.Path, name: str, known: Iterable[str]) -> DataError:
-    """Return the error for a file whose class is not among the `known`."""
-    return DataError(
+def _check_class(path: pathlib.Path, name: str, known: Iterable[str], usable: bool = True) -> None:
+    """Raise DataError for a file whose class is not among the `known`, or is not `usable`."""
+    if usable and name in known:
+        return
+    raise DataError(
         f"{path}: what a tokenizer of class {name or '(unnamed)'!r} makes of this file is not "
         f"known; save a tokenizer.json with transformers, or name in tokenizer_config.json a "
         f"tokenizer_class that it is one of: {', '.join(known)}"
     )
 
 
-def wordpiece(path: pathlib.Path, config: Mapping, model_config: Mapping):
-    """Return WordPiece with BERT's normaliser, options from tokenizer_config.json."""
+def wordpiece(path: pathlib.Path, config: Mapping, model_config: Mapping) -> tuple[bytes, dict]:
+    """Return tokenizer.json of BERT's WordPiece, options from the config, and its roles' names."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    name = class_of(config, model_config)
-    if name and name not in WORDPIECE:
-        raise refuse(path, name, WORDPIECE)
+    _check_class(path, class_of(config, model_config) or "bert", WORDPIECE)
     read_bytes(path)
     vocabulary = of_library(path, models.WordPiece.read_file, str(path))
     vocabulary = {token.removeprefix("\ufeff"): i for token, i in vocabulary.items()}
-    names = BERT_NAMES | named(config)
+    names = BERT_NAMES | token_names(config)
     for role in ("unk", "cls", "sep"):
         if names[role] not in vocabulary:
             raise DataError(
@@ -88,24 +85,23 @@ def wordpiece(path: pathlib.Path, config: Mapping, model_config: Mapping):
     _add(path, library, config, names)
     cls, sep = names["cls"], names["sep"]
     _frame_with(library, f"{cls}:0 $A:0 {sep}:0", f" $B:1 {sep}:1", (cls, sep))
-    return library
+    return library.to_str().encode(), BERT_NAMES
 
 
-def byte_pairs(directory: pathlib.Path, config: Mapping, model_config: Mapping):
-    """Return byte-level BPE with GPT-2's or RoBERTa's template, and the names of its roles."""
+def byte_pairs(path: pathlib.Path, config: Mapping, model_config: Mapping) -> tuple[bytes, dict]:
+    """Return tokenizer.json of GPT-2's or RoBERTa's byte-level BPE, and its roles' names."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-    path, name = directory / "vocab.json", class_of(config, model_config)
-    files = [str(path), str(directory / "merges.txt")]
-    for file in files:
-        read_bytes(pathlib.Path(file))
-    vocabulary, merges = of_library(path, models.BPE.read_file, *files)
+    paths = [path, path.parent / "merges.txt"]
+    for file in paths:
+        read_bytes(file)
+    vocabulary, merges = of_library(path, models.BPE.read_file, *map(str, paths))
+    name = class_of(config, model_config)
     if not name:
         name = "gpt2" if "<|endoftext|>" in vocabulary else "roberta" * ("</s>" in vocabulary)
-    if name not in (*GPT2, *ROBERTA):
-        raise refuse(path, name, (*GPT2, *ROBERTA))
+    _check_class(path, name, (*GPT2, *ROBERTA))
     roberta = name in ROBERTA
-    names = (ROBERTA_NAMES if roberta else GPT2_NAMES) | named(config)
+    names = (ROBERTA_NAMES if roberta else GPT2_NAMES) | token_names(config)
     model = models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="")
     library = Tokenizer(model)
     prefix = bool(config.get("add_prefix_space", False))
@@ -121,7 +117,7 @@ def byte_pairs(directory: pathlib.Path, config: Mapping, model_config: Mapping):
     elif config.get("add_bos_token") and ids.get("bos") is not None:
         bos = names["bos"]
         _frame_with(library, f"{bos}:0 $A:0", f" {bos}:1 $B:1", (bos,))
-    return library, names
+    return library.to_str().encode(), names
 
 
 def _frame_with(library, single: str, more: str, tokens) -> None:
@@ -142,10 +138,10 @@ def _add(path: pathlib.Path, library, config: Mapping, names: Mapping) -> None:
     added = {int(i): t for i, t in config.get("added_tokens_decoder", {}).items()}
     legacy = read_json(path.parent / "added_tokens.json")
     added |= {int(i): {"content": token} for token, i in legacy.items() if int(i) not in added}
-    given = {role: config.get(f"{role}_token") for role in ROLES}
     tokens = []
     for role, name in names.items():
-        value = given[role] if isinstance(given[role], dict) else {}
+        value = config.get(f"{role}_token")
+        value = value if isinstance(value, dict) else {}
         if name and library.token_to_id(name) is not None:
             tokens.append({"content": name, "normalized": False} | value | {"special": True})
     tokens += [added[i] for i in sorted(added)]
@@ -163,10 +159,7 @@ def _add(path: pathlib.Path, library, config: Mapping, names: Mapping) -> None:
 def sentence_piece(path: pathlib.Path, config: Mapping, model_config: Mapping) -> Tokenizer:
     """Return a SentencePiece model with the roles and the template of its family."""
     data, name = read_bytes(path), class_of(config, model_config)
-    try:
-        plain = SentencePieceTokenizer(data, "sentencepiece", 0)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    plain = SentencePieceTokenizer(data, "sentencepiece", 0, where=str(path))
     pieces = plain.piece_ids
     if not name:  # the names of the files and pieces tell the families apart
         if "[CLS]" in pieces and "[SEP]" in pieces:
@@ -175,8 +168,7 @@ def sentence_piece(path: pathlib.Path, config: Mapping, model_config: Mapping) -
         name = bare.get(path.name) or ""
         if name == "t5" and [pieces.get(t) for t in ("<pad>", "</s>", "<unk>")] != [0, 1, 2]:
             name = ""
-    if name not in SENTENCE_PIECE or config.get("keep_accents"):
-        raise refuse(path, name, SENTENCE_PIECE)
+    _check_class(path, name, SENTENCE_PIECE, usable=not config.get("keep_accents"))
     family = SENTENCE_PIECE[name]
     if family == "albert" and not config.get("do_lower_case", True):
         family = "albert_cased"
@@ -191,7 +183,7 @@ def sentence_piece(path: pathlib.Path, config: Mapping, model_config: Mapping) -
             f"{path}: {path.parent} adds tokens to the model ({', '.join(strange[:5])}); save a "
             "tokenizer.json with transformers"
         )
-    for role, token in named(config).items():
+    for role, token in token_names(config).items():
         if role in SPECIALS and token in pieces:
             setattr(tokenizer, f"{role}_id", pieces[token])
     return tokenizer

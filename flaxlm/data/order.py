@@ -57,25 +57,20 @@ class RowRandom:
         self.rows = np.asarray(rows).astype(np.uint64)
 
     def bits(self, name: str, n: int) -> np.ndarray:
-        """Return uint32 [b, n].
-
-        The 64-bit hash of (seed, name, row) enters the 32-bit finaliser of MurmurHash3 in two
-        halves, before and between its rounds: 64-bit multiplications have no vector instruction
-        on most CPUs, 32-bit ones do.
-        """
+        """Return uint32 [b, n]."""
+        # The 64-bit hash of (seed, name, row) enters the 32-bit finaliser of MurmurHash3 in two
+        # halves, before and between its rounds: 64-bit multiplications have no vector instruction
+        # on most CPUs, 32-bit ones do.
         row = mix64(_key(self.seed, name) + self.rows * _GOLDEN)
         low = row.astype(np.uint32)[:, None]
         high = (row >> np.uint64(32)).astype(np.uint32)[:, None]
         h = _columns(n) ^ low
-        shifted = np.right_shift(h, np.uint32(16))
-        h ^= shifted
+        h ^= (shifted := np.right_shift(h, np.uint32(16)))
         h *= np.uint32(0x85EBCA6B)
         h += high
-        np.right_shift(h, np.uint32(13), out=shifted)
-        h ^= shifted
+        h ^= np.right_shift(h, np.uint32(13), out=shifted)
         h *= np.uint32(0xC2B2AE35)
-        np.right_shift(h, np.uint32(16), out=shifted)
-        h ^= shifted
+        h ^= np.right_shift(h, np.uint32(16), out=shifted)
         return h
 
     def uniform(self, name: str, n: int) -> np.ndarray:
@@ -92,11 +87,7 @@ class RowRandom:
 
 
 def permutation(seed: int, name: str, epoch: int, n: int) -> np.ndarray:
-    """Return a permutation of range(n), uint32 or int64, a function of the arguments alone.
-
-    The index stands in the low bits of the sorted hash, so keys are unique and every sorting
-    algorithm gives the same answer.
-    """
+    """Return a permutation of range(n), uint32 or int64, a function of the arguments alone."""
     width = max(1, int(n - 1).bit_length())
     if width > 40:
         raise ConfigError(f"{n} rows or documents are more than one permutation can hold (2^40)")
@@ -104,7 +95,7 @@ def permutation(seed: int, name: str, epoch: int, n: int) -> np.ndarray:
     keys = mix64(_key(seed, f"{name} {epoch}") + index * _GOLDEN)
     mask = np.uint64((1 << width) - 1)
     keys &= ~mask
-    keys |= index
+    keys |= index  # so keys are unique, and every sorting algorithm gives the same answer
     keys.sort()
     keys &= mask
     return keys.astype(np.uint32 if width <= 32 else np.int64)
@@ -185,12 +176,9 @@ class ConcatPlan:
         self._offsets = np.asarray(cache.doc_offsets)
         self._total = int(self._offsets[-1]) + bool(shuffle)
         self.num_rows = max(1, -(-(self._total - 1) // length))
-        columns = self.num_rows * length
-        self.report = {
-            "rows": self.num_rows,
-            "tokens": int(self._offsets[-1]),
-            "padding": 1 - (self._total - 1) / columns,
-        }
+        padding = 1 - (self._total - 1) / (self.num_rows * length)
+        tokens = int(self._offsets[-1])
+        self.report = {"rows": self.num_rows, "tokens": tokens, "padding": padding}
         self._epoch = PerEpoch(self._order)
 
     def _order(self, epoch: int):
@@ -255,8 +243,8 @@ class ExamplePlan:
         report: Mapping[str, float],
         fixed: Sequence[str] = (),
     ):
-        self.sequences, self.columns, self.shuffle = dict(sequences), dict(columns), shuffle
-        self.fixed = fixed
+        self.sequences, self.columns = dict(sequences), dict(columns)
+        self.shuffle, self.fixed = shuffle, fixed
         self.num_rows = len(next(iter(self.sequences.values()))[1]) - 1
         self.report = {"rows": self.num_rows, **report}
         self._epoch = PerEpoch(lambda epoch: permutation(seed, "examples", epoch, self.num_rows))
@@ -295,9 +283,9 @@ class ExamplePlan:
 class Mixture:
     """Rows of several plans in fixed proportions; each plan runs through its own epochs.
 
-    A period of 4,096 rows holds each plan in proportion to its weight (within one row), evenly
-    distributed. How many rows a plan has given before global row g is a table look-up, so nothing
-    has to be counted. Rows of different widths are padded with 0 to the widest.
+    A period of rows holds each plan in proportion to its weight (within one row), evenly
+    distributed; how many of them a plan has given before global row g is a table look-up. Rows of
+    different widths are padded with 0 to the widest.
     """
 
     PERIOD = 4096
@@ -328,11 +316,9 @@ class Mixture:
         self._counts = counts
         self.num_rows = sum(plan.num_rows for plan in plans)
         self._first = np.cumsum([0] + [plan.num_rows for plan in plans])
-        self.report = {"rows": self.num_rows} | {
-            f"{key}_{k}": value
-            for k, plan in enumerate(plans)
-            for key, value in plan.report.items()
-        }
+        self.report = {"rows": self.num_rows}
+        for k, plan in enumerate(plans):
+            self.report |= {f"{key}_{k}": value for key, value in plan.report.items()}
 
     def component(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (plan index, that plan's own row number) of global rows int64[b]."""

@@ -7,6 +7,7 @@ has two of them (encoder and decoder), both known from n, so that nothing ever o
 """
 
 import bisect
+import operator
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -20,8 +21,8 @@ def pack(counts: np.ndarray, costs: np.ndarray, capacity: np.ndarray):
 
     Args:
       counts: int64[N], how many pieces have length n.
-      costs: int64[N, K], what a piece of length n takes of each of K capacities; for lengths that
-        occur each is at most the capacity.
+      costs: int64[N, K], what a piece of length n takes of each capacity; for lengths that occur
+        each is at most the capacity.
       capacity: int64[K].
 
     Returns:
@@ -43,16 +44,9 @@ def pack(counts: np.ndarray, costs: np.ndarray, capacity: np.ndarray):
     def find(cost):
         """Return the tightest open row that has room for `cost`, or None."""
         for left in tightest[bisect.bisect_left(tightest, cost) :]:
-            if all(have >= need for have, need in zip(left, cost, strict=True)):
+            if all(map(operator.ge, left, cost)):
                 return left
         return None
-
-    def add(left, composition, length, cost, rows, each):
-        left = tuple(have - each * need for have, need in zip(left, cost, strict=True))
-        put(left, (*composition, (length, each)), rows)
-
-    def fit(left, cost):
-        return min(have // need for have, need in zip(left, cost, strict=True) if need)
 
     for length in np.flatnonzero(counts)[::-1].tolist():
         todo, cost = int(counts[length]), tuple(costs[length].tolist())
@@ -65,9 +59,11 @@ def pack(counts: np.ndarray, costs: np.ndarray, capacity: np.ndarray):
                 if not open_rows[left]:
                     del open_rows[left]
                     tightest.remove(left)
-            each = min(fit(left, cost), todo)
+            each = min(have // need for have, need in zip(left, cost, strict=True) if need)
+            each = min(each, todo)
             rows = min(number, todo // each)
-            add(left, composition, length, cost, rows, each)
+            after = tuple(have - each * need for have, need in zip(left, cost, strict=True))
+            put(after, (*composition, (length, each)), rows)
             todo -= rows * each
             if composition and number > rows:
                 put(left, composition, number - rows)
@@ -131,16 +127,9 @@ def _places(sizes, owner, rows: int, width: int):
 class PackedPlan(Packed):
     """Documents cut into pieces of at most `longest` tokens and packed, best fit.
 
-    BOS and EOS of the stored documents are left out: the objective adds what it needs. `before`
-    and `after` columns stay free (0) around each piece for that.
-
-    Args:
-      cache: a TokenCache; its documents are `[BOS] ids [EOS]`, or without EOS.
-      longest: the longest piece, in tokens.
-      cost: `cost(n int64[N]) -> int64[N, K]`, what pieces of n tokens take.
-      capacity: K numbers.
-      before, after: free columns around each piece.
-      seed, shuffle: the order.
+    BOS and EOS of the documents of `cache` are left out: the objective adds what it needs. `before`
+    and `after` columns stay free (0) around each piece for that. `cost(n int64[N]) -> int64[N, K]`
+    says what pieces of n tokens take of each capacity.
     """
 
     def __init__(
@@ -156,9 +145,8 @@ class PackedPlan(Packed):
         after: int = 0,
     ):
         if longest < 1:
-            raise ConfigError(
-                f"rows of {capacity} tokens leave no room for text; increase train.length"
-            )
+            fault = f"rows of {capacity} tokens leave no room for text; increase train.length"
+            raise ConfigError(fault)
         self.cache, self._before, self._after = cache, before, after
         starts, lengths = content(cache)
         pieces = -(-lengths // longest)

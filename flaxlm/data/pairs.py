@@ -27,9 +27,8 @@ class PairPlan:
 
     def __init__(self, cache, length: int, seed: int, shuffle: bool, *, bos_id: int, eos_id: int):
         if length < 5:
-            raise ConfigError(
-                f"train.length={length} is too short for sentence pairs; 5 is the least"
-            )
+            fault = f"train.length={length} is too short for sentence pairs; 5 is the least"
+            raise ConfigError(fault)
         if cache.sentence_offsets is None:
             raise ConfigError(
                 "next-sentence prediction needs sentence boundaries: set data.sentences=True, "
@@ -38,8 +37,7 @@ class PairPlan:
         self.cache, self.length, self.seed, self.shuffle = cache, length, seed, shuffle
         self._bos, self._eos = bos_id, eos_id
         self._room = length - 3
-        starts, lengths, document = self._pieces(cache)
-        starts, lengths, document, chunks = self._chunks(starts, lengths, document)
+        starts, lengths, document, chunks = self._chunks(*self._pieces(cache))
         self._starts, self._document = starts, np.append(document, -1)
         self._ends = np.cumsum(lengths)  # in a stream of text without BOS and EOS
         self._begins = self._ends - lengths
@@ -52,11 +50,8 @@ class PairPlan:
             )
         self.num_rows = len(chunks) - 1
         tokens = int(self._ends[-1])
-        self.report = {
-            "rows": self.num_rows,
-            "tokens": tokens,
-            "padding": 1 - (tokens + 3 * self.num_rows) / (self.num_rows * length),
-        }
+        padding = 1 - (tokens + 3 * self.num_rows) / (self.num_rows * length)
+        self.report = {"rows": self.num_rows, "tokens": tokens, "padding": padding}
         self._epoch = PerEpoch(lambda epoch: permutation(seed, "rows", epoch, self.num_rows))
 
     def _pieces(self, cache):

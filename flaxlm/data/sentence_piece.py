@@ -1,8 +1,8 @@
 """SentencePiece models as tokenizers, with exact round trips."""
 
 import functools
+import itertools
 import re
-import unicodedata
 from collections.abc import Iterator
 
 import numpy as np
@@ -38,6 +38,7 @@ class SentencePieceTokenizer(Tokenizer):
         sentinels: int = 100,
         exact_breaks: bool = False,
         family: str = "",
+        where: str = "tokenizer.model",
     ):
         import sentencepiece
 
@@ -45,18 +46,19 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             self._processor = sp = sentencepiece.SentencePieceProcessor(model_proto=model)
         except (RuntimeError, TypeError):
-            raise DataError("the tokenizer model is damaged or not a SentencePiece model") from None
+            raise DataError(
+                f"{where}: the tokenizer model is damaged or not a SentencePiece model"
+            ) from None
         self._size = size = sp.get_piece_size()
         self._exact_breaks = exact_breaks
         self.sentinel_ids = np.arange(size + sentinels - 1, size - 1, -1, dtype=np.int32)
         roles = {"pad": sp.pad_id(), "unk": sp.unk_id(), "bos": sp.bos_id(), "eos": sp.eos_id()}
         for role, names in ALIASES.items():
-            named = (sp.piece_to_id(name) for name in names)
+            known = (sp.piece_to_id(name) for name in names)
             if roles.get(role, -1) < 0:
-                roles[role] = next((i for i in named if i != sp.unk_id()), -1)
+                roles[role] = next((i for i in known if i != sp.unk_id()), -1)
         if family:
-            own = find_sentinels(self.piece_ids)  # mT5's model holds them itself
-            if len(own):
+            if len(own := find_sentinels(self.piece_ids)):  # mT5's model holds them itself
                 sentinels, self.sentinel_ids = 0, own
             roles["eos"] = roles["eos"] if roles["eos"] >= 0 else roles["unk"]
             for role in ("bos", "pad"):
@@ -83,7 +85,7 @@ class SentencePieceTokenizer(Tokenizer):
     def template(self) -> Template:
         """The family's: T5 reads `a </s>` and `a </s> b </s>`, Llama `<s> a` and `<s> a <s> b`."""
         if self.family == "t5":
-            return Template.of([], [self.eos_id], [self.eos_id], second_type=0)
+            return Template.of((), (self.eos_id,), (self.eos_id,), second_type=0)
         if self.family == "llama":
             bos = (self.bos_id,)
             pair = Frame((bos, bos, ()), ((0,), (1,), ()), (0, 1))
@@ -91,38 +93,35 @@ class SentencePieceTokenizer(Tokenizer):
         return super().template
 
     def _encode(self, text: str) -> list[int]:
-        if self.family.startswith("albert"):
-            text = _plain(text, lower=self.family == "albert")
         if self._words is not None:
             return [i for i, _, _ in self._units(text)]
-        if len(text) <= ENCODE_CHUNK or not self._exact_breaks:
-            return self._processor.encode(text)
-        ids: list[int] = []
-        for chunk in _line_chunks(text, ENCODE_CHUNK):
-            ids += self._processor.encode(chunk)
-        return ids
+        if self.family.startswith("albert"):
+            text, _ = offsets.plain(text, lower=self.family == "albert")
+        return [*itertools.chain.from_iterable(map(self._processor.encode, self._chunks(text)))]
 
     def _encode_with_offsets(self, text: str) -> tuple[list[int], offsets.Spans]:
-        if self.family.startswith("albert"):
-            plain, places = offsets.plain(text, lower=self.family == "albert")
-            ids, spans = self._pieces_with_offsets(plain)
-            return ids, offsets.back(spans, places)
         if self._words is not None:
             units = list(self._units(text))
             return [i for i, _, _ in units], [(begin, end) for _, begin, end in units]
-        if len(text) <= ENCODE_CHUNK or not self._exact_breaks:
-            return self._pieces_with_offsets(text)
+        places = None
+        if self.family.startswith("albert"):
+            text, places = offsets.plain(text, lower=self.family == "albert")
         ids, spans, start = [], [], 0
-        for chunk in _line_chunks(text, ENCODE_CHUNK):
-            more, places = self._pieces_with_offsets(chunk)
-            ids += more
-            spans += [(start + begin, start + end) for begin, end in places]
+        for chunk in self._chunks(text):
+            encoded = self._processor.encode(chunk, return_type="offset_mapping")
+            ids += encoded["ids"]
+            chunk_spans = offsets.fill(encoded["offsets"], encoded["pieces"], SPACE)
+            spans += [(start + begin, start + end) for begin, end in chunk_spans]
             start += len(chunk)
-        return ids, spans
+        return ids, spans if places is None else offsets.back(spans, places)
 
-    def _pieces_with_offsets(self, text: str) -> tuple[list[int], offsets.Spans]:
-        encoded = self._processor.encode(text, return_type="offset_mapping")
-        return encoded["ids"], offsets.fill(encoded["offsets"], encoded["pieces"], SPACE)
+    def _chunks(self, text: str) -> Iterator[str]:
+        """Yield `text`, cut after newlines into chunks of about ENCODE_CHUNK characters."""
+        start, size = 0, ENCODE_CHUNK if self._exact_breaks else len(text)
+        while start < len(text):
+            end = text.find("\n", start + size) + 1 or len(text)
+            yield text[start:end]
+            start = end
 
     def _units(self, text: str) -> Iterator[tuple[int, int, int]]:
         """Yield (id, begin, end) of each word, or of its bytes where it is not known."""
@@ -146,19 +145,3 @@ class SentencePieceTokenizer(Tokenizer):
     def unrecoverable(self, text: str) -> int:
         """Count U+2581 in `text`: SentencePiece writes spaces so, and gives back a space."""
         return text.count(SPACE)
-
-
-def _plain(text: str, lower: bool) -> str:
-    """Return text as ALBERT's own code hands it to SentencePiece: no accents, no capitals."""
-    text = unicodedata.normalize("NFKD", text.replace("``", '"').replace("''", '"'))
-    text = "".join(c for c in text if not unicodedata.combining(c))
-    return text.lower() if lower else text
-
-
-def _line_chunks(text: str, size: int) -> Iterator[str]:
-    """Cut `text` after newlines into chunks of about `size` characters."""
-    start = 0
-    while start < len(text):
-        end = text.find("\n", start + size) + 1 or len(text)
-        yield text[start:end]
-        start = end

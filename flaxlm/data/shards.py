@@ -29,11 +29,9 @@ class TokenCache:
     Attributes:
       doc_offsets: int64 [D+1], token offset of each document's BOS, then `num_tokens`.
       sentence_offsets: int64 [S+1], token offset of each sentence; BOS and EOS belong to none, so
-        a document's last sentence ends before its EOS, not at the next entry. None without
-        `data.sentences`.
+        a document's last sentence ends before its EOS. None without `data.sentences`.
       doc_sentences: int64 [D+1], each document's first sentence; None without `data.sentences`.
-      counts: documents, tokens (BOS and EOS among them), bytes of UTF-8, characters, words,
-        sentences, unknown tokens, unrecoverable characters.
+      counts: those of `encode.COUNTS`.
       append_eos: whether documents end with EOS.
       hash: of the contents; the same wherever and whenever the cache was built.
     """
@@ -89,9 +87,8 @@ def read_manifest(directory: str | os.PathLike) -> dict:
     try:
         manifest = json.loads(path.read_bytes())
     except OSError:
-        raise MissingInput(
-            f"there is no token cache at {directory}; make one with python -m flaxlm tokenize"
-        ) from None
+        fault = f"there is no token cache at {directory}; make one with python -m flaxlm tokenize"
+        raise MissingInput(fault) from None
     except ValueError:
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("digest") != _manifest_digest(manifest):
@@ -105,10 +102,7 @@ def read_manifest(directory: str | os.PathLike) -> dict:
 
 
 def open_cache(
-    directory: str | os.PathLike,
-    split: str,
-    tokenizer_hash: str | None = None,
-    verify: bool = False,
+    directory: str | os.PathLike, split: str, tokenizer_hash: str = "", verify: bool = False
 ) -> TokenCache:
     """Open one split, memory-mapped, in milliseconds.
 
@@ -118,7 +112,7 @@ def open_cache(
     directory = pathlib.Path(directory)
     manifest = read_manifest(directory)
     choose("split", split, manifest["splits"])
-    if tokenizer_hash is not None and tokenizer_hash != manifest["tokenizer"]:
+    if tokenizer_hash and tokenizer_hash != manifest["tokenizer"]:
         raise Unsafe(
             f"the token cache {directory} was made by the tokenizer {manifest['tokenizer'][:12]}, "
             f"but this run has {tokenizer_hash[:12]}; tokenize again in another workdir"
@@ -155,7 +149,7 @@ class SplitWriter:
     def __init__(self, directory: pathlib.Path, split: str, sentences: bool, shard_tokens: int):
         self._directory, self._split, self._shard_tokens = directory, split, shard_tokens
         self._sentences = sentences
-        self._digest, self._room = None, 0
+        self._digest, self._room = hashlib.sha256(), 0  # of the last shard
         self._lengths: dict[str, list[np.ndarray]] = {"documents": [], "document_sentences": []}
         self._starts: list[np.ndarray] = []
         self._tokens = 0
@@ -167,12 +161,10 @@ class SplitWriter:
         """Append one part's arrays, as `encode.Encoder` makes them."""
         for name, value in counts.items():
             self.counts[name] = self.counts.get(name, 0) + value
-        lengths = part["documents"]
-        self._lengths["documents"].append(lengths)
+        self._lengths["documents"].append(part["documents"])
         if self._sentences:
-            per_document = part["document_sentences"]
-            self._lengths["document_sentences"].append(per_document)
-            self._starts.append(self._tokens + _sentence_starts(lengths, part))
+            self._lengths["document_sentences"].append(part["document_sentences"])
+            self._starts.append(self._tokens + _sentence_starts(part))
         self._write_tokens(part["tokens"])
         self._tokens += len(part["tokens"])
 
@@ -180,29 +172,21 @@ class SplitWriter:
         tokens = tokens.astype(tokens.dtype.newbyteorder("<"), copy=False)
         while len(tokens):
             if not self._room:
-                self._finish_shard()
                 self.shards.append(f"{self._split}.tokens-{len(self.shards):05d}.bin")
                 self._digest, self._room = hashlib.sha256(), self._shard_tokens
-            data = tokens[: self._room].tobytes()
-            with open(self._directory / self.shards[-1], "ab") as file:
-                file.write(data)
-            self._digest.update(data)
-            count = len(data) // tokens.itemsize
-            self._room, tokens = self._room - count, tokens[count:]
-
-    def _finish_shard(self) -> None:
-        if not self.shards:
-            return
-        with open(self._directory / self.shards[-1], "ab") as file:
-            size = file.tell()
-        self.files[self.shards[-1]] = {"bytes": size, "sha256": self._digest.hexdigest()}
+            name, part = self.shards[-1], tokens[: self._room]
+            with open(self._directory / name, "ab") as file:
+                file.write(part.tobytes())
+                size = file.tell()
+            self._digest.update(part.tobytes())
+            self.files[name] = {"bytes": size, "sha256": self._digest.hexdigest()}
+            self._room, tokens = self._room - len(part), tokens[len(part) :]
 
     def close(self) -> None:
         """Write the offsets; `files.fsync_tree` is the caller's."""
-        self._finish_shard()
-        self._save("documents", _offsets(self._lengths["documents"]))
+        self._save("documents", _borders(self._lengths["documents"]))
         if self._sentences:
-            self._save("document_sentences", _offsets(self._lengths["document_sentences"]))
+            self._save("document_sentences", _borders(self._lengths["document_sentences"]))
             ends = np.array([self._tokens], np.int64)
             self._save("sentences", np.concatenate([*self._starts, ends]))
 
@@ -212,13 +196,13 @@ class SplitWriter:
         self.files[path.name] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
 
-def _offsets(lengths: list[np.ndarray]) -> np.ndarray:
+def _borders(lengths: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])
 
 
-def _sentence_starts(lengths: np.ndarray, part: dict[str, np.ndarray]) -> np.ndarray:
+def _sentence_starts(part: dict[str, np.ndarray]) -> np.ndarray:
     """Token offset in the part of each sentence: after the document's BOS and the ones before."""
-    sizes, per_document = part["sentences"], part["document_sentences"]
+    sizes, per_document, lengths = part["sentences"], part["document_sentences"], part["documents"]
     before = np.cumsum(sizes) - sizes  # of the part, without BOS and EOS
     first = np.cumsum(per_document) - per_document
     document_start = np.cumsum(lengths) - lengths

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+Ids = tuple[int, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
@@ -17,9 +19,9 @@ class Frame:
       text_types: the token type of each text.
     """
 
-    specials: tuple[tuple[int, ...], ...]
-    special_types: tuple[tuple[int, ...], ...]
-    text_types: tuple[int, ...]
+    specials: tuple[Ids, ...]
+    special_types: tuple[Ids, ...]
+    text_types: Ids
 
     @property
     def size(self) -> int:
@@ -45,23 +47,11 @@ class Template(NamedTuple):
     pair: Frame
 
     @classmethod
-    def of(
-        cls,
-        before: Sequence[int],
-        between: Sequence[int],
-        after: Sequence[int],
-        second_type: int = 1,
-    ) -> "Template":
+    def of(cls, before: Ids, between: Ids, after: Ids, second_type: int = 1) -> "Template":
         """Return `before a after` and `before a between b after`; types 0, `second_type` from b."""
-        before, between, after = tuple(before), tuple(between), tuple(after)
-
-        def zeros(ids, value=0):
-            return (value,) * len(ids)
-
-        last = zeros(after, second_type)
-        return cls(
-            Frame((before, after), (zeros(before), zeros(after)), (0,)),
-            Frame(
-                (before, between, after), (zeros(before), zeros(between), last), (0, second_type)
-            ),
-        )
+        specials = before, between, after
+        types = [
+            (kind,) * len(ids) for kind, ids in zip((0, 0, second_type), specials, strict=True)
+        ]
+        single = Frame((before, after), (types[0], (0,) * len(after)), (0,))
+        return cls(single, Frame(specials, tuple(types), (0, second_type)))

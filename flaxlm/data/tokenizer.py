@@ -17,17 +17,10 @@ import re
 from collections.abc import Iterable, Iterator
 
 from flaxlm.data import hugging_face
-from flaxlm.data.hugging_face_files import read_json
+from flaxlm.data.hugging_face_files import read_bytes, read_json
 from flaxlm.data.sentence_piece import MODEL_FILES, SentencePieceTokenizer
-from flaxlm.data.vocabulary import (
-    BESIDE,
-    SPACE,
-    SPECIALS,
-    ByT5Tokenizer,
-    ByteTokenizer,
-    Tokenizer,
-)
-from flaxlm.errors import ConfigError, DataError, MissingInput, check_range, choose
+from flaxlm.data.vocabulary import BESIDE, SPACE, SPECIALS, ByT5Tokenizer, ByteTokenizer, Tokenizer
+from flaxlm.errors import ConfigError, DataError, check_range, choose
 
 KINDS = ("unigram", "bpe", "word", "char", "byte")
 READY = "huggingface"  # a kind that is read from `path`, or with the model of `init`; never trained
@@ -81,18 +74,23 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         return ByteTokenizer(config.sentinels)
     if config.kind == READY:
         raise ConfigError(f"tokenizer.kind={READY!r} is not trained; name one with tokenizer.path")
-    characters: set[str] | None = set() if config.kind == "char" else None
-    lines = _sample_lines(_watched(texts, characters), config.train_chars, config.seed)
+    characters: set[str] = set()
+
+    def watched() -> Iterator[str]:
+        for text in texts:
+            if config.kind == "char":
+                characters.update(text)
+            yield text
+
+    lines = _sample_lines(watched(), config.train_chars, config.seed)
     if not lines:
         raise DataError("there is no text to train the tokenizer on: the corpus is empty")
-    if characters is not None:
-        # Every character of the corpus gets an id, those outside the sample as well.
+    options = {"character_coverage": config.character_coverage}
+    breaks = list(BREAKS)
+    if config.kind == "char":  # every character gets an id, those outside the sample as well
         options = {"required_chars": "".join(sorted(characters - set(BREAKS + " " + SPACE)))}
         options |= {"use_all_vocab": True, "character_coverage": 1.0}
         breaks = [c for c in BREAKS if c in characters]
-    else:
-        options = {"character_coverage": config.character_coverage}
-        breaks = list(BREAKS)
     model = _train_sentencepiece(config, lines, breaks, options)
     return SentencePieceTokenizer(model, config.kind, config.sentinels, exact_breaks=True)
 
@@ -101,13 +99,12 @@ def _train_sentencepiece(config, lines, breaks, options) -> bytes:
     import sentencepiece
 
     out = io.BytesIO()
-    size = config.vocab_size - config.sentinels
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
             model_writer=out,
             model_type=config.kind,
-            vocab_size=size,
+            vocab_size=config.vocab_size - config.sentinels,
             byte_fallback=config.byte_fallback,
             normalization_rule_name=config.normalization,
             pad_id=0,
@@ -153,15 +150,11 @@ def load_tokenizer(path: str | os.PathLike, sentinels: int = 100) -> Tokenizer:
     path = pathlib.Path(path)
     if _is_saved(path / "tokenizer.json"):
         return _load_saved(path)
-    if hugging_face.has_vocabulary(path):
-        return hugging_face.load_hugging_face(path)
-    if path.is_dir():
-        models = [path / name for name in MODEL_FILES if (path / name).is_file()]
-        if not models:
-            names = ", ".join((*hugging_face.VOCABULARIES, *MODEL_FILES))
-            raise MissingInput(f"{path} holds no tokenizer; looked for {names}")
-        path = models[0]
-    return _of_file(path, "sentencepiece", sentinels)
+    models = [path / name for name in MODEL_FILES if (path / name).is_file()]
+    if path.is_dir() and (hugging_face.has_vocabulary(path) or not models):
+        return hugging_face.load_hugging_face(path)  # which says what is missing
+    path = next(iter(models), path)
+    return SentencePieceTokenizer(read_bytes(path), "sentencepiece", sentinels, where=str(path))
 
 
 def _is_saved(name: pathlib.Path) -> bool:
@@ -169,7 +162,7 @@ def _is_saved(name: pathlib.Path) -> bool:
     if not name.is_file():
         return False
     try:
-        return "model" not in json.loads(_read(name))
+        return "model" not in json.loads(read_bytes(name))
     except (ValueError, TypeError):
         return True
 
@@ -177,7 +170,7 @@ def _is_saved(name: pathlib.Path) -> bool:
 def _load_saved(directory: pathlib.Path) -> Tokenizer:
     name = directory / "tokenizer.json"
     try:
-        facts = json.loads(_read(name))
+        facts = json.loads(read_bytes(name))
         kind, sentinels, digest = facts["kind"], facts["sentinels"], facts["hash"]
         family, start = facts.get("family", ""), facts.get("start")
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -186,9 +179,11 @@ def _load_saved(directory: pathlib.Path) -> Tokenizer:
     if kind in ("byte", "byt5"):
         tokenizer: Tokenizer = (ByteTokenizer if kind == "byte" else ByT5Tokenizer)(sentinels)
     elif kind == "huggingface":
-        tokenizer = hugging_face.HuggingFaceTokenizer(_read(path), str(path))
+        tokenizer = hugging_face.HuggingFaceTokenizer(read_bytes(path), str(path))
     else:
-        tokenizer = _of_file(path, kind, sentinels, exact_breaks=kind in KINDS, family=family)
+        tokenizer = SentencePieceTokenizer(
+            read_bytes(path), kind, sentinels, kind in KINDS, family, str(path)
+        )
         if family:  # its roles are those that the files beside the model named
             for role in SPECIALS:
                 setattr(tokenizer, f"{role}_id", facts["specials"].get(role, -1))
@@ -202,28 +197,6 @@ def _load_saved(directory: pathlib.Path) -> Tokenizer:
     tokenizer.add_bos_token = facts.get("add_bos_token")
     tokenizer.beside = read_json(directory / BESIDE)
     return tokenizer
-
-
-def _of_file(path: pathlib.Path, *args, **options) -> SentencePieceTokenizer:
-    try:
-        return SentencePieceTokenizer(_read(path), *args, **options)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-
-
-def _read(path: pathlib.Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise MissingInput(f"cannot read the tokenizer file {path}: {error.strerror}") from None
-
-
-def _watched(texts: Iterable[str], characters: set[str] | None) -> Iterator[str]:
-    """Yield the texts, and note their characters where a set is given."""
-    for text in texts:
-        if characters is not None:
-            characters.update(text)
-        yield text
 
 
 def _sample_lines(texts: Iterable[str], most: int, seed: int) -> list[str]:

@@ -58,14 +58,14 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def _piece(self, index: int) -> str | None: ...
 
-    @property
+    @functools.cached_property
     def cls_id(self) -> int:
-        """Id that opens a BERT input: the same as BOS."""
+        """Id that opens a BERT input: BOS where there is no other."""
         return self.bos_id
 
-    @property
+    @functools.cached_property
     def sep_id(self) -> int:
-        """Id that closes a BERT segment: the same as EOS."""
+        """Id that closes a BERT segment: EOS where there is no other."""
         return self.eos_id
 
     @functools.cached_property
@@ -85,16 +85,14 @@ class Tokenizer(abc.ABC):
     @functools.cached_property
     def template(self) -> Template:
         """Special tokens around what an encoder reads: `[CLS] a [SEP]`, `[CLS] a [SEP] b [SEP]`."""
-        return Template.of([self.cls_id], [self.sep_id], [self.sep_id])
+        return Template.of((self.cls_id,), (self.sep_id,), (self.sep_id,))
 
     def with_specials(
         self, first: Sequence[int], second: Sequence[int] | None = None
     ) -> tuple[list[int], list[int]]:
         """Return (ids, token types) of one text's ids, or of a pair's, as an encoder reads them."""
-        if second is None:
-            ids, types = self.template.single.around(first)
-        else:
-            ids, types = self.template.pair.around(first, second)
+        texts = [first] if second is None else [first, second]
+        ids, types = self.template[len(texts) - 1].around(*texts)
         return ids.tolist(), types.tolist()
 
     @functools.cached_property
@@ -119,7 +117,7 @@ class Tokenizer(abc.ABC):
         return hashlib.sha256(head + b"\n" + self.model).hexdigest()
 
     def restrict(self, rows: int) -> None:
-        """Refuse from now on texts with ids that a model of so many rows cannot read; warn of them.
+        """Refuse from now on texts with ids that a model of `rows` rows cannot read; warn of them.
 
         ConfigError where one is a special token.
         """
@@ -208,7 +206,7 @@ class Tokenizer(abc.ABC):
     @functools.cached_property
     def word_starts(self) -> np.ndarray:
         """Bool [V]: the piece begins a word by itself (specials do, a mid-word piece does not)."""
-        return np.array([_starts_word(piece) for piece in self._spellings])
+        return np.array([not text or not _inside_word(text[0]) for text in self._spellings])
 
     @functools.cached_property
     def _spellings(self) -> list[str]:
@@ -219,7 +217,11 @@ class Tokenizer(abc.ABC):
 
     def _spell(self, piece: str) -> str:
         """Return a piece's text, SPACE for a space."""
-        return _byte_text(piece) if _BYTE.fullmatch(piece) else piece
+        if not _BYTE.fullmatch(piece):
+            return piece
+        value = int(piece[3:5], 16)
+        # A byte of a longer character says nothing about words: it counts as a letter.
+        return "x" if value >= 0x80 else chr(value).replace(" ", SPACE)
 
     @functools.cached_property
     def spaces_join(self) -> bool:
@@ -233,13 +235,8 @@ class Tokenizer(abc.ABC):
     def save(self, directory: str | os.PathLike) -> None:
         """Write `tokenizer.model` (where there is one) and `tokenizer.json`, the latter last."""
         directory = pathlib.Path(directory)
-        facts = {
-            "kind": self.kind,
-            "vocab_size": self.vocab_size,
-            "specials": self.special_ids,
-            "sentinels": len(self.sentinel_ids),
-            "hash": self.hash,
-        }
+        facts = {"kind": self.kind, "vocab_size": self.vocab_size, "specials": self.special_ids}
+        facts |= {"sentinels": len(self.sentinel_ids), "hash": self.hash}
         if self.family:
             facts["family"] = self.family
         if self.start_id != self.pad_id:
@@ -254,9 +251,8 @@ class Tokenizer(abc.ABC):
                 files.replace(directory / BESIDE, json.dumps(dict(self.beside)) + "\n")
             files.replace(directory / "tokenizer.json", json.dumps(facts, indent=1) + "\n")
         except OSError as error:
-            raise StorageError(
-                f"cannot save the tokenizer in {directory}: {error.strerror}"
-            ) from None
+            fault = f"cannot save the tokenizer in {directory}: {error.strerror}"
+            raise StorageError(fault) from None
 
 
 class ByteTokenizer(Tokenizer):
@@ -279,8 +275,8 @@ class ByteTokenizer(Tokenizer):
         return self._encode(text), offsets.of_bytes(text)
 
     def _decode(self, ids: list[int]) -> str:
-        values = [i - self.offset if i >= self.offset else 0x3F for i in ids]
-        return bytes(values).decode(errors="replace")
+        text = bytes(i - self.offset if i >= self.offset else ord("?") for i in ids)
+        return text.decode(errors="replace")
 
     def _piece(self, index: int) -> str | None:
         byte = index - self.offset
@@ -302,7 +298,7 @@ class ByT5Tokenizer(ByteTokenizer):
     @functools.cached_property
     def template(self) -> Template:
         """`a </s>` and `a </s> b </s>`, all of type 0."""
-        return Template.of([], [self.eos_id], [self.eos_id], second_type=0)
+        return Template.of((), (self.eos_id,), (self.eos_id,), second_type=0)
 
 
 def _unicode(text: str) -> str:
@@ -331,17 +327,7 @@ _IDEOGRAPH = re.compile(
 )
 
 
-def _byte_text(piece: str) -> str:
-    value = int(piece[3:5], 16)
-    # A byte of a longer character says nothing about words: it counts as a letter.
-    return "x" if value >= 0x80 else chr(value).replace(" ", SPACE)
-
-
 def _inside_word(character: str) -> bool:
     if _IDEOGRAPH.match(character):
         return False
     return character.isalnum() or unicodedata.category(character).startswith("M")
-
-
-def _starts_word(spelling: str) -> bool:
-    return not spelling or not _inside_word(spelling[0])

@@ -25,7 +25,7 @@ def distances(config, params) -> dict[str, np.ndarray]:
       params: its (abstract) parameters, all of them; ConfigError for one that has no place.
     """
     flat, shared = tree.flatten(params), getattr(config, "share_layers", False)
-    kinds = tree.flatten(tree.match_all(RULES, params))
+    kinds = {path: tree.required_match(RULES, path) for path in flat}
     stacked: dict[str, int] = {}  # layers under `layers`, by the name of the stack
     apart: dict[str, int] = {}  # a first layer of another structure
     for path, leaf in flat.items():

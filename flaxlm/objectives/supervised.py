@@ -47,8 +47,8 @@ class Supervised(Objective):
         """
         if self.traits.bidirectional:
             return tokenizer.template
-        end = [tokenizer.eos_id]
-        return Template.of([] if self.traits.encodes else [tokenizer.bos_id], end, end)
+        end = (tokenizer.eos_id,)
+        return Template.of(() if self.traits.encodes else (tokenizer.bos_id,), end, end)
 
     @property
     def row_names(self) -> list[str]:
