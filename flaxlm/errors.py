@@ -59,9 +59,9 @@ class Unsafe(FlaxlmError):
     exit_code = 77
 
 
-def nearest(given: str, valid: Iterable[str]) -> str:
+def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a ` (did you mean 'x'?)` hint, or nothing where no valid name is close."""
-    close = difflib.get_close_matches(str(given), [str(v) for v in valid], n=1)
+    close = difflib.get_close_matches(str(name), [str(v) for v in valid], n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -147,11 +147,14 @@ def text_lines(
     most: int,
     progress: Callable[[int], None] | None = None,
     keep_nul: bool = False,
+    whole: bool = False,
 ) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, text with its end) of each line; DataError on a bad line.
 
-    The mark of an encoding before the first is left out. `most` bounds a line in bytes, so that a
-    file without newlines cannot fill the memory; `progress` is as in `opened`.
+    The mark of an encoding before the first is left out. A carriage return within a line is a
+    character like any other, but DataError where there are such alone, so that the file would be
+    one line, unless it is read as a `whole` anyway. `most` bounds a line in bytes, so that a file
+    without newlines cannot fill the memory; `progress` is as in `opened`.
     """
     name = str(path)
     with opened(path, progress) as file:
@@ -171,7 +174,11 @@ def text_lines(
                     "text; remove it, or for plain text set data.strip_control=True"
                 )
             text = _decoded(line, name, number, offset)
-            yield number, text.removeprefix(MARK) if number == 1 else text
+            if number == 1:
+                text = text.removeprefix(MARK)
+                if not whole:
+                    refuse_old_ends(text, name)
+            yield number, text
             offset += len(line)
 
 
@@ -210,14 +217,8 @@ def bare_lines(
     most: int = MOST_LINE_BYTES,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, text without its end) of each line; see `text_lines`.
-
-    A carriage return within a line is a character like any other, but DataError where there are
-    such alone: the whole file would be one line.
-    """
+    """Yield (number from 1, text without its end) of each line; see `text_lines`."""
     for number, line in text_lines(path, most, progress):
-        if number == 1:
-            refuse_old_ends(line, str(path))
         yield number, line.removesuffix("\n").removesuffix("\r")
 
 

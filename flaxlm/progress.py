@@ -10,27 +10,14 @@ LINE_EVERY = 5.0  # seconds
 class Progress:
     """Context manager that shows how far a long piece of work has come, on standard error.
 
-    Work within other work has its bar below the other's until it is done.
-
-    Attributes:
-      title: what is being done.
-      total: how much there is to do; None if that is not known in advance.
-      done: how much was done before.
-      unit: what is counted, in multiples of `scale` (`"MB"` and 1e6 for bytes).
-      quiet: show nothing (all processes of a run but the first).
+    Work within other work has its bar below the other's until it is done. `total` is None where it
+    is not known in advance, `done` what was done before; both count `scale` to the `unit` (1e6 to
+    the "MB"). `quiet` shows nothing (all processes of a run but the first).
     """
 
     _shown: ClassVar = None  # the one live display of the process
 
-    def __init__(
-        self,
-        title: str,
-        total: int | None,
-        done: int = 0,
-        unit: str = "steps",
-        scale: float = 1,
-        quiet: bool = False,
-    ):
+    def __init__(self, title: str, total: int | None, done=0, unit="steps", scale=1.0, quiet=False):
         self.title, self.total, self.done = title, total, done
         self.unit, self.scale, self.quiet = unit, scale, quiet
         self._first, self._bar = done, None
@@ -63,24 +50,21 @@ class Progress:
     def update(self, done: int, text: str | None = None) -> None:
         """Set what is done and the text beside it, by default the rate.
 
-        Without a terminal each text is a line, an empty text is no line, and with none given a line
-        comes every few seconds.
+        Without a terminal each text is a line, an empty one is none; the rate is a line every few
+        seconds.
         """
         self.done = done
         now = time.monotonic()
         rate = (done - self._first) / max(now - self._start, 1e-9)
+        quiet = self.quiet or text == "" or (text is None and now - self._said < LINE_EVERY)
+        text = f"{rate / self.scale:.1f} {self.unit}/s" if text is None else text
         if self._bar is not None:
-            if text is None:
-                text = f"{rate / self.scale:.1f} {self.unit}/s"
             shown = {"text": text} if text else {}
             self._bar.update(self._task, completed=done, count=self._count(), **shown)
-            return
-        if self.quiet or text == "" or (text is None and now - self._said < LINE_EVERY):
-            return
-        self._said = now
-        text = text or f"{rate / self.scale:.1f} {self.unit}/s"
-        left = f"  {clock((self.total - done) / rate)} left" if self.total and rate else ""
-        print(f"{self.title} {self._count()}  {text}{left}", file=sys.stderr, flush=True)
+        elif not quiet:
+            self._said = now
+            left = f"  {clock((self.total - done) / rate)} left" if self.total and rate else ""
+            print(f"{self.title} {self._count()}  {text}{left}", file=sys.stderr, flush=True)
 
     def _count(self) -> str:
         """Return how much is done, of how much."""

@@ -171,8 +171,8 @@ def unsplit(axes, params, mesh: Mesh, config: ShardingConfig) -> list[str]:
 def like_params(state, params, shardings, mesh: Mesh):
     """Return shardings for a tree that mirrors parameters (optimizer moments, averages).
 
-    A leaf takes a parameter's sharding where its path ends in that parameter's path and the
-    shapes are equal; counters and factored moments are replicated.
+    A leaf whose path ends in that of a parameter of the same shape lies as that does; counters and
+    factored moments are replicated.
     """
     known, places = tree.flatten(params), tree.flatten(shardings)
 
@@ -211,19 +211,11 @@ def to_global(batch: dict, start: int, batch_size: int, sharding: NamedSharding)
     return {name: put(array) for name, array in batch.items()}
 
 
-def _set_mesh() -> Mesh | None:
-    """Return the mesh that is in use, None where there is none or it has one device."""
-    mesh = jax.sharding.get_mesh()
-    return None if mesh.empty or mesh.size == 1 else mesh
-
-
 def batch_width(mesh: Mesh | None = None, config: ShardingConfig | None = None) -> int:
     """Return over how many devices a mesh, by default that in use, spreads the rows of a batch."""
-    mesh = mesh or _set_mesh()
-    if mesh is None:
-        return 1
+    mesh = mesh or jax.sharding.get_mesh()
     table = config.table() if config else _rules.get() or RULES
-    return _devices(mesh.shape, table["batch"])
+    return 1 if mesh.empty else _devices(mesh.shape, table["batch"])
 
 
 def spread(batch: dict) -> dict:
@@ -231,8 +223,8 @@ def spread(batch: dict) -> dict:
 
     Its rows divide over `batch_width`. Without a mesh the batch is returned as it is.
     """
-    mesh = _set_mesh()
-    if mesh is None:
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty or mesh.size == 1:
         return batch
     rows = NamedSharding(mesh, PartitionSpec((_rules.get() or RULES)["batch"]))
     return to_global(batch, 0, len(next(iter(batch.values()))), rows)

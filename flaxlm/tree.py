@@ -58,10 +58,10 @@ def merge(*trees: dict) -> dict:
     return unflatten(flat)
 
 
-def map_paths(fn: Callable, tree, *rest):
-    """Map `fn(path, leaf, *rest_leaves)` over a tree."""
+def map_paths(fn: Callable, tree, *others):
+    """Map `fn(path, leaf, *other_leaves)` over a tree."""
     return jax.tree_util.tree_map_with_path(
-        lambda keys, *leaves: fn(_path(keys), *leaves), tree, *rest
+        lambda keys, *leaves: fn(_path(keys), *leaves), tree, *others
     )
 
 

@@ -16,7 +16,7 @@ from fakes import document
 from flaxlm.data import cache as building
 from flaxlm.data import encode
 from flaxlm.data.cache import build_cache, prepare
-from flaxlm.data.sentences import sentences
+from flaxlm.data.encode import split_sentences
 from flaxlm.data.shards import open_cache
 from flaxlm.data.sources import DataConfig
 from flaxlm.data.split import split_documents
@@ -121,7 +121,7 @@ def test_sentences_tile_each_document(tokenizer, tmp_path):
         found = [
             tokenizer.decode(cache.take(np.arange(a, b))) for a, b in zip(starts, ends, strict=True)
         ]
-        assert found == sentences(text)
+        assert found == split_sentences(text)
     assert cache.sentence_offsets[-1] == cache.num_tokens
 
 

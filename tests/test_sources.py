@@ -12,13 +12,13 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flaxlm.data.sentences import sentences
+from flaxlm.data.encode import split_sentences
 from flaxlm.data.sources import (
     DataConfig,
     Document,
     Source,
+    _texts,
     documents,
-    read,
     sources,
     stdlib_files,
     stdlib_root,
@@ -194,7 +194,7 @@ def test_each_cleaning_option():
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)
 @given(st.text(alphabet='aB .?!\n\r\t"”。 M', max_size=40))
 def test_sentences_join_to_the_document(text):
-    found = sentences(text)
+    found = split_sentences(text)
     assert "".join(found) == text and all(found)
     assert not found or text.isspace() or all(s.strip() for s in found)
 
@@ -203,7 +203,7 @@ def test_sentences_are_sentences():
     text = (
         'He said "Mr. Smith came." She left! why not? No.\n\nNew\nline 3.5 e.g. two. 你好。再见！好'
     )
-    assert [s.strip() for s in sentences(text)] == [
+    assert [s.strip() for s in split_sentences(text)] == [
         'He said "Mr. Smith came."',
         "She left! why not?",
         "No.",
@@ -266,7 +266,7 @@ def test_missing_input_is_named(tmp_path):
     with pytest.raises(MissingInput, match="leave no file of stdlib"):
         sources(DataConfig(include=("nothing/*",)))
     with pytest.raises(MissingInput, match=r"gone\.txt does not exist"):
-        list(read(Source(str(tmp_path / "gone.txt"), "text", "file"), DataConfig()))
+        list(_texts(Source(str(tmp_path / "gone.txt"), "text", "file"), DataConfig(), None))
     import pyarrow
     import pyarrow.parquet
 

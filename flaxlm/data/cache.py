@@ -17,21 +17,14 @@ import os
 import pathlib
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from flaxlm import files
-from flaxlm.data import unknown
-from flaxlm.data.encode import COUNTS, Encoder, Job, Workers, whole
-from flaxlm.data.shards import (
-    FORMAT,
-    MANIFEST,
-    SHARD_TOKENS,
-    SplitWriter,
-    read_manifest,
-    write_manifest,
-)
+from flaxlm.data import shards, unknown
+from flaxlm.data.encode import Encoder, Job, Workers
 from flaxlm.data.sources import DataConfig, source_files
 from flaxlm.data.split import Cleaner, passes, split_documents
 from flaxlm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
@@ -57,8 +50,7 @@ def prepare(
 ) -> tuple[Tokenizer, list[pathlib.Path]]:
     """Return the tokenizer and the cache directory of each corpus, made where not there.
 
-    There is one corpus, or with `data.weights` one for each path. When everything is there this
-    takes milliseconds.
+    There is one corpus, or with `data.weights` one for each path.
     """
     tokenizer = prepare_tokenizer(config, tokenizer_config, workdir, report)
     directories = []
@@ -113,7 +105,7 @@ def _check_tokenizer(directory: pathlib.Path, asked: dict) -> None:
             differ = ", ".join(f"tokenizer.{k}={asked[k]!r} (was {before[k]!r})" for k in changed)
             raise Unsafe(
                 f"{directory} was made with another config: {differ}; take another directory, or "
-                f"delete it and what was trained with it"
+                "delete it and what was trained with it"
             )
 
 
@@ -143,7 +135,7 @@ def build_cache(
     tokenizer: Tokenizer,
     directory: str | os.PathLike,
     report: Callable[[str], None] = _report,
-    shard_tokens: int = SHARD_TOKENS,
+    shard_tokens: int = shards.SHARD_TOKENS,
 ) -> pathlib.Path:
     """Return `directory` with the cache of one corpus in it, built where missing or outdated.
 
@@ -178,9 +170,9 @@ def _current(directory: pathlib.Path, config: DataConfig, tokenizer: Tokenizer) 
     A file of the same size and time is taken as unchanged; else its digest decides.
     """
     names = source_files(config)  # raises for what is missing
-    if not (directory / MANIFEST).is_file():
+    if not (directory / shards.MANIFEST).is_file():
         return False
-    manifest = read_manifest(directory)
+    manifest = shards.read_manifest(directory)
     if manifest["tokenizer"] != tokenizer.hash or manifest["config"] != _relevant(config):
         return False
     known = manifest["source"]["files"]
@@ -200,13 +192,7 @@ def _stat(path: str) -> tuple[int, int]:
     return entry.st_size, entry.st_mtime_ns
 
 
-def _build(
-    config: DataConfig,
-    tokenizer: Tokenizer,
-    directory: pathlib.Path,
-    report: Callable[[str], None],
-    shard_tokens: int,
-) -> None:
+def _build(config: DataConfig, tokenizer, directory: pathlib.Path, report, shard_tokens) -> None:
     """Build the cache at `directory`, from the parts of an interrupted build if there are any."""
     source_facts = []
     for path in source_files(config):
@@ -217,12 +203,8 @@ def _build(
     source = {"hash": hashlib.sha256(contents.encode()).hexdigest(), "files": source_facts}
     encoder = Encoder(tokenizer, config.sentences, config.append_eos)
     parts_directory = directory.with_name(f".{directory.name}.parts")
-    identity = {
-        "source": source["hash"],
-        "tokenizer": tokenizer.hash,
-        "config": _relevant(config),
-        "part_chars": PART_CHARS,
-    }
+    identity = {"source": source["hash"], "tokenizer": tokenizer.hash}
+    identity |= {"config": _relevant(config), "part_chars": PART_CHARS}
     _open_parts(parts_directory, identity)
     tokenizer.save(parts_directory / "tokenizer")
     cleaner = Cleaner(config)
@@ -235,7 +217,7 @@ def _build(
         shutil.rmtree(parts_directory, ignore_errors=True)
         raise
     manifest = {
-        "format": FORMAT,
+        "format": shards.FORMAT,
         "tokenizer": tokenizer.hash,
         "vocab_size": tokenizer.vocab_size,
         "append_eos": config.append_eos,
@@ -249,11 +231,6 @@ def _build(
     _assemble(parts, config, manifest, directory)
     shutil.rmtree(parts_directory)
     _summarize(directory, config, tokenizer, report)
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _open_parts(directory: pathlib.Path, identity: dict) -> None:
@@ -274,13 +251,14 @@ def _encode_parts(config, cleaner, encoder, directory, progress):
     parts: list[pathlib.Path] = []
     splits: set[str] = set()
     waiting: list[Job] = []
-    count = config.workers or cores()
+    affinity = getattr(os, "sched_getaffinity", None)  # not everywhere
+    count = config.workers or (len(affinity(0)) if affinity else os.cpu_count() or 1)
     with contextlib.ExitStack() as stack:
         workers = None
         for items in _batches(split_documents(config, cleaner, progress)):
             splits.update(split for split, _ in items)
             parts.append(directory / f"{len(parts):06d}.npz")
-            if whole(parts[-1]):
+            if zipfile.is_zipfile(parts[-1]):  # it is there and complete
                 continue
             waiting.append(Job(str(parts[-1]), items))
             if workers is None and len(waiting) > PARTS_IN_PROCESS and count > 1:
@@ -333,18 +311,11 @@ def _assemble(parts, config, manifest, directory) -> None:
     aside.mkdir()
     splits, written = {}, {}
     for split in config.cached_splits():
-        writer = SplitWriter(aside, split, config.sentences, manifest["shard_tokens"])
-        for path in parts:
-            with np.load(path) as part:
-                names = [n for n in part.files if n.startswith(f"{split}.")]
-                arrays = {n.removeprefix(f"{split}."): part[n] for n in names}
-            if arrays:
-                writer.add(arrays, dict(zip(COUNTS, arrays["counts"].tolist(), strict=True)))
-        writer.close()
-        splits[split] = {"counts": writer.counts, "shards": writer.shards}
-        written |= writer.files
+        arrays = _arrays(parts, f"{split}.")
+        splits[split], facts = shards.write_split(aside, split, arrays, manifest["shard_tokens"])
+        written |= facts
     files.fsync_tree(aside)
-    write_manifest(aside, manifest | {"splits": splits, "files": written})
+    shards.write_manifest(aside, manifest | {"splits": splits, "files": written})
     old = directory.with_name(f".{directory.name}.old")
     if directory.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -353,20 +324,28 @@ def _assemble(parts, config, manifest, directory) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _arrays(parts: list[pathlib.Path], prefix: str) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the arrays of each part whose names begin with `prefix`, without it."""
+    for path in parts:
+        with np.load(path) as part:
+            names = [name for name in part.files if name.startswith(prefix)]
+            arrays = {name.removeprefix(prefix): part[name] for name in names}
+        if arrays:
+            yield arrays
+
+
 def _summarize(directory: pathlib.Path, config: DataConfig, tokenizer: Tokenizer, report) -> None:
-    manifest = read_manifest(directory)
+    manifest = shards.read_manifest(directory)
     for split, facts in manifest["splits"].items():
         counts = facts["counts"]
-        report(
-            f"{split}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
-            f"{counts['bytes']:,} bytes"
-        )
-        share, such = counts["unknown"] / counts["tokens"], ""
+        amounts = ", ".join(f"{counts[n]:,} {n}" for n in ("documents", "tokens", "bytes"))
+        report(f"{split}: {amounts}")
+        share, examples = counts["unknown"] / counts["tokens"], ""
         if share > unknown.SHARE:
             texts = (document.text for part, document in split_documents(config) if part == split)
-            such = f", such as {unknown.examples_of(tokenizer, texts)}"
+            examples = f", such as {unknown.examples_of(tokenizer, texts)}"
         for name, meaning in (
-            ("unknown", f"unknown tokens ({share:.1%}{such}): this text does not round-trip"),
+            ("unknown", f"unknown tokens ({share:.1%}{examples}): this text does not round-trip"),
             ("unrecoverable", "characters U+2581, which SentencePiece decodes to spaces"),
         ):
             if counts[name]:

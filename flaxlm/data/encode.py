@@ -12,16 +12,15 @@ import os
 import pathlib
 import pickle
 import queue
+import re
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from flaxlm import files
-from flaxlm.data.sentences import sentences
 from flaxlm.data.tokenizer import Tokenizer, load_tokenizer
 from flaxlm.data.unknown import unknown_id
 from flaxlm.errors import FlaxlmError, Preempted, StorageError
@@ -30,6 +29,47 @@ from flaxlm.errors import FlaxlmError, Preempted, StorageError
 # space separates, `unrecoverable` is U+2581 under SentencePiece.
 COUNTS = ("documents", "tokens", "bytes", "characters", "words", "sentences")
 COUNTS += ("unknown", "unrecoverable")
+# A full stop, question or exclamation mark with its closing quotes, before white space; an
+# ideographic stop needs no space; a blank line always ends a sentence. Newlines stay with the
+# sentence that they end, spaces go with the word that they precede.
+_END = re.compile(
+    r"""(?:[.!?…]+["'”’»)\]]*(?=[ \t\n\r])|[。！？]+[”’」』）]*)[\r\n]*"""
+    r"""|[\r\n][ \t]*[\r\n]\s*(?<=\n)"""
+)
+# After these a full stop does not end a sentence; a single capital is an initial.
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(“\"'])(?:[A-Z]|Mrs?|Ms|Dr|St|Prof|Rev|Hon|Capt|Col|Gen|Lt|Sgt|Messrs|Mme|Mlle|No|vs"
+    r"|e\.g|i\.e|cf|etc|viz|al|pp?|vol|ch|fig)\.$"
+)
+
+
+def split_sentences(text: str) -> list[str]:
+    """Return the sentences of `text` in order, none empty; joined they are `text`.
+
+    Rules for languages with a full stop, good enough for pairs of sentences (BERT's own data was
+    split by simple rules as well): a stop before a lower-case letter or after an abbreviation
+    does not end a sentence.
+    """
+    parts, start = [], 0
+    for match in _END.finditer(text):
+        end = match.end()
+        if end == len(text):
+            break
+        if not match[0].endswith("\n") and match[0][0] in ".!?…":
+            following = text[end : end + 8].lstrip()
+            if following[:1].islower():
+                continue
+            if _ABBREVIATION.search(text, max(start, end - 12), end):
+                continue
+        if text[start:end].strip():
+            parts.append(text[start:end])
+            start = end
+    ending = text[start:]
+    if parts and not ending.strip():
+        parts[-1] += ending
+    elif ending:
+        parts.append(ending)
+    return parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +97,8 @@ class Encoder:
         """Write `job.path`: for each split its ids, document and sentence lengths, and counts."""
         arrays = {}
         for split in sorted({split for split, _ in job.items}):
-            texts = [text for s, text in job.items if s == split]
-            for name, array in self._encode(texts).items():
-                arrays[f"{split}.{name}"] = array
+            encoded = self._encode([text for s, text in job.items if s == split])
+            arrays |= {f"{split}.{name}": array for name, array in encoded.items()}
         try:
             with files.replacing(pathlib.Path(job.path)) as file:
                 np.savez(file, **arrays)
@@ -72,7 +111,7 @@ class Encoder:
         bos = np.array([tokenizer.bos_id], self.dtype)
         eos = np.array([tokenizer.eos_id] * self.append_eos, self.dtype)
         for text in texts:
-            units = sentences(text) if self.sentences else [text]
+            units = split_sentences(text) if self.sentences else [text]
             ids = [np.array(tokenizer.encode(unit), self.dtype) for unit in units]
             sizes = [len(i) for i in ids]
             pieces += [bos, *ids, eos]
@@ -95,11 +134,6 @@ class Encoder:
             "unrecoverable": sum(map(tokenizer.unrecoverable, texts)),
         }
         return arrays | {"counts": np.array([counts[name] for name in COUNTS], np.int64)}
-
-
-def whole(path: str | os.PathLike) -> bool:
-    """Return whether a part file is there and complete."""
-    return zipfile.is_zipfile(path)
 
 
 class Workers:

@@ -11,20 +11,8 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from flaxlm.data import hugging_face_files as hub
 from flaxlm.data import offsets
-from flaxlm.data.hugging_face_files import (
-    GENERIC,
-    SENTENCE_PIECE,
-    byte_pairs,
-    class_of,
-    of_library,
-    read_bytes,
-    read_json,
-    sentence_piece,
-    texts_beside,
-    token_names,
-    wordpiece,
-)
 from flaxlm.data.sentence_piece import MODEL_FILES
 from flaxlm.data.template import Frame, Template
 from flaxlm.data.vocabulary import SPACE, SPECIALS, ByT5Tokenizer, Tokenizer, find_sentinels
@@ -146,7 +134,7 @@ def has_vocabulary(directory: pathlib.Path) -> bool:
     sets = ("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt")
     if any(all((directory / name).is_file() for name in names) for names in sets):
         return True
-    return class_of(read_json(directory / "tokenizer_config.json"), {}) == "byt5"
+    return hub.class_of(hub.read_json(directory / "tokenizer_config.json"), {}) == "byt5"
 
 
 def load_hugging_face(directory: str | os.PathLike, model_config: dict | None = None) -> Tokenizer:
@@ -166,17 +154,20 @@ def load_hugging_face(directory: str | os.PathLike, model_config: dict | None = 
     directory = pathlib.Path(directory)
     path = directory / "tokenizer_config.json"
     try:
-        config = read_json(directory / "special_tokens_map.json") | read_json(path)
+        config = hub.read_json(directory / "special_tokens_map.json") | hub.read_json(path)
         if "auto_map" in config:
             raise Unsafe(
                 f"{path} names code of its own (auto_map), and flaxlm runs no code of a "
                 "checkpoint; save the tokenizer with a class of transformers"
             )
         if model_config is None:
-            model_config = read_json(directory / "config.json")
+            model_config = hub.read_json(directory / "config.json")
         tokenizer = _load(directory, config, model_config)
+        start = model_config.get("decoder_start_token_id")
+        if isinstance(start, int) and 0 <= start < tokenizer.vocab_size:
+            tokenizer.start_id = start
         tokenizer.add_bos_token = _add_bos_token(tokenizer, config, model_config)
-        tokenizer.beside = texts_beside(directory)
+        tokenizer.beside = hub.texts_beside(directory)
         return tokenizer
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
@@ -187,26 +178,26 @@ def load_hugging_face(directory: str | os.PathLike, model_config: dict | None = 
 def _add_bos_token(tokenizer: Tokenizer, config: Mapping, model_config: Mapping) -> bool | None:
     """Return whether BOS is added, where that is said by more than the tokenizer's template."""
     if isinstance(stated := config.get("add_bos_token"), bool):
-        return stated and token_names(config).get("bos", "") is not None
+        return stated and hub.token_names(config).get("bos", "") is not None
+    family = hub.SENTENCE_PIECE.get(hub.class_of(config, model_config))
     bare = isinstance(tokenizer, HuggingFaceTokenizer) and not tokenizer.has_template
-    generic = config.get("tokenizer_class") in GENERIC
-    if bare and not generic and SENTENCE_PIECE.get(class_of(config, model_config)) == "llama":
-        return True  # what these classes do by themselves
-    return None
+    generic = config.get("tokenizer_class") in hub.GENERIC
+    # Llama's classes add it by themselves.
+    return True if family == "llama" and bare and not generic else None
 
 
 def _load(directory: pathlib.Path, config: Mapping, model_config: Mapping) -> Tokenizer:
     if (path := directory / "tokenizer.json").is_file():
-        return _wrap(path, read_bytes(path), {}, config, model_config)
+        return _wrap(path, hub.read_bytes(path), {}, config, model_config)
     if (path := directory / "vocab.txt").is_file():
-        return _wrap(path, *wordpiece(path, config, model_config), config, model_config)
+        return _wrap(path, *hub.wordpiece(path, config, model_config), config, model_config)
     if (path := directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-        return _wrap(path, *byte_pairs(path, config, model_config), config, model_config)
+        return _wrap(path, *hub.byte_pairs(path, config, model_config), config, model_config)
     for name in MODEL_FILES:
         if (directory / name).is_file():
-            return _started(sentence_piece(directory / name, config, model_config), model_config)
-    if class_of(config, model_config) == "byt5":
-        return _started(ByT5Tokenizer(config.get("extra_ids") or 125), model_config)
+            return hub.sentence_piece(directory / name, config, model_config)
+    if hub.class_of(config, model_config) == "byt5":
+        return ByT5Tokenizer(config.get("extra_ids") or 125)
     raise MissingInput(
         f"{directory} holds no tokenizer; looked for tokenizer.json, vocab.txt, vocab.json and "
         f"merges.txt, {', '.join(MODEL_FILES)}"
@@ -217,7 +208,7 @@ def _wrap(path, text, names, config, model_config) -> HuggingFaceTokenizer:
     """Return the tokenizer of tokenizer.json's text, its roles as `names` or KNOWN spell them."""
     vocabulary = _library(text, str(path)).get_vocab(with_added_tokens=True)
     spellings = {role: (name,) for role, name in names.items()} or KNOWN
-    spellings = spellings | {role: (name,) for role, name in token_names(config).items()}
+    spellings = spellings | {role: (name,) for role, name in hub.token_names(config).items()}
     spelt = {
         role: name
         for role, known in spellings.items()
@@ -256,14 +247,6 @@ def _roles(ids: Mapping[str, int], model_config: Mapping) -> dict[str, int]:
     return ids | {"start": first(configured("decoder_start_token_id"), ids["pad"])}
 
 
-def _started(tokenizer: Tokenizer, model_config: Mapping) -> Tokenizer:
-    """Return the tokenizer with the decoder's first token as the model's config names it."""
-    start = model_config.get("decoder_start_token_id")
-    if isinstance(start, int) and 0 <= start < tokenizer.vocab_size:
-        tokenizer.start_id = start
-    return tokenizer
-
-
 @functools.cache
 def _byte_values() -> dict[str, int]:
     """Return {character: byte} of byte-level BPE: printable bytes are themselves."""
@@ -277,7 +260,7 @@ def _library(text: bytes, where: str):
         import tokenizers
     except ImportError:
         raise ConfigError(f"{where} needs the tokenizers library: pip install tokenizers") from None
-    library = of_library(where, tokenizers.Tokenizer.from_buffer, text)
+    library = hub.of_library(where, tokenizers.Tokenizer.from_buffer, text)
     library.no_truncation()
     library.no_padding()
     return library

@@ -13,10 +13,10 @@ _QUOTES = re.compile("``|''|.", re.DOTALL)
 
 
 def tidy(text: str, spans: Spans) -> np.ndarray:
-    """Return spans [n, 2], int32, without white space at their ends.
+    """Return spans [n, 2], int32, without white space at their ends, empty if that is all.
 
     Combining marks that follow a token and that no token covers (an accent that the tokenizer
-    drops) go with it. A token of white space alone has an empty span.
+    drops) go with it.
     """
     begin, end = np.asarray(spans, np.int64).reshape(-1, 2).T
     size = len(text)
@@ -60,9 +60,11 @@ def part(text: str, spans: Spans, pieces: Sequence[str]) -> list[tuple[int, int]
     parted, first = list(spans), 0
     for (begin, end), run in itertools.groupby(zip(spans, pieces, strict=True), lambda x: x[0]):
         names = [piece for _, piece in run]
-        said = text[begin:end]
-        if end - begin > 1 and names == [f"<0x{byte:02X}>" for byte in said.encode()]:
-            parted[first : first + len(names)] = [(begin + b, begin + e) for b, e in of_bytes(said)]
+        characters = text[begin:end]
+        if end - begin > 1 and names == [f"<0x{byte:02X}>" for byte in characters.encode()]:
+            parted[first : first + len(names)] = [
+                (begin + b, begin + e) for b, e in of_bytes(characters)
+            ]
         first += len(names)
     return parted
 

@@ -17,6 +17,7 @@ import numpy as np
 from flaxlm.errors import ConfigError
 
 Raw = dict[str, np.ndarray]
+Sequences = Mapping[str, tuple[np.ndarray, np.ndarray, int]]  # see ExamplePlan
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -28,7 +29,6 @@ class Plan(Protocol):
 
     def fetch(self, epoch: int, index: np.ndarray) -> Raw:
         """Return arrays [b, ...] for rows `index` int64[b] of an epoch; `example_ids` is one."""
-        ...
 
 
 def mix64(x: np.ndarray) -> np.ndarray:
@@ -125,7 +125,7 @@ def ragged(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gather_runs(take: Callable, source, target, segment, used, width) -> Raw:
-    """Gather runs of consecutive cache tokens into rows.
+    """Return tokens, segment_ids, positions, int32 [b, width], of runs of consecutive tokens.
 
     Args:
       take: `take(index int64[n]) -> int32[n]`, that of a TokenCache.
@@ -133,11 +133,8 @@ def gather_runs(take: Callable, source, target, segment, used, width) -> Raw:
       target: int64[R], ascending: flat index in [b, width] where each run begins. A run ends
         where the next begins; the first run of each row begins at its column 0.
       segment: int32[R], 1, 2, … in each row.
-      used: int64[b], columns in use; the others are padding.
+      used: int64[b], columns in use; the others are padding, 0 everywhere.
       width: columns.
-
-    Returns:
-      tokens, segment_ids, positions, int32 [b, width], all 0 in the padding.
     """
     size = len(used) * width
     flat = np.arange(size)
@@ -168,7 +165,7 @@ class ConcatPlan:
     token but each document's BOS is a target exactly once an epoch. When shuffling, documents and
     rows are permuted, and the stream is rotated: it begins o < L tokens inside its first document,
     whose first o + 1 tokens come at the end. So even one long document gives new windows in every
-    epoch, in the same number of rows and without losing a token.
+    epoch.
     """
 
     def __init__(self, cache, length: int, seed: int, shuffle: bool):
@@ -230,18 +227,12 @@ class ExamplePlan:
       columns: `{name: array [N, ...]}`, one entry for each example.
       seed, shuffle: the order.
       report: numbers to carry along.
-      fixed: names of sequences that keep their width where rows are cut (see `buckets`). Of the
-        others, those are cut that are at least as wide as a row.
+      fixed: sequences that keep their width where Buckets cut rows. Of the others, those are cut
+        that are at least as wide as a row.
     """
 
     def __init__(
-        self,
-        sequences: Mapping[str, tuple[np.ndarray, np.ndarray, int]],
-        columns: Mapping[str, np.ndarray],
-        seed: int,
-        shuffle: bool,
-        report: Mapping[str, float],
-        fixed: Sequence[str] = (),
+        self, sequences: Sequences, columns: Raw, seed: int, shuffle: bool, report: dict, fixed=()
     ):
         self.sequences, self.columns = dict(sequences), dict(columns)
         self.shuffle, self.fixed = shuffle, fixed
@@ -329,15 +320,26 @@ class Mixture:
     def fetch(self, epoch: int, index: np.ndarray) -> Raw:
         """Return the rows of all plans in one set of arrays [b, widest]."""
         which, number = self.component(epoch * self.num_rows + index)
-        parts, places = [], []
-        for k, plan in enumerate(self.plans):
-            rows = np.flatnonzero(which == k)
-            if len(rows):
-                raw = fetch_rows(plan, number[rows])
-                raw["example_ids"] = raw["example_ids"] + np.int32(self._first[k])
-                parts.append(raw)
-                places.append(rows)
-        return join_rows(parts, places)
+
+        def rows_of(k: int, places: np.ndarray) -> Raw:
+            raw = fetch_rows(self.plans[k], number[places])
+            return raw | {"example_ids": raw["example_ids"] + np.int32(self._first[k])}
+
+        return _by_key(which, rows_of)
+
+
+def fetch_rows(plan: Plan, rows: np.ndarray) -> Raw:
+    """Return rows int64[b], counted through all epochs: nothing is dropped where one ends."""
+    epochs, index = np.divmod(rows, plan.num_rows)
+    return _by_key(epochs, lambda epoch, places: plan.fetch(epoch, index[places]))
+
+
+def _by_key(keys: np.ndarray, fetch: Callable[[int, np.ndarray], Raw]) -> Raw:
+    """Return what `fetch(key, places)` gives for each of `keys` [b], in their places."""
+    unique = np.unique(keys)
+    places = [np.flatnonzero(keys == key) for key in unique]
+    parts = [fetch(int(key), place) for key, place in zip(unique, places, strict=True)]
+    return parts[0] if len(parts) == 1 else join_rows(parts, places)
 
 
 def join_rows(parts: list[Raw], places: list[np.ndarray]) -> Raw:
@@ -350,14 +352,3 @@ def join_rows(parts: list[Raw], places: list[np.ndarray]) -> Raw:
         for array, place in zip(arrays, places, strict=True):
             joined[name][(place, *(slice(n) for n in array.shape[1:]))] = array
     return joined
-
-
-def fetch_rows(plan: Plan, rows: np.ndarray) -> Raw:
-    """Return rows int64[b], counted through all epochs: nothing is dropped where one ends."""
-    epoch, index = np.divmod(rows, plan.num_rows)
-    epochs = np.unique(epoch)
-    if len(epochs) == 1:
-        return plan.fetch(int(epochs[0]), index)
-    places = [np.flatnonzero(epoch == e) for e in epochs]
-    parts = [plan.fetch(int(e), index[place]) for e, place in zip(epochs, places, strict=True)]
-    return join_rows(parts, places)

@@ -8,11 +8,11 @@ has two of them (encoder and decoder), both known from n, so that nothing ever o
 
 import bisect
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
-from flaxlm.data.order import PerEpoch, Raw, gather_runs, permutation, ragged
+from flaxlm.data.order import PerEpoch, Raw, Sequences, gather_runs, permutation, ragged
 from flaxlm.errors import ConfigError, DataError
 
 
@@ -81,7 +81,7 @@ class Packed:
     """Rows of slots of a few kinds, which the items of each kind fill in each epoch's order.
 
     Args:
-      what: what the items are called, in the plural; it names their permutation.
+      what: names the items' permutation.
       kinds: int[N], each item's kind: an index into the histogram that was packed.
       rows, slots: from `pack`.
       seed, shuffle: the order.
@@ -164,18 +164,12 @@ class PackedPlan(Packed):
         framed = np.concatenate([[0], np.cumsum(slots + before + after)])[rows]
         self.width = int(np.diff(framed).max())
         used = costs[slots].sum(axis=0) / (self.num_rows * np.asarray(capacity))
-        self.report = {
-            "rows": self.num_rows,
-            "tokens": int(lengths.sum()),
-            "pieces_per_row": len(slots) / self.num_rows,
-            "padding": 1 - float(used[0]),
-        }
-        if len(used) > 1:
-            self.report["padding_targets"] = 1 - float(used[1])
+        self.report = {"rows": self.num_rows, "tokens": int(lengths.sum())}
+        self.report["pieces_per_row"] = len(slots) / self.num_rows
+        self.report |= zip(("padding", "padding_targets"), (1 - used).tolist(), strict=False)
 
     def _take(self, index: np.ndarray) -> np.ndarray:
-        # Free columns behind the cache's last token have nothing to read: this happens only where
-        # documents have no EOS and a piece ends there.
+        # Where documents have no EOS, free columns behind the last one have nothing to read.
         if self._ends_cache:
             np.minimum(index, self.cache.num_tokens - 1, out=index)
         return self.cache.take(index)
@@ -208,14 +202,7 @@ class PackedExamples(Packed):
     Arguments are those of an ExamplePlan; a width is that of a whole row of examples.
     """
 
-    def __init__(
-        self,
-        sequences: Mapping[str, tuple[np.ndarray, np.ndarray, int]],
-        columns: Mapping[str, np.ndarray],
-        seed: int,
-        shuffle: bool,
-        report: Mapping[str, float],
-    ):
+    def __init__(self, sequences: Sequences, columns: Raw, seed: int, shuffle: bool, report: dict):
         self.sequences, self.columns = dict(sequences), dict(columns)
         sizes = np.stack([np.diff(offsets) for _, offsets, _ in self.sequences.values()], axis=1)
         capacity = np.array([width for *_, width in self.sequences.values()])

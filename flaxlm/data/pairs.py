@@ -17,12 +17,11 @@ IS_NEXT, RANDOM = 0, 1  # BERT's convention
 class PairPlan:
     """A chunk of a document in each row, split in two, half of them with another document's text.
 
-    A sentence of more than half a row is cut into pieces, and a chunk of one sentence (a document
-    of one sentence, or its last) into two halves, so that a chunk of two tokens or more can become
-    either kind of pair, and what a pair looks like does not give its label away. The other
-    document's sentences begin at one drawn uniformly from those of all other documents, and are as
-    many as fit in place of the chunk's own: up to the row's end or, at the end of a document, up
-    to the length of the chunk.
+    A sentence of more than half a row is cut into pieces, and a chunk of one sentence into two
+    halves, so that a chunk of two tokens or more can become either kind of pair, and what a pair
+    looks like does not give its label away. The other document's sentences begin at one drawn
+    uniformly from those of all other documents, and are as many as fit in place of the chunk's
+    own: up to the row's end or, at the end of a document, up to the length of the chunk.
     """
 
     def __init__(self, cache, length: int, seed: int, shuffle: bool, *, bos_id: int, eos_id: int):

@@ -101,19 +101,11 @@ class Buckets:
 class Batches:
     """An endless sequence of training batches; a row's random numbers come from its global number.
 
-    `buckets` are numbers of columns below `length` that a batch of short rows may have; `source`
-    is the plan before bucketing.
+    `buckets` are as for `Buckets`; `source` is the plan without them.
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        objective,
-        tokenizer,
-        length: int,
-        seed: int,
-        batch_size: int,
-        buckets: Sequence[int] = (),
+        self, plan: Plan, objective, tokenizer, length: int, seed: int, batch_size: int, buckets=()
     ):
         self.plan = self.source = plan
         self.objective, self.tokenizer = objective, tokenizer
@@ -176,13 +168,7 @@ class EvalBatches(Batches):
 
 
 def loader(
-    batches: Batches,
-    start: int,
-    stop: int,
-    *,
-    threads: int = 2,
-    prefetch: int = 4,
-    rows: tuple[int, int] | None = None,
+    batches: Batches, start: int, stop: int, *, threads=2, prefetch=4, rows: tuple | None = None
 ) -> Iterator[Batch]:
     """Iterate over batches start … stop − 1 in order, prepared ahead of time by threads.
 

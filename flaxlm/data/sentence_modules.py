@@ -1,8 +1,8 @@
-"""What a sentence encoder's files say of making a vector of a text.
+"""What a sentence encoder's files say of making a vector of a text, as sentence-transformers'.
 
-They are those of the sentence-transformers library: `modules.json` names the steps behind the
-backbone, `1_Pooling/config.json` how states are pooled, `sentence_bert_config.json` how long a text
-may be, and `config_sentence_transformers.json` what is put before texts.
+`modules.json` names the steps behind the backbone, `1_Pooling/config.json` how states are pooled,
+`sentence_bert_config.json` how long a text may be, and `config_sentence_transformers.json` what is
+put before texts.
 """
 
 import dataclasses
@@ -54,39 +54,39 @@ def read_modules(texts: Mapping[str, str]) -> SentenceModules:
         kind = str(module.get("type")).rpartition(".")[2] if isinstance(module, dict) else ""
         if kind == "Pooling":
             path = where["pooling"] = f"{module.get('path')}/config.json"
-            said = _parsed(texts, path, dict)
-            facts["pooling"], modes = _pooling(said)
+            settings = _parsed(texts, path, dict)
+            facts["pooling"], modes = _pooling(settings)
             if not facts["pooling"]:
                 unsupported.append(f"{path} pools by {modes}, not by {', '.join(MODES)}")
-            if prompted["prompts"] and not said.get("include_prompt", True):
+            if prompted["prompts"] and not settings.get("include_prompt", True):
                 unsupported.append(f"{path} leaves the prompt out of the pool")
         elif kind == "Normalize":
             facts["normalize"], where["normalize"] = True, LIST
         elif kind != "Transformer":
             unsupported.append(f"{LIST} has the module {module!r:.100}")
     for name in fnmatch.filter(sorted(texts), "sentence_*_config.json"):
-        said = _parsed(texts, name, dict)
-        length = said.get("max_seq_length") or 0
+        settings = _parsed(texts, name, dict)
+        length = settings.get("max_seq_length") or 0
         if type(length) is not int or length < 0:
             raise DataError(f"{name}: max_seq_length={length!r} is not a number of tokens")
-        facts |= {"max_tokens": length, "lowercase": bool(said.get("do_lower_case"))}
+        facts |= {"max_tokens": length, "lowercase": bool(settings.get("do_lower_case"))}
         where |= {"max_tokens": name} if length else {}
     return SentenceModules(**facts, **prompted, where=where, unsupported=tuple(unsupported))
 
 
 def _prompts(texts: Mapping[str, str]) -> dict:
-    said = _parsed(texts, PROMPTS, dict) if PROMPTS in texts else {}
-    prompts, default = said.get("prompts") or {}, said.get("default_prompt_name")
+    settings = _parsed(texts, PROMPTS, dict) if PROMPTS in texts else {}
+    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or (default is not None and default not in prompts):
         raise DataError(f"{PROMPTS}: default_prompt_name={default!r} is not among its prompts")
     return {"prompts": prompts, "prompt": prompts.get(default, "")}
 
 
-def _pooling(said: dict) -> tuple[str, str]:
+def _pooling(settings: dict) -> tuple[str, str]:
     """Return (the users' word for what is pooled by, '' for what is not computed; its modes)."""
-    named = said.get("pooling_mode")
+    named = settings.get("pooling_mode")
     modes = [named] if isinstance(named, str) else list(named or ())
-    modes += [k[13:] for k, on in said.items() if k.startswith("pooling_mode_") and on is True]
+    modes += [k[13:] for k, on in settings.items() if k.startswith("pooling_mode_") and on is True]
     words = {MODES.get(mode, mode if mode in MODES.values() else "") for mode in modes} or {"mean"}
     return words.pop() if len(words) == 1 else "", " and ".join(modes)
 

@@ -11,10 +11,12 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
 from flaxlm import files
+from flaxlm.data.encode import COUNTS
 from flaxlm.errors import DataError, MissingInput, Unsafe, choose
 
 FORMAT = 1
@@ -40,7 +42,6 @@ class TokenCache:
         part = manifest["splits"][split]
         self.directory, self.split, self.manifest = directory, split, manifest
         self.hash: str = manifest["hash"]
-        self.tokenizer_hash: str = manifest["tokenizer"]
         self.append_eos: bool = manifest["append_eos"]
         self.counts: dict[str, int] = part["counts"]
         self.num_tokens = self.counts["tokens"]
@@ -104,7 +105,7 @@ def read_manifest(directory: str | os.PathLike) -> dict:
 def open_cache(
     directory: str | os.PathLike, split: str, tokenizer_hash: str = "", verify: bool = False
 ) -> TokenCache:
-    """Open one split, memory-mapped, in milliseconds.
+    """Open one split, memory-mapped.
 
     Every file's size is checked, and the digests of small ones; `verify` checks all digests.
     A tokenizer other than the one that made the cache is refused (Unsafe).
@@ -143,57 +144,47 @@ def _manifest_digest(manifest: dict | None) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-class SplitWriter:
-    """Appends parts to the files of one split, hashing on the way; `files` and `counts` result."""
+def write_split(
+    directory: pathlib.Path, split: str, parts: Iterable[dict[str, np.ndarray]], shard_tokens: int
+) -> tuple[dict, dict]:
+    """Write the files of one split, hashing on the way; `files.fsync_tree` is the caller's.
 
-    def __init__(self, directory: pathlib.Path, split: str, sentences: bool, shard_tokens: int):
-        self._directory, self._split, self._shard_tokens = directory, split, shard_tokens
-        self._sentences = sentences
-        self._digest, self._room = hashlib.sha256(), 0  # of the last shard
-        self._lengths: dict[str, list[np.ndarray]] = {"documents": [], "document_sentences": []}
-        self._starts: list[np.ndarray] = []
-        self._tokens = 0
-        self.counts: dict[str, int] = {}
-        self.shards: list[str] = []
-        self.files: dict[str, dict] = {}
-
-    def add(self, part: dict[str, np.ndarray], counts: dict[str, int]) -> None:
-        """Append one part's arrays, as `encode.Encoder` makes them."""
-        for name, value in counts.items():
-            self.counts[name] = self.counts.get(name, 0) + value
-        self._lengths["documents"].append(part["documents"])
-        if self._sentences:
-            self._lengths["document_sentences"].append(part["document_sentences"])
-            self._starts.append(self._tokens + _sentence_starts(part))
-        self._write_tokens(part["tokens"])
-        self._tokens += len(part["tokens"])
-
-    def _write_tokens(self, tokens: np.ndarray) -> None:
-        tokens = tokens.astype(tokens.dtype.newbyteorder("<"), copy=False)
+    `parts` are as `encode.Encoder` makes them. Returns the split's entry in the manifest, and
+    {file: its size and digest}.
+    """
+    facts: dict[str, dict] = {}
+    shards: list[str] = []
+    lengths, sentence_counts, starts, counts = [], [], [], []
+    digest, room, total = hashlib.sha256(), 0, 0  # of the last shard, in it, of all
+    for part in parts:
+        counts.append(part["counts"])
+        lengths.append(part["documents"])
+        if "sentences" in part:
+            sentence_counts.append(part["document_sentences"])
+            starts.append(total + _sentence_starts(part))
+        tokens = part["tokens"].astype(part["tokens"].dtype.newbyteorder("<"), copy=False)
+        total += len(tokens)
         while len(tokens):
-            if not self._room:
-                self.shards.append(f"{self._split}.tokens-{len(self.shards):05d}.bin")
-                self._digest, self._room = hashlib.sha256(), self._shard_tokens
-            name, part = self.shards[-1], tokens[: self._room]
-            with open(self._directory / name, "ab") as file:
-                file.write(part.tobytes())
+            if not room:
+                shards.append(f"{split}.tokens-{len(shards):05d}.bin")
+                digest, room = hashlib.sha256(), shard_tokens
+            data, tokens = tokens[:room].tobytes(), tokens[room:]
+            with open(directory / shards[-1], "ab") as file:
+                file.write(data)
                 size = file.tell()
-            self._digest.update(part.tobytes())
-            self.files[name] = {"bytes": size, "sha256": self._digest.hexdigest()}
-            self._room, tokens = self._room - len(part), tokens[len(part) :]
-
-    def close(self) -> None:
-        """Write the offsets; `files.fsync_tree` is the caller's."""
-        self._save("documents", _borders(self._lengths["documents"]))
-        if self._sentences:
-            self._save("document_sentences", _borders(self._lengths["document_sentences"]))
-            ends = np.array([self._tokens], np.int64)
-            self._save("sentences", np.concatenate([*self._starts, ends]))
-
-    def _save(self, name: str, array: np.ndarray) -> None:
-        path = self._directory / f"{self._split}.{name}.npy"
+            digest.update(data)
+            facts[shards[-1]] = {"bytes": size, "sha256": digest.hexdigest()}
+            room -= len(data) // tokens.itemsize
+    arrays = {"documents": _borders(lengths)}
+    if starts:
+        arrays["document_sentences"] = _borders(sentence_counts)
+        arrays["sentences"] = np.concatenate([*starts, np.array([total], np.int64)])
+    for name, array in arrays.items():
+        path = directory / f"{split}.{name}.npy"
         np.save(path, array)
-        self.files[path.name] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+        facts[path.name] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
+    counted = dict(zip(COUNTS, np.sum(counts, axis=0).tolist(), strict=True))
+    return {"counts": counted, "shards": shards}, facts
 
 
 def _borders(lengths: list[np.ndarray]) -> np.ndarray:

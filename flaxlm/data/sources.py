@@ -33,9 +33,9 @@ class DataConfig:
     """Which text is read, what is cleaned and held out, and where its token cache lies.
 
     `path` is a file, a glob, a folder, a `datasets` directory or `stdlib`, or a tuple of these.
-    A tuple is one corpus, unless `weights` gives each path its share of the training rows: then
-    each is a corpus, and a cache, of its own. `include` and `exclude` are patterns on file names
-    (for `stdlib` and folders on the name below them, such as `json/*`).
+    A tuple is one corpus, unless `weights` are given: then each path is a corpus, and a cache, of
+    its own. `include` and `exclude` are patterns on file names (for `stdlib` and folders on the
+    name below them, such as `json/*`).
 
     Splits: `hash` sends a document to a split by the hash of its text, so that equal documents
     are never on both sides; `tail` cuts the last share of all characters off, through the
@@ -137,12 +137,6 @@ class Source:
     format: str  # a row of FORMATS but auto
     document: str
 
-    def parts(self) -> list[str]:
-        """Return the files on disk that hold it."""
-        if self.format != "datasets":
-            return [self.path]
-        return sorted(str(p) for p in pathlib.Path(self.path).iterdir() if p.is_file())
-
 
 @dataclasses.dataclass(frozen=True)
 class Document:
@@ -173,8 +167,15 @@ def sources(config: DataConfig, split: str = "train") -> list[Source]:
 
 def source_files(config: DataConfig) -> list[str]:
     """Return the files on disk that any split reads, in order."""
-    splits = config.split_names() if config.split == "file" else ["train"]
-    return [name for split in splits for s in sources(config, split) for name in s.parts()]
+    names: list[str] = []
+    for split in config.split_names() if config.split == "file" else ["train"]:
+        for source in sources(config, split):
+            if source.format == "datasets":
+                members = pathlib.Path(source.path).iterdir()
+                names += sorted(str(member) for member in members if member.is_file())
+            else:
+                names.append(source.path)
+    return names
 
 
 def _resolve(path: str, config: DataConfig, key: str) -> list[Source]:
@@ -206,13 +207,11 @@ def _resolve(path: str, config: DataConfig, key: str) -> list[Source]:
     if config.format == "auto":
         formats = [form if (form := format_of(n)) in TABLES else "text" for n in names]
         return [Source(*both, config.document) for both in zip(names, formats, strict=True)]
-    for name in names:
-        if format_of(name) not in ("", "text", config.format):
-            warnings.warn(
-                f"{name} is read as {config.format}, as data.format says and its name does not",
-                stacklevel=1,
-            )
-            break  # once is enough
+    if others := [n for n in names if format_of(n) not in ("", "text", config.format)]:
+        warnings.warn(
+            f"{others[0]} is read as {config.format}, as data.format says and its name does not",
+            stacklevel=1,
+        )
     return [Source(name, config.format, config.document) for name in names]
 
 
@@ -263,15 +262,8 @@ def documents(
     `progress` is called with the number of bytes just read from disk.
     """
     for source in sources(config, split):
-        yield from read(source, config, progress)
-
-
-def read(
-    source: Source, config: DataConfig, progress: Callable[[int], None] | None = None
-) -> Iterator[Document]:
-    """Yield the documents of one source as they stand, in order; see `documents`."""
-    choose("data.format", source.format, ("text", *TABLES))
-    yield from (_texts if source.format == "text" else _rows)(source, config, progress)
+        choose("data.format", source.format, ("text", *TABLES))
+        yield from (_texts if source.format == "text" else _rows)(source, config, progress)
 
 
 def _texts(source: Source, config: DataConfig, progress) -> Iterator[Document]:
@@ -280,10 +272,8 @@ def _texts(source: Source, config: DataConfig, progress) -> Iterator[Document]:
     block: list[str] = []
     first = 1
     for number, line in files.text_lines(
-        name, config.max_line_bytes, progress, keep_nul=config.strip_control
+        name, config.max_line_bytes, progress, config.strip_control, whole=unit == "file"
     ):
-        if number == 1 and unit != "file":
-            files.refuse_old_ends(line, name)
         if unit == "line":
             yield Document(f"{name}:{number}", line.rstrip("\r\n"))
         elif unit == "file" or line.strip():

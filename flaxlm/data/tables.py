@@ -1,20 +1,24 @@
 """Rows of tables: JSON lines, JSON arrays, CSV, TSV, Parquet, `datasets` directories.
 
 Every refusal names the file and the line, or the row where a file is not made of lines; both are
-counted from 1.
+counted from 1. Values are those that JSON has where it can: of a Parquet file, a date or time is
+its ISO text, a decimal its number, bytes that are UTF-8 text are that text.
 """
 
+import contextlib
 import csv
 import dataclasses
+import datetime
+import decimal
 import json
 import os
 import re
 import shlex
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flaxlm import files
-from flaxlm.data import columnar
-from flaxlm.errors import DataError, choose, nearest
+from flaxlm.errors import ConfigError, DataError, MissingInput, choose, nearest
 
 # The format of a file whose name ends so.
 SUFFIXES = dict.fromkeys((".txt", ".text", ".md", ".py"), "text")
@@ -23,6 +27,7 @@ SUFFIXES |= {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".conllu": "co
 COMPRESSED = (".gz", ".zst")
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 TABLES = ("jsonl", *DELIMITERS, "parquet", "datasets")
+BATCH = 64  # rows of a Parquet file in memory at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +64,18 @@ class Row:
         return value
 
 
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """Stands for a value that Python cannot hold, such as a date of the year 12000."""
+
+    type: str
+
+
 def shown(value: object) -> str:
     """Return what an error says of a value, whatever it is."""
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
-    if isinstance(value, columnar.Unreadable):
+    if isinstance(value, Unreadable):
         return f"a value of type {value.type} that cannot be read"
     try:
         text = json.dumps(value, default=shown)
@@ -121,7 +133,7 @@ def rows(
       header: names the columns of a CSV or TSV file that does not name them itself.
       skipped: takes what is wrong with rows that have more or fewer fields than the header, which
         are left out; without it, the first of them is refused.
-      columns: what is read of a Parquet file; see `columnar.columnar_rows`.
+      columns: those read of a Parquet file; all where these are none, or one is not there.
       progress: called with the number of bytes just read from disk.
     """
     choose("data.format", form, ("auto", *TABLES))
@@ -142,14 +154,19 @@ def rows(
     elif form == "jsonl":
         yield from _json(path, most, progress)
     else:
-        found = columnar.columnar_rows(path, columns, progress or (lambda count: None))
-        for number, values in enumerate(found, 1):
-            yield Row(path, number, values, f"row {number}")
+        read = _datasets if os.path.isdir(path) else _parquet
+        records = (
+            dict(zip(batch.schema.names, cells, strict=True))
+            for batch in read(path, columns, progress or (lambda count: None))
+            for cells in zip(*map(_values, batch.columns), strict=True)
+        )
+        for number, record in enumerate(records, 1):
+            yield Row(path, number, record, f"row {number}")
 
 
 def _json(path: str, most: int, progress) -> Iterator[Row]:
     """Yield the rows of JSON lines, or of one array."""
-    lines = files.text_lines(path, most, progress)
+    lines = files.text_lines(path, most, progress, whole=True)
     first = True
     for number, line in lines:
         text = line.removeprefix(files.MARK).strip()  # it stands where two files were joined
@@ -187,17 +204,17 @@ def loads(text: str, path: str, line: int = 1):
 
 def _explained(error: json.JSONDecodeError, path: str) -> str:
     """Return what is wrong, in the words of who wrote the file."""
-    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].strip()
-    closing = re.match(r",?\s*([}\]])", rest)
+    before, behind = error.doc[: error.pos].rstrip(), error.doc[error.pos :].strip()
+    closing = re.match(r",?\s*([}\]])", behind)
     if error.msg == "Extra data":
         files.refuse_old_ends(error.doc, path)
-        what = "a comma stands" if rest.startswith(",") else f"{rest[:20]!r} stands"
+        what = "a comma stands" if behind.startswith(",") else f"{behind[:20]!r} stands"
         return (
             f"{what} behind its end; a file holds one object on each line, or one array of objects"
         )
-    if closing and (rest[0] == "," or before.endswith(",")):
+    if closing and (behind[0] == "," or before.endswith(",")):
         return f"a comma stands before the closing {closing[1]}; leave it out"
-    if not rest:
+    if not behind:
         return (
             "it ends within an object; one that spans lines has to be brought onto one "
             f"(jq -c . {shlex.quote(path)} > NEW_FILE), and a file that was cut off be made again"
@@ -237,14 +254,8 @@ def _delimited(path, most, form, header, skipped, progress) -> Iterator[Row]:
 def _csv(path: str, most: int, progress) -> Iterator[tuple[int, list[str]]]:
     """Yield the (first line, fields) of each row that has any."""
     csv.field_size_limit(max(csv.field_size_limit(), most))
-
-    def lines() -> Iterator[str]:
-        for number, line in files.text_lines(path, most, progress):
-            if number == 1:
-                files.refuse_old_ends(line, path)
-            yield line
-
-    reader, line = csv.reader(lines(), strict=True), 0
+    lines = (line for _, line in files.text_lines(path, most, progress))
+    reader, line = csv.reader(lines, strict=True), 0
     try:
         for cells in reader:
             if cells:
@@ -257,3 +268,83 @@ def _csv(path: str, most: int, progress) -> Iterator[tuple[int, list[str]]]:
         elif wrong == "unexpected end of data":
             wrong = "a quotation mark opens a field and none closes it"
         raise DataError(f"{path}, line {line + 1} cannot be read as a table: {wrong}") from None
+
+
+def _chosen(path: str, columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise DataError(f"{path} must name each column once; it has: {', '.join(names)}")
+    return list(columns if columns and set(columns) <= set(names) else names)
+
+
+def _parquet(path, columns, progress) -> Iterator:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as table:
+            columns = _chosen(path, columns, table.schema_arrow.names)
+            size, total = os.path.getsize(path), max(table.metadata.num_rows, 1)
+            for batch in table.iter_batches(batch_size=BATCH, columns=columns):
+                progress(size * len(batch) // total)
+                yield batch
+    except FileNotFoundError:
+        raise MissingInput(f"{path} does not exist") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is damaged or not Parquet: {_reason(error)}") from None
+
+
+def _datasets(path, columns, progress) -> Iterator:
+    try:
+        import datasets
+    except ImportError:
+        raise ConfigError(
+            f"{path} is a `datasets` directory: pip install datasets, or save it as Parquet"
+        ) from None
+    try:
+        table = datasets.load_from_disk(path)
+    except Exception as error:  # the library's errors on damaged directories have no common type
+        fault = f"{path} is not a readable `datasets` directory: {_reason(error)}"
+        raise DataError(fault) from None
+    size, total = sum(entry.stat().st_size for entry in os.scandir(path)), max(len(table), 1)
+    table = table.select_columns(_chosen(path, columns, table.column_names))
+    for batch in table.with_format("arrow").iter(batch_size=BATCH):
+        progress(size * len(batch) // total)
+        yield batch
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _values(column) -> list:
+    with contextlib.suppress(ValueError, OverflowError):  # of one of them
+        return [_plain(value) for value in column.to_pylist()]
+    values: list = []
+    for scalar in column:
+        try:
+            values.append(_plain(scalar.as_py()))
+        except (ValueError, OverflowError):
+            values.append(Unreadable(str(scalar.type)))
+    return values
+
+
+def _plain(value):
+    """Return a value as JSON has it; bytes that are no text, and what is unknown, as they are."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, decimal.Decimal):
+        return int(value) if value == int(value) else float(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta | uuid.UUID):
+        return str(value)
+    if isinstance(value, bytes):
+        with contextlib.suppress(UnicodeDecodeError):
+            text = value.decode()
+            if all(character >= " " or character in "\t\r\n" for character in text):
+                return text
+    return value

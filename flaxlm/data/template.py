@@ -11,17 +11,11 @@ Ids = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """Special tokens around one text, `specials[0] a specials[1]`, or two, `… b specials[2]`.
+    """Special tokens around one text, `specials[0] a specials[1]`, or two, `… b specials[2]`."""
 
-    Attributes:
-      specials: ids before, between and behind the texts.
-      special_types: the token types of those ids.
-      text_types: the token type of each text.
-    """
-
-    specials: tuple[Ids, ...]
-    special_types: tuple[Ids, ...]
-    text_types: Ids
+    specials: tuple[Ids, ...]  # before, between and behind the texts
+    special_types: tuple[Ids, ...]  # the token types of those ids
+    text_types: Ids  # the token type of each text
 
     @property
     def size(self) -> int:
@@ -30,8 +24,7 @@ class Frame:
 
     def around(self, *texts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return (ids, token types), int32, of texts (ids) with the specials in their places."""
-        ids: list[Sequence[int]] = [self.specials[0]]
-        types: list[Sequence[int]] = [self.special_types[0]]
+        ids, types = [self.specials[0]], [self.special_types[0]]
         behind = zip(texts, self.text_types, self.specials[1:], self.special_types[1:], strict=True)
         for text, text_type, special, special_type in behind:
             ids += [text, special]
@@ -50,8 +43,6 @@ class Template(NamedTuple):
     def of(cls, before: Ids, between: Ids, after: Ids, second_type: int = 1) -> "Template":
         """Return `before a after` and `before a between b after`; types 0, `second_type` from b."""
         specials = before, between, after
-        types = [
-            (kind,) * len(ids) for kind, ids in zip((0, 0, second_type), specials, strict=True)
-        ]
+        types = (0,) * len(before), (0,) * len(between), (second_type,) * len(after)
         single = Frame((before, after), (types[0], (0,) * len(after)), (0,))
-        return cls(single, Frame(specials, tuple(types), (0, second_type)))
+        return cls(single, Frame(specials, types, (0, second_type)))

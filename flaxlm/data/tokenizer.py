@@ -1,4 +1,4 @@
-"""Text to ids and back: SentencePiece models, a byte-level vocabulary, Hugging Face's files.
+"""Training tokenizers, and loading them, our own ones and other projects'.
 
 Layout of a vocabulary made here: five specials (pad 0, unk 1, bos 2, eos 3, mask 4), then the
 pieces, then the sentinels of span corruption, the first sentinel last (T5's order). A loaded
@@ -35,11 +35,8 @@ TRAIN_LINE = 4096  # characters; longer lines are cut into several training sent
 class TokenizerConfig:
     """How text becomes ids.
 
-    `vocab_size` counts specials and sentinels; `char` and `byte` have as many ids as they need
-    and ignore it, and `huggingface` is what came with a Hugging Face model. `path` loads an
-    existing model (a file or a directory) instead of training one; then only `sentinels` is used
-    besides. Round trips are exact with `normalization` 'identity' (and, for `char`, on the
-    characters seen or with `byte_fallback`).
+    With `path` only `sentinels` is used besides. Round trips are exact with `normalization`
+    'identity' (and, for `char`, on the characters seen or with `byte_fallback`).
     """
 
     kind: str = "unigram"  # unigram, bpe, word, char, byte; huggingface: of a Hugging Face model
@@ -202,8 +199,7 @@ def _load_saved(directory: pathlib.Path) -> Tokenizer:
 def _sample_lines(texts: Iterable[str], most: int, seed: int) -> list[str]:
     """Return a uniform sample of lines of about `most` characters, in their order.
 
-    Each line draws a priority; the lines of lowest priority are kept. One pass, bounded memory,
-    and no need to know the corpus's length beforehand.
+    Each line draws a priority; those of lowest priority are kept, in one pass and bounded memory.
     """
     draw = random.Random(seed).random
     kept: list[tuple[float, int, str]] = []  # a heap by descending priority

@@ -151,9 +151,9 @@ class Tokenizer(abc.ABC):
     def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
         """Return the ids of `text` as `encode` does, and where each stands in it, int32 [n, 2].
 
-        Offsets are characters (code points) of `text`, the end exclusive, in ascending order, and
-        without white space at either end: a token of white space alone, or of none of the text,
-        is empty. Parts of one character each have all of it.
+        Offsets are ascending, in characters (code points) of `text`, the end exclusive, without
+        white space at either end: a token of white space alone, or of none of the text, is empty.
+        Parts of one character each have all of it.
         """
         ids, spans = self._encode_with_offsets(_unicode(text))
         return self.readable(ids), offsets.tidy(text, spans)
@@ -168,17 +168,16 @@ class Tokenizer(abc.ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, specials and sentinels dropped, unknown shown."""
         ids = [int(i) for i in ids]
-        for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise DataError(f"id {i} is outside the vocabulary of {self.vocab_size}")
+        if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
+            raise DataError(f"id {outside[0]} is outside the vocabulary of {self.vocab_size}")
         return self._decode([i for i in ids if i not in self._silent])
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """Return the text that `ids` add to that of `before`, the space between the two included.
 
-        Many a vocabulary's decoder drops the first space of whatever it is given, or joins a piece
-        to the one before it. A text ends at EOS: only what follows the last one counts.
+        A text ends at EOS: only what follows the last one counts.
         """
+        # Many a decoder drops a text's first space, or joins a piece to the one before it.
         before = list(before)
         if self.eos_id in before:
             before = before[len(before) - before[::-1].index(self.eos_id) :]
@@ -264,9 +263,8 @@ class ByteTokenizer(Tokenizer):
     pad_id, unk_id, bos_id, eos_id, mask_id = range(5)
 
     def __init__(self, sentinels: int = 100):
-        self.vocab_size = self.offset + 256 + sentinels
-        above = self.offset + 255
-        self.sentinel_ids = np.arange(self.vocab_size - 1, above, -1, dtype=np.int32)
+        size = self.vocab_size = self.offset + 256 + sentinels
+        self.sentinel_ids = np.arange(size - 1, self.offset + 255, -1, dtype=np.int32)
 
     def _encode(self, text: str) -> list[int]:
         return (np.frombuffer(text.encode(), np.uint8).astype(np.int32) + self.offset).tolist()
