@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from flaxlm.errors import ConfigError
 
@@ -33,14 +34,7 @@ def flatten(tree) -> dict[str, Any]:
 
 def unflatten(flat: dict[str, Any]) -> dict:
     """Return the nested dict whose `flatten` is `flat`; every key becomes a dict key."""
-    nested: dict = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split("/")
-        node = nested
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return nested
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def split(tree, chosen: Callable[[str], bool]) -> tuple[dict, dict]:

@@ -60,11 +60,10 @@ def part(text: str, spans: Spans, pieces: Sequence[str]) -> list[tuple[int, int]
     parted, first = list(spans), 0
     for (begin, end), run in itertools.groupby(zip(spans, pieces, strict=True), lambda x: x[0]):
         names = [piece for _, piece in run]
-        characters = text[begin:end]
-        if end - begin > 1 and names == [f"<0x{byte:02X}>" for byte in characters.encode()]:
-            parted[first : first + len(names)] = [
-                (begin + b, begin + e) for b, e in of_bytes(characters)
-            ]
+        spelt = text[begin:end]
+        if end - begin > 1 and names == [f"<0x{byte:02X}>" for byte in spelt.encode()]:
+            alone = [(begin + b, begin + e) for b, e in of_bytes(spelt)]
+            parted[first : first + len(names)] = alone
         first += len(names)
     return parted
 
