@@ -215,7 +215,7 @@ def batch_width(mesh: Mesh | None = None, config: ShardingConfig | None = None) 
     """Return over how many devices a mesh, by default that in use, spreads the rows of a batch."""
     mesh = mesh or jax.sharding.get_mesh()
     table = config.table() if config else _rules.get() or RULES
-    return 1 if mesh.empty else _devices(mesh.shape, table["batch"])
+    return 1 if mesh.empty or mesh.size == 1 else _devices(mesh.shape, table["batch"])
 
 
 def spread(batch: dict) -> dict:
