@@ -256,9 +256,9 @@ FAMILIES = {
              decoder_start_token_id=2, dropout=0.1, encoder_attention_heads=16,
              encoder_ffn_dim=4096, encoder_layerdrop=0.0, encoder_layers=12, eos_token_id=2,
              init_std=0.02, is_encoder_decoder=True, max_position_embeddings=1024,
-             num_hidden_layers=12, pad_token_id=1, vocab_size=50265, add_bias_logits=False,
-             add_final_layer_norm=False, classif_dropout=0.0, gradient_checkpointing=False,
-             normalize_before=False, scale_embedding=False),
+             num_hidden_layers=12, pad_token_id=1, vocab_size=50265, add_final_layer_norm=False,
+             classif_dropout=0.0, gradient_checkpointing=False, normalize_before=False,
+             scale_embedding=False),
         _BART,
     ),
 }  # fmt: skip

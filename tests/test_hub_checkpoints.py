@@ -33,7 +33,8 @@ REFUSED = {
 HARMFUL = dict(
     pruned_heads={"0": [1]}, n_special=3, tie_encoder_decoder=True, is_decoder=True, use_mrope=True,
     add_cross_attention=True, position_embedding_type="relative_key", rope_interleaved=True,
-    attention_bias=True, mlp_bias=True, qk_layernorm=True, hidden_dropout=0.2,
+    attention_bias=True, mlp_bias=True, qk_layernorm=True, hidden_dropout=0.2, layers_to_keep=[0],
+    do_blenderbot_90_layernorm=True,
 )  # fmt: skip
 
 

@@ -46,7 +46,8 @@ ANY = GENERATION | frozenset(
     # What training and distillation scripts, and libraries around this one, leave behind.
     + """
     language name replacing_rate save_step student_encoder_layers student_decoder_layers
-    neftune_noise_alpha sbert_ce_default_activation_function sentence_transformers
+    neftune_noise_alpha sbert_ce_default_activation_function sentence_transformers author
+    custom_pipeline custom_pipelines
     """.split()
 )
 PREFIXES = ("unsloth_", "_unsloth_")
@@ -54,6 +55,8 @@ PREFIXES = ("unsloth_", "_unsloth_")
 # Harmless at these values alone (as null always is).
 ONLY: dict[str, tuple] = {
     "pruned_heads": ({},),
+    "layers_to_keep": ([],),
+    "do_blenderbot_90_layernorm": (False,),
     "n_special": (0,),  # rows of special tokens behind the vocabulary
     "tie_encoder_decoder": (False,),
     "is_decoder": (False,),

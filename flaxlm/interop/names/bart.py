@@ -87,7 +87,7 @@ BART = Family(
     },
     rows=_rows,
     twins=T5.twins,
-    unused=("num_hidden_layers",),
+    unused=("num_hidden_layers", "kobart_version"),
     finish=_finish,
     finish_write=_finish_write,
 )

@@ -179,6 +179,7 @@ ELECTRA = Family(
         "ForQuestionAnswering": ANSWERS,
     },
     rows=rows,
+    unused=("generator_size",),
     finish=finish,
     finish_write=_write_dropout,
 )

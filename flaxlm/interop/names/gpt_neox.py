@@ -68,6 +68,8 @@ GPT_NEOX = Family(
         "ForCausalLM": Head(("lm",), (Row("heads/lm", "embed_out"),)),
     },
     rows=_rows,
+    # Of the first release: the library reads names without `_prob`.
+    unused=("hidden_dropout_prob", "attention_probs_dropout_prob"),
     aliases=((r"^lm_head\.", "embed_out."),),
     finish=_finish,
     finish_write=_finish_write,

@@ -278,7 +278,7 @@ FAMILIES: tuple[Family, ...] = (
         _finish_gemma2,
         _write_gemma2,
         classes={end: h for end, h in _CLASSES.items() if end != "ForQuestionAnswering"},
-        unused=("hidden_act",),
+        unused=("hidden_act", "sliding_window_size"),
     ),
     _family(
         "gemma3_text",
