@@ -170,15 +170,15 @@ def best_threshold(
     """
     check_lengths(values, answerable)
     check_lengths(null_scores, answerable)
-    given, scores = np.asarray(values, np.float64), np.asarray(null_scores, np.float64)
+    answered, scores = np.asarray(values, np.float64), np.asarray(null_scores, np.float64)
     withheld = 1.0 - np.asarray(answerable, np.float64)
     if not np.isfinite(scores).all():
         raise DataError(f"question {int(np.argmin(np.isfinite(scores))) + 1}: no finite null score")
     distinct, place = np.unique(scores, return_inverse=True)
-    gains = np.bincount(place, given - withheld, len(distinct))
+    gains = np.bincount(place, answered - withheld, len(distinct))
     # Entry k gives the answers of the k lowest null scores and withholds the others.
     totals = withheld.sum() + np.concatenate([[0.0], np.cumsum(gains)])
     best = int(np.argmax(totals))
     nothing = 0.0 if distinct[0] > 0 else np.nextafter(distinct[0], -np.inf)
     threshold = distinct[best - 1] if best else nothing
-    return float(totals[best] / len(given)), float(threshold)
+    return float(totals[best] / len(answered)), float(threshold)

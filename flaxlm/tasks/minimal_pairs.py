@@ -254,10 +254,10 @@ def _request(example: Example, sense: int, reader: Reader) -> Request:
 def _word(record: Record, context: str, sentence: str) -> str:
     """Return what stands in a sentence where its context has a blank."""
     parts = context.split(BLANK)
-    size, rest = divmod(len(sentence) - sum(map(len, parts)), len(parts) - 1)
+    size, remainder = divmod(len(sentence) - sum(map(len, parts)), len(parts) - 1)
     word = sentence[len(parts[0]) : len(parts[0]) + size]
     # The published sentences are lower-cased in places.
-    if rest or size < 1 or word.join(parts).casefold() != sentence.casefold():
+    if remainder or size < 1 or word.join(parts).casefold() != sentence.casefold():
         raise DataError(
             f"{record.place}: {sentence!r} is not {context!r} with one word in place of each blank"
         )

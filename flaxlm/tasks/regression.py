@@ -97,13 +97,13 @@ class Similarity(TextRows, NumberTask):
         `label` is 1 for two texts that belong together; in the train split there are no others.
         """
         training = split == "train"
-        given = training and self.pairs == "given"
+        unscored = training and self.pairs == "given"
 
         def example(record: Record) -> Example:
             pair = record.text(self.pair_column)
-            score = None if given else record.number(self.score_column)
+            score = None if unscored else record.number(self.score_column)
             label = None if score is None else int(score >= self.threshold)
-            labelled = {"score": score, "label": 1 if given else label}
+            labelled = {"score": score, "label": 1 if unscored else label}
             return self.texts(record) | {"text_pair": pair} | labelled
 
         examples = read_split(data, split, example, self.score_column, task=self)
