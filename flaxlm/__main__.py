@@ -31,10 +31,7 @@ def set_up_jax(options) -> None:
         if coordinator and None in (options.num_processes, options.process_id):
             raise ConfigError("--coordinator needs --num_processes and --process_id beside it")
         jax.distributed.initialize(
-            coordinator,
-            options.num_processes,
-            options.process_id,
-            heartbeat_timeout_seconds=20,
+            coordinator, options.num_processes, options.process_id, heartbeat_timeout_seconds=20
         )
 
 
@@ -52,19 +49,20 @@ def run(argv: list[str]) -> None:
         return
     verb = choose("verb", argv[0], COMMANDS)
     command = importlib.import_module(f"flaxlm.commands.{verb}")
-    from flaxlm.commands import flags, options
+    from flaxlm.commands import flags, recipe
+    from flaxlm.commands.options import settle, split
 
-    arguments, spec, overrides = options.split(argv[1:])
+    arguments, spec, overrides = split(argv[1:])
     if "help" in overrides and command.Options.takes_config:
-        print(options.config_help(spec, overrides))
+        print(recipe.config_help(spec, overrides))
         return
-    given = flags.parse(command.Options, arguments)
-    if given is None:
+    options = flags.parse(command.Options, arguments)
+    if options is None:
         print(flags.help_text(verb, COMMANDS[verb], command.Options))
         return
-    given, config = options.settle(verb, given, spec, overrides)
-    set_up_jax(given)
-    command.run(given, config)
+    options, config = settle(verb, options, spec, overrides)
+    set_up_jax(options)
+    command.run(options, config)
 
 
 def speak_utf_8() -> None:

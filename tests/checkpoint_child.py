@@ -93,7 +93,7 @@ def distributed(directory: str, process: str, port: str) -> None:
     saver = Checkpointer(directory, CheckpointConfig(keep=4))
     for step in (1, 2, 2, 3, 4):
         saver.save(step, put(step))
-    saver.close()
+    saver.wait()
     jax.experimental.multihost_utils.sync_global_devices("saved")
     if process == "0":
         damage_data(saver.path(3))

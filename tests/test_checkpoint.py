@@ -106,7 +106,7 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path, sizes):
     for _ in range(10):
         state = step(state)
     jax.block_until_ready(state)
-    saver.close()
+    saver.wait()
     got, _ = saver.restore(abstract_of(values))
     assert child.equal(got, values)
 

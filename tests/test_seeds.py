@@ -8,7 +8,7 @@ import pytest
 import tiny_runs as tiny
 
 from flaxlm import train
-from flaxlm.commands import seeds
+from flaxlm.commands import train as command
 from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.evaluation import compare
 from flaxlm.training import config as run_config
@@ -53,8 +53,8 @@ def trained(tmp_path_factory):
         return made[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seeds, "make_train_step", make)
-        result = seeds.train_seeds(recipe(directory, seeds=3, seed=5), directory / "run")
+        patch.setattr(command, "make_train_step", make)
+        result = command.train_seeds(recipe(directory, seeds=3, seed=5), directory / "run")
     return directory, result, made
 
 
@@ -93,7 +93,7 @@ def test_the_result_is_mean_spread_and_best_of_the_seeds(trained):
 
 def test_started_again_it_goes_on_and_more_seeds_can_be_added(trained, capfd):
     directory, result, _ = trained
-    again = seeds.train_seeds(recipe(directory, seeds=3, seed=5), directory / "run")
+    again = command.train_seeds(recipe(directory, seeds=3, seed=5), directory / "run")
     assert again == result
     assert capfd.readouterr().err.count("nothing to do: step 6 of 6") == 3
 
@@ -116,7 +116,7 @@ def test_a_baseline_without_the_evaluation_is_refused_before_training(trained, t
 def test_seeds_of_pre_training_are_refused(tmp_path):
     config = run_config.from_dict(tiny.recipe("causal", model=dict(vocab_size=281), seeds=2))
     with pytest.raises(ConfigError, match="start one run a seed"):
-        seeds.train_seeds(config, tmp_path)
+        command.train_seeds(config, tmp_path)
 
 
 def write(directory, mistakes):

@@ -93,7 +93,7 @@ for how in (saver.wait, lambda: probe({str(tmp_path)!r}, 400_000)):
         how()
     except StorageError as error:
         print(error)
-saver.close()
+saver.wait()
 """
     environment = os.environ | {"PYTHONPATH": str(CHILD.parents[1]), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", code]

@@ -25,29 +25,20 @@ from flaxlm.training.step import make_train_step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(VerbOptions, CheckpointOptions, FreshOptions):
-    """What is turned into what.
-
-    Attributes:
-      from_: run directory, hf:DIR or hf:NAME
-      to: run directory or hf:DIR, made
-      architecture: class to write; empty: the one that fits
-      dtype: of the parameters; empty: as they are stored
-    """
+    """What is turned into what."""
 
     takes_config: ClassVar[bool] = False
     platform: ClassVar[str] = "cpu"
-    from_: str
-    to: str
-    architecture: str = ""
-    dtype: str = ""
+    from_: str  # run directory, hf:DIR or hf:NAME
+    to: str  # run directory or hf:DIR, made
+    architecture: str = ""  # class to write; empty: the one that fits
+    dtype: str = ""  # of the parameters; empty: as they are stored
 
 
 def run(options: Options, config: None) -> None:
     """Convert and print what was done."""
-    result = convert(
-        *(options.from_, options.to, options.architecture, options.dtype),
-        *(options.checkpoint, options.allow_missing),
-    )
+    names = ("from_", "to", "architecture", "dtype", "checkpoint", "allow_missing")
+    result = convert(*(getattr(options, name) for name in names))
     table(result, f"convert: {options.to}")
 
 
@@ -61,12 +52,7 @@ def convert(
 ) -> dict:
     """Write a run as a Hugging Face directory or the other way round; return what was done.
 
-    Args:
-      source, target: a run directory, or `hf:DIR` (`hf:NAME` as the source).
-      architecture: class to write; empty for the first that fits.
-      dtype: of the tensors written; empty for that of the parameters.
-      checkpoint: of a run: latest, best, a step, or empty, see `reading.find`.
-      allow_missing: regex of parameters that may start fresh in a run.
+    `source` and `target` are the `from_` and `to` of `Options`, which describes the rest too.
     """
     if dtype:
         choose("--dtype", dtype, DTYPES)

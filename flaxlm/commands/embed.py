@@ -23,39 +23,26 @@ MOST_LINE_BYTES = 16 << 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(ReadOptions, embedding.EmbedConfig):
-    """What is read and written.
+    """What is read and written."""
 
-    Attributes:
-      input: JSONL file with field text
-      output: NumPy file to write, float32 [N, D]
-    """
-
-    input: str = dataclasses.field(metadata=FILE)
-    output: str = dataclasses.field(metadata=FILE)
+    input: str = dataclasses.field(metadata=FILE)  # JSONL file with field text
+    output: str = dataclasses.field(metadata=FILE)  # NumPy file to write, float32 [N, D]
 
 
 def run(options: Options, config) -> None:
-    """Write the vectors and print how many they are."""
-    result = embed(
-        *(config, options.place, options.input, options.output, options, options.checkpoint)
-    )
-    report(options.place, result, f"embed: {options.output}")
-
-
-def embed(
-    config, workdir: pathlib.Path, source: str, target: str, options, checkpoint: str
-) -> dict:
-    """Write a vector for each text of a JSONL file as a NumPy array [N, D]."""
-    texts, devices = read_texts(source), jax.local_devices()[:1]
+    """Write a vector for each text, and print how many they are."""
+    texts, source = read_texts(options.input), (config, options.place, options.checkpoint)
     with (
-        writer(target) as write,
+        writer(options.output) as write,
         # The backbone alone: heads are neither built nor, from a foreign model, looked for.
-        open_run(config, workdir, checkpoint, devices=devices, heads={}, say=say) as run,
+        open_run(*source, devices=jax.local_devices()[:1], heads={}, say=say) as opened,
     ):
-        trained = getattr(config.objective, "pooling", "") if checkpoint != INIT else ""
-        vectors = embedding.embed(run.model, texts, options, trained, say)
+        foreign = options.checkpoint == INIT
+        trained = "" if foreign else getattr(config.objective, "pooling", "")
+        vectors = embedding.embed(opened.model, texts, options, trained, say)
         write(vectors)
-    return {"embed/texts": len(vectors), "embed/width": vectors.shape[1]}
+    counts = {"embed/texts": len(vectors), "embed/width": vectors.shape[1]}
+    report(options.place, counts, f"embed: {options.output}")
 
 
 def read_texts(path: str) -> list[str]:
@@ -72,7 +59,7 @@ def read_texts(path: str) -> list[str]:
 def writer(path: str):
     """Yield a function that writes an array as a NumPy file, whole or not at all.
 
-    The place is tried before anything is computed. StorageError where it cannot be written.
+    The place is tried first: MissingInput or StorageError where nothing can be written there.
     """
     target = pathlib.Path(path)
     if not target.parent.exists():

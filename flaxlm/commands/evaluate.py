@@ -17,13 +17,9 @@ from flaxlm.training.opened import INIT, open_run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(ReadOptions, ProcessOptions):
-    """What is scored.
+    """What is scored."""
 
-    Attributes:
-      split: train, valid or test
-    """
-
-    split: str = "valid"
+    split: str = "valid"  # train, valid or test
 
     def configure(self, nested: dict, overrides: dict[str, str]):
         """Return the config of what is scored; see `scored_whole` and `in_buckets`."""
@@ -42,11 +38,7 @@ def scored_whole(nested: dict, overrides: dict[str, str], foreign: bool) -> dict
 
     That is a `data.path` on the command line other than the run's, where nothing is said of
     splits. The directory of a published set has its parts, and `stdlib` is split as in training.
-
-    Args:
-      nested: the recipe.
-      overrides: as they were typed.
-      foreign: whether the model is a Hugging Face one, which no file here was held out from.
+    From a `foreign` model, a Hugging Face one, no file here was held out.
     """
     path = overrides.get("data.path")
     data, task = nested.get("data", {}), overrides.get("task.name", "")

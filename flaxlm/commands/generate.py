@@ -18,15 +18,10 @@ from flaxlm.training.opened import open_run
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(ReadOptions, ProcessOptions, generation.GenerateConfig):
-    """What is continued, and how.
+    """What is continued, and how."""
 
-    Attributes:
-      prompt: a prompt; may be repeated
-      prompts: file with a prompt a line
-    """
-
-    prompt: tuple[str, ...] = ()
-    prompts: str | None = None
+    prompt: tuple[str, ...] = ()  # a prompt; may be repeated
+    prompts: str | None = None  # file with a prompt a line
 
 
 def run(options: Options, config) -> None:
@@ -39,7 +34,7 @@ def run(options: Options, config) -> None:
         prompts += [line for _, line in bare_lines(path)]
     if not prompts:
         raise ConfigError("nothing to generate from: give --prompt=TEXT or --prompts=FILE")
-    generations = generate(config, options.place, prompts, options, options.checkpoint)
+    generations = generate(options, config, prompts)
     lines = [json.dumps(dataclasses.asdict(g), ensure_ascii=False) + "\n" for g in generations]
     replace(options.place / "generations.jsonl", "".join(lines))
     for g in generations:
@@ -49,16 +44,16 @@ def run(options: Options, config) -> None:
     report(options.place, counts, "generate")
 
 
-def generate(config, workdir: pathlib.Path, prompts: list[str], options, checkpoint: str) -> list:
+def generate(options: Options, config, prompts: list[str]) -> list:
     """Return a Generation for each prompt and sample."""
     devices = jax.local_devices()[:1]
-    with open_run(config, workdir, checkpoint, devices=devices, say=say) as run:
-        options, defaults = resolve(options, run.model)
+    with open_run(config, options.place, options.checkpoint, devices=devices, say=say) as opened:
+        settings, defaults = resolve(options, opened.model)
         if defaults:
             say(defaults)
-        asked = [config.objective.request(prompt, run.model.tokenizer) for prompt in prompts]
-        total = len(prompts) * options.num_samples
+        requests = [config.objective.request(prompt, opened.model.tokenizer) for prompt in prompts]
+        total = len(prompts) * settings.num_samples
         with Progress("generate", total, unit="texts") as progress:
-            generations = generation.generate(run.model, asked, options, progress.update)
+            generations = generation.generate(opened.model, requests, settings, progress.update)
     each = len(generations) // len(prompts)
     return [dataclasses.replace(g, prompt=prompts[i // each]) for i, g in enumerate(generations)]

@@ -49,14 +49,12 @@ class Options(RunOptions, FreshOptions, ProcessOptions):
     """What is trained on which tasks.
 
     Attributes:
-      data: folder of the tasks' folders (CoLA, …)
-      init: run directory or hf:NAME_OR_DIR to start from
       tasks: which: cola,sst2,…; all without it
     """
 
     joins: ClassVar[bool] = True
-    data: str
-    init: str = ""
+    data: str  # folder of the tasks' folders (CoLA, …)
+    init: str = ""  # run directory or hf:NAME_OR_DIR to start from
     tasks: tuple[str, ...] = dataclasses.field(default=(), metadata={"commas": True})
 
     def default_recipe(self) -> dict:
@@ -83,34 +81,26 @@ class Options(RunOptions, FreshOptions, ProcessOptions):
         return config_of
 
 
-def run(options: Options, config_of: Callable) -> None:
-    """Train and score the tasks."""
-    data = pathlib.Path(options.data)
-    glue(config_of, data, options.place, options.tasks, options.allow_missing)
-
-
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A task and what there is for it.
+    """A task and what there is for it."""
 
-    Attributes:
-      task: key of GLUE.
-      place: its run directory.
-      splits: {split: file, or glob of its parts}.
-      config: of its run.
-      train: whether it is trained here; else the run that stands at `place` is judged.
-    """
-
-    task: str
-    place: pathlib.Path
-    splits: dict[str, str]
+    task: str  # key of GLUE
+    place: pathlib.Path  # its run directory
+    splits: dict[str, str]  # {split: file, or glob of its parts}
     config: run_config.RunConfig
-    train: bool
+    train: bool  # else the run that stands at `place` is judged
 
     @property
     def identity(self) -> str:
         """A hash of the config: another one is another result."""
         return hashlib.sha256(self.config.to_json().encode()).hexdigest()
+
+
+def run(options: Options, config_of: Callable) -> None:
+    """Train and score the tasks."""
+    data = pathlib.Path(options.data)
+    glue(config_of, data, options.place, options.tasks, options.allow_missing)
 
 
 def glue(
@@ -123,15 +113,13 @@ def glue(
     """Train and score the tasks of a folder, print their table; return what `glue.json` holds.
 
     Args:
-      config_of: makes a task's config of its name and its `data` section.
+      config_of: see `Options.configure`.
       data: a folder with one for each task: CoLA, cola or glue_cola, with files train, dev, test.
-      workdir: made if it is not there.
+      workdir, allow_missing: see `train`.
       tasks: keys of GLUE; all without it, and those that cannot be run are listed with the reason.
-      allow_missing: see `train`.
 
     Raises:
       MissingInput: a task that was asked for, or every one, has no files.
-      FlaxlmError: whatever ends a run; the same command goes on.
     """
     for name in tasks:
         choose("--tasks", name, GLUE)
@@ -142,14 +130,13 @@ def glue(
     known = _read(workdir / "glue.json")
     left = [job for job in jobs if not finished(job, known.get(job.task))]
     check_rows(left)
-    for number, job in enumerate(jobs):
+    for number, job in enumerate(jobs, 1):
+        before = "" if job in left else " was finished before"
+        say(f"glue {number}/{len(jobs)}: {job.task}{before}")
         if job in left:
-            say(f"glue {number + 1}/{len(jobs)}: {job.task}")
             known[job.task] = score(job, allow_missing)
             hand_in(job, workdir / "submission")
             _write(workdir, known, skipped)
-        else:
-            say(f"glue {number + 1}/{len(jobs)}: {job.task} was finished before")
     result = _write(workdir, known, skipped)
     if jax.process_index() == 0:
         print_table(result)
@@ -174,9 +161,7 @@ def find_jobs(
         raise MissingInput(f"--data={data} is not a folder")
     folders = find_folders(data)
     jobs, skipped = [], {}
-    for name in GLUE:
-        if tasks and name not in tasks:
-            continue
+    for name in (name for name in GLUE if not tasks or name in tasks):
         try:
             jobs.append(find_job(name, config_of, data, folders, workdir, [j.task for j in jobs]))
         except MissingInput as error:
@@ -229,14 +214,14 @@ def _key(name: str) -> str:
 def find_folders(data: pathlib.Path) -> dict[str, pathlib.Path]:
     """Return {letters and digits of a task's name: its folder}; ConfigError where it has two."""
     wanted = {_key(task.folder) for task in GLUE.values()}
-    found: dict[str, pathlib.Path] = {}
+    folders: dict[str, pathlib.Path] = {}
     for path in sorted(data.iterdir()):
         key = _key(path.name)
         if path.is_dir() and key in wanted:
-            if key in found:
-                raise ConfigError(f"{found[key]} and {path} are of the same task; move one away")
-            found[key] = path
-    return found
+            if key in folders:
+                raise ConfigError(f"{folders[key]} and {path} are of the same task; move one away")
+            folders[key] = path
+    return folders
 
 
 def find_files(folder: pathlib.Path, part: str = "") -> dict[str, str]:
@@ -247,22 +232,20 @@ def find_files(folder: pathlib.Path, part: str = "") -> dict[str, str]:
     ConfigError where there are several.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    found = {}
+    files_of = {}
     for split, stem in STEMS.items():
         end = "" if split == "train" else part
         patterns = [f"{stem}{end}{SHARD}{ENDINGS}"]
         patterns += [rf"test\w*{ENDINGS}"] * (split == "test" and not part)
-        for pattern in patterns:
-            matches = [name for name in names if re.match(pattern, name)]
+        matching = ([name for name in names if re.match(pattern, name)] for pattern in patterns)
+        if matches := next(filter(None, matching), []):
             shared = {re.sub(r"-\d+-of-", "-*-of-", name) for name in matches}
             if len(shared) > 1:
                 raise ConfigError(
                     f"{folder}: which is the {split} split? Keep one of: {', '.join(matches)}"
                 )
-            if matches:
-                found[split] = str(folder / (shared.pop() if len(matches) > 1 else matches[0]))
-                break
-    return found
+            files_of[split] = str(folder / (shared.pop() if len(matches) > 1 else matches[0]))
+    return files_of
 
 
 def finished(job: Job, entry: dict | None) -> bool:

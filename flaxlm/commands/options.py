@@ -32,13 +32,9 @@ class VerbOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions(VerbOptions):
-    """A verb that works in a run directory.
+    """A verb that works in a run directory."""
 
-    Attributes:
-      workdir: run directory
-    """
-
-    workdir: str
+    workdir: str  # run directory
 
     @property
     def place(self) -> pathlib.Path:
@@ -57,24 +53,17 @@ class RunOptions(VerbOptions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """A verb that reads a run's checkpoint.
+    """A verb that reads a run's checkpoint."""
 
-    Attributes:
-      checkpoint: latest, best, a step; empty: best where the run stops early, else latest
-    """
-
-    checkpoint: str = ""
+    checkpoint: str = ""  # latest, best, a step; empty: best where the run stops early, else latest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadOptions(RunOptions, CheckpointOptions):
-    """A verb that reads a trained model: a run's, or a Hugging Face model.
-
-    Attributes:
-      workdir: run directory or hf:NAME_OR_DIR
-    """
+    """A verb that reads a trained model: a run's, or a Hugging Face model."""
 
     reads_hub: ClassVar[bool] = True
+    workdir: str  # run directory or hf:NAME_OR_DIR
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,17 +79,11 @@ class FreshOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessOptions:
-    """A verb that may run as several processes.
+    """A verb that may run as several processes."""
 
-    Attributes:
-      coordinator: host:port of process 0, for several processes
-      num_processes: number of processes
-      process_id: index of this process
-    """
-
-    coordinator: str | None = None
-    num_processes: int | None = None
-    process_id: int | None = None
+    coordinator: str | None = None  # host:port of process 0, for several processes
+    num_processes: int | None = None  # number of processes
+    process_id: int | None = None  # index of this process
 
 
 def split(arguments: list[str]) -> tuple[list[str], str | None, dict[str, str]]:
@@ -108,7 +91,7 @@ def split(arguments: list[str]) -> tuple[list[str], str | None, dict[str, str]]:
 
     `--config.help` is the key `help`.
     """
-    plain, given = [], {}
+    plain, typed = [], {}
     for argument in arguments:
         key, equals, value = argument[2:].partition("=")
         if not argument.startswith("--config"):
@@ -116,19 +99,9 @@ def split(arguments: list[str]) -> tuple[list[str], str | None, dict[str, str]]:
         elif not equals and key != "config.help":
             raise ConfigError(f"write --{key}=value, in one argument")
         else:
-            given[key] = value
-    spec = given.pop("config", None)
-    return plain, spec, {key.removeprefix("config."): value for key, value in given.items()}
-
-
-def config_help(spec: str | None, overrides: dict[str, str]) -> str:
-    """Return the answer to `--config.help` beside other `--config…` arguments."""
-    nested = recipe.load_recipe(spec) if spec else {}
-    keys = recipe.keys_text(nested, {k: text for k, text in overrides.items() if k != "help"})
-    return (
-        f"{keys}\n\nThe values are those of the recipe that --config names, if any. Another "
-        "model.name, objective.name or\ntask.name beside --config.help lists its own keys."
-    )
+            typed[key] = value
+    spec = typed.pop("config", None)
+    return plain, spec, {key.removeprefix("config."): value for key, value in typed.items()}
 
 
 def settle(verb: str, options, spec: str | None, overrides: dict[str, str]):

@@ -139,9 +139,9 @@ def key_types(full: dict) -> dict[str, type]:
     return types
 
 
-def keys_text(nested: dict, overrides: dict[str, str]) -> str:
+def config_help(spec: str | None, overrides: dict[str, str]) -> str:
     """Return a line for each key of a config: its type, its value in this recipe, what it is."""
-    full, _ = select(nested, overrides)
+    full, _ = select(load_recipe(spec) if spec else {}, overrides)
     texts = flags.field_texts(run_config.RunConfig)
     for section, cls in run_config.section_classes(full).items():
         texts |= {f"{section}.{name}": text for name, text in flags.field_texts(cls).items()}
@@ -153,4 +153,7 @@ def keys_text(nested: dict, overrides: dict[str, str]) -> str:
         section, _, name = key.rpartition(".")
         value = (full[section] if section else full)[name]
         rows.append((f"--config.{key}", flags.type_name(kind), repr(value), texts.get(key, "")))
-    return flags.listing(rows)
+    return (
+        f"{flags.listing(rows)}\n\nThe values are those of the recipe that --config names, if any. "
+        "Another model.name, objective.name or\ntask.name beside --config.help lists its own keys."
+    )

@@ -1,7 +1,6 @@
 """`tokenize`: train the tokenizer if there is none, and write the token cache."""
 
 import dataclasses
-import pathlib
 from typing import ClassVar
 
 from flaxlm.commands.options import RunOptions
@@ -18,23 +17,17 @@ class Options(RunOptions):
 
 
 def run(options: Options, config) -> None:
-    """Make what is missing, and print the counts."""
-    report(options.place, tokenize(config, options.place), "tokenize")
-
-
-def tokenize(config, workdir: pathlib.Path) -> dict:
-    """Train the tokenizer if there is none, write the token caches; return their counts."""
+    """Train the tokenizer if there is none, write the token caches, and print their counts."""
     if config.task.objective:
         raise ConfigError(
             f"task {config.task_name} reads its examples when it trains; tokenize takes a recipe "
             "with task text"
         )
-    with Inputs.open(config, workdir) as inputs:
+    with Inputs.open(config, options.place) as inputs:
         result = {"tokenizer/hash": inputs.tokenizer.hash[:16]}
         result["tokenizer/vocab_size"] = inputs.tokenizer.vocab_size
         for split in config.data.cached_splits():
             sources = inputs.sources(split)
             for name in ("documents", "tokens", "bytes", "words"):
-                total = sum(source.counts[name] for source in sources)
-                result[f"{split}/{name}"] = total
-    return result
+                result[f"{split}/{name}"] = sum(source.counts[name] for source in sources)
+    report(options.place, result, "tokenize")

@@ -17,7 +17,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,7 +31,7 @@ from flaxlm.training.store import CheckpointConfig, Store, ranked
 log = logging.getLogger("flaxlm")
 
 
-class Checkpointer:
+class Checkpointer(Store):
     """Saves and restores the states of one run.
 
     Under `jax.distributed` every process makes one and calls it at the same steps, on a directory
@@ -59,67 +58,44 @@ class Checkpointer:
         mode: str = "min",
         read_only: bool = False,
     ):
+        super().__init__(directory)
         self.config = config or CheckpointConfig()
         self.metric, self.mode = metric, choose("eval.mode", mode, ("min", "max"))
         self.extra, self.files = dict(extra or {}), dict(files or {})
         # One line for each damaged step that a restore met.
         self.damage: list[str] = []
-        self._store = Store(directory)
-        self.read_only = read_only or self._store.single is not None
+        self.read_only = read_only or self.single is not None
         self._primary = jax.process_index() == 0
         self._thread: threading.Thread | None = None
         self._failure: tuple[int, BaseException] | None = None
         if not self.read_only and self._primary:
-            self._store.open()
-
-    @property
-    def root(self) -> Path:
-        """Return the directory that the steps lie in."""
-        return self._store.root
-
-    def path(self, step: int) -> Path:
-        """Return the directory of a step, where its `files` lie."""
-        return self._store.path(step)
+            self.open()
 
     def steps(self) -> list[int]:
         """Return the committed steps, ascending; their arrays are verified when restored."""
-        return list(self._store.readable())
-
-    def latest(self) -> int | None:
-        """Return the newest committed step, or None where nothing was ever committed.
-
-        Raises StorageError where steps were committed and none of them can be read.
-        """
-        return self._store.latest()
+        return list(self.readable())
 
     def best(self) -> int | None:
         """Return the kept step with the best metric, or None where no step has it."""
-        return next(iter(ranked(self._store.scores(self.metric), self.mode)), None)
+        return next(iter(ranked(self.scores(self.metric), self.mode)), None)
 
     def manifest(self, step: int | None = None) -> Manifest:
         """Return a step's manifest (the newest step's by default) without reading arrays."""
         step = self.latest() if step is None else step
-        if step is None or step not in self._store.found():
-            raise self._store.missing(step)
-        try:
-            return Manifest.read(self.path(step))
-        except Damaged as error:
-            raise StorageError(f"checkpoint {self.path(step)} is damaged: {error}") from error
+        if step is None or step not in self.committed():
+            raise self.missing(step)
+        return self.sound(step)
 
     def probe(self, abstract_state) -> None:
         """Raise StorageError unless the checkpoints that this run keeps will fit on the disk."""
         kept = self.config.keep + self.config.keep_best
         # One more than is kept lies on the disk while it is written.
-        new = max(1, kept + 1 - len(self._store.found()))
+        new = max(1, kept + 1 - len(self.committed()))
         if self._primary:
             workdir.probe(self.root, new * tree.nbytes(abstract_state))
 
     def save(
-        self,
-        step: int,
-        state,
-        metrics: Mapping[str, Any] | None = None,
-        wait: bool = False,
+        self, step: int, state, metrics: Mapping[str, Any] | None = None, wait: bool = False
     ) -> None:
         """Start saving a state; when this returns, the state may be donated.
 
@@ -144,9 +120,9 @@ class Checkpointer:
             return
         if self._primary:
             workdir.require_space(self.root, tree.nbytes(flat))
-            self._store.discard(step)
+            self.discard(step)
         try:
-            response = arrays.begin(self._store.writing(step) / "state", flat)
+            response = arrays.begin(self.writing(step) / "state", flat)
         except OSError as error:
             raise self._not_saved(step, error) from error
         self._thread = threading.Thread(
@@ -191,15 +167,15 @@ class Checkpointer:
         try:
             response.result()
             if self._primary:
-                log.info("saved %s", self._store.commit(record, self.files))
+                log.info("saved %s", self.commit(record, self.files))
         except BaseException as error:
             self._failure = (record.step, error)
             if self._primary:
-                self._store.discard(record.step)
+                self.discard(record.step)
             return
         try:
             if self._primary:
-                self._store.retain(self.config, self.metric, self.mode, record.step)
+                self.retain(self.config, self.metric, self.mode, record.step)
         except OSError as error:
             log.warning("old checkpoints in %s cannot be deleted: %s", self.root, error)
 
@@ -223,16 +199,12 @@ class Checkpointer:
             (step, error), self._failure = self._failure, None
             raise self._not_saved(step, error) from error
 
-    def close(self) -> None:
-        """Join the save that is under way; raises StorageError if it failed."""
-        self.wait()
-
     def __enter__(self) -> "Checkpointer":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         try:
-            self.close()
+            self.wait()
         except StorageError as late:
             if error is None:
                 raise
@@ -257,24 +229,21 @@ class Checkpointer:
             arrays.check(record, asked, whole=True)
             return asked
 
-        got, record = self._first_good(request, step)
-        return jax.tree.unflatten(
-            jax.tree.structure(abstract_state), [got[p] for p in asked]
-        ), record
+        arrays_of, record = self._first_good(request, step)
+        leaves = [arrays_of[path] for path in asked]
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), record
 
     def restore_params(
         self, step: int | None = None, prefix: str = "params", abstract=None
     ) -> tuple[dict, Manifest]:
-        """Return one branch of the newest state that verifies as a nested dict, and its manifest.
+        """Return one branch of a state as a nested dict, and its manifest; see `restore`.
 
         Args:
-          step: only this step, and no other in its stead.
+          step: as for `restore`.
           prefix: the branch: `params`, `ema`; empty for the whole state.
-          abstract: nested dict of ShapeDtypeStructs, all of the branch or a part of it, as for
-            `restore`. Without it the whole branch comes as numpy arrays, and neither the mesh nor
-            the devices that wrote it are needed.
-
-        Raises: as `restore`; Unsafe also where the branch is empty.
+          abstract: nested dict of ShapeDtypeStructs, all of the branch or a part of it. Without it
+            the whole branch comes as numpy arrays, and neither the mesh nor the devices that wrote
+            it are needed; Unsafe where it is empty.
         """
         start = f"{prefix}/" if prefix else ""
         asked = None
@@ -286,27 +255,25 @@ class Checkpointer:
             if asked is not None:
                 arrays.check(record, asked, whole=False)
                 return asked
-            held = {path: leaf for path, leaf in record.leaves.items() if path.startswith(start)}
-            if not held:
+            branch = record.branch(start)
+            if not branch:
                 raise Unsafe(f"checkpoint {self.path(record.step)} holds no {prefix}")
-            return {
-                path: arrays.Host(leaf.shape, np.dtype(leaf.dtype)) for path, leaf in held.items()
-            }
+            return {start + p: arrays.Host(v.shape, np.dtype(v.dtype)) for p, v in branch.items()}
 
-        got, record = self._first_good(request, step)
-        return tree.unflatten({path.removeprefix(start): x for path, x in got.items()}), record
+        arrays_of, record = self._first_good(request, step)
+        return tree.unflatten({p.removeprefix(start): x for p, x in arrays_of.items()}), record
 
     def _first_good(self, request: Callable, step: int | None) -> tuple[dict, Manifest]:
         """Return the arrays that `request(manifest)` names of the newest step that verifies."""
         self.wait()
-        committed = self._store.found()
+        committed = self.committed()
         steps = committed[::-1] if step is None else [s for s in committed if s == step]
         if not steps:
-            raise self._store.missing(step)
+            raise self.missing(step)
         damaged: dict[int, str] = {}
         for candidate in steps:
             try:
-                got = self._load(candidate, request)
+                loaded = self._load(candidate, request)
             except Damaged as error:
                 damaged[candidate] = str(error)
                 line = f"checkpoint step {candidate} in {self.root} is damaged: {error}"
@@ -317,9 +284,9 @@ class Checkpointer:
                 log.warning("using checkpoint step %d instead, the newest that verifies", candidate)
                 if self._primary and not self.read_only:
                     for bad in damaged:
-                        self._store.set_aside_damaged(bad)
-            return got
-        if self._store.found() != committed:
+                        self.set_aside_damaged(bad)
+            return loaded
+        if self.committed() != committed:
             # A reader beside a run: the run deleted these while they were read.
             return self._first_good(request, step)
         listing = "; ".join(f"step {s}: {cause}" for s, cause in damaged.items())
@@ -341,6 +308,6 @@ class Checkpointer:
             partial = len(asked) < len(record.leaves)
             return arrays.read(directory / "state", asked, partial), record
 
-        got, record = arrays.together(read)
-        arrays.verify(record, got)
-        return got, record
+        leaves, record = arrays.together(read)
+        arrays.verify(record, leaves)
+        return leaves, record

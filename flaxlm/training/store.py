@@ -28,16 +28,13 @@ class CheckpointConfig:
     """When to save, and which checkpoints to keep; durations in steps.
 
     Attributes:
-      every: steps between saves; 0 saves at the end only.
       keep: how many of the latest steps are kept; at least 1, and 2 survive a damaged newest one.
-      keep_best: how many of the best steps by the evaluation metric are kept besides.
-      keep_every: every step divisible by this is kept for good; 0 for none.
     """
 
-    every: int = 1000
+    every: int = 1000  # steps between saves; 0 saves at the end only
     keep: int = 2
-    keep_best: int = 1
-    keep_every: int = 0
+    keep_best: int = 1  # how many of the best steps by the evaluation metric are kept besides
+    keep_every: int = 0  # every step divisible by this is kept for good; 0 for none
 
     def __post_init__(self):
         check_range("checkpoint", self, "every", "keep_best", "keep_every")
@@ -67,13 +64,8 @@ class Store:
 
     def __init__(self, directory: str | os.PathLike):
         directory = Path(directory).expanduser().absolute()
-        self.single: Path | None = None
-        if (directory / manifest.NAME).is_file():
-            self.single = directory
-            try:
-                self._single_step = Manifest.read(directory).step
-            except Damaged as error:
-                raise StorageError(f"checkpoint {directory} is damaged: {error}") from error
+        self.single = directory if (directory / manifest.NAME).is_file() else None
+        self._single_step = self.sound(0).step if self.single else None
         self.root = directory.parent if self.single else directory / "checkpoints"
 
     def open(self) -> None:
@@ -97,7 +89,7 @@ class Store:
         """Return the directory of a step."""
         return self.single or self.root / f"step_{step:08d}"
 
-    def found(self) -> list[int]:
+    def committed(self) -> list[int]:
         """Return every step that has a directory, damaged or not, ascending."""
         if self.single:
             return [self._single_step]
@@ -106,10 +98,17 @@ class Store:
         matches = (_STEP.fullmatch(path.name) for path in self.root.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
+    def sound(self, step: int) -> Manifest:
+        """Return the manifest of a step that is there; StorageError where it is damaged."""
+        try:
+            return Manifest.read(self.path(step))
+        except Damaged as error:
+            raise StorageError(f"checkpoint {self.path(step)} is damaged: {error}") from error
+
     def readable(self) -> dict[int, Manifest]:
         """Return the manifests that can be read, by step, ascending."""
         manifests = {}
-        for step in self.found():
+        for step in self.committed():
             with contextlib.suppress(Damaged):
                 manifests[step] = Manifest.read(self.path(step))
         return manifests
@@ -123,18 +122,18 @@ class Store:
 
         Raises StorageError where steps were committed and none of them can be read.
         """
-        steps, found = list(self.readable()), self.found()
-        if not steps and found:
+        steps, committed = list(self.readable()), self.committed()
+        if not steps and committed:
             raise StorageError(
-                f"no checkpoint in {self.root} can be read: there is no sound {manifest.NAME} in "
-                f"the steps {', '.join(map(str, found))}; restore them from a copy, or start in "
+                f"no checkpoint in {self.root} can be read: there is no sound {manifest.NAME} in the "
+                f"steps {', '.join(map(str, committed))}; restore them from a copy, or start in "
                 "another workdir"
             )
         return steps[-1] if steps else None
 
     def missing(self, step: int | None) -> MissingInput:
         """Return the error for a step that is not there, None for any step."""
-        there = ", ".join(map(str, self.found())) or "none"
+        there = ", ".join(map(str, self.committed())) or "none"
         which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         return MissingInput(f"there is {which} in {self.root} (steps there: {there})")
 
@@ -164,7 +163,7 @@ class Store:
     def retain(self, config: CheckpointConfig, metric: str, mode: str, newest: int) -> None:
         """Delete what need not be kept; never `newest`, which was just committed.
 
-        A step that cannot be read is not touched: a newer version may have written it.
+        Nor a step that cannot be read: a newer version may have written it.
         """
         scores = self.scores(metric)
         for step in scores.keys() - config.kept(scores, mode) - {newest}:
