@@ -34,11 +34,10 @@ from flaxlm.progress import Progress, say
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import RunConfig
 from flaxlm.training.inputs import Inputs
-from flaxlm.training.metrics import MetricWriter, table, write_result
+from flaxlm.training.metrics import MetricWriter, flops_per_token, table, write_result
 from flaxlm.training.opened import load_params
 from flaxlm.training.start import restore_or_init
 from flaxlm.training.step import TrainProgram, check_batch, check_trained, make_train_step
-from flaxlm.training.throughput import flops_per_token
 
 
 class Interrupted(Exception):
@@ -116,8 +115,7 @@ def train(
     """Train, or go on training, in a run directory; return the contents of its `result.json`.
 
     Args:
-      config: the run.
-      workdir: the run directory; one process group at a time works in it.
+      config, workdir: of the run; one process group at a time works in its directory.
       allow_missing: regex of parameter paths that may start fresh where `init` lacks them.
       started: when the process started, to report the time to the first step.
       make: (config, mesh, last step) -> TrainProgram.
@@ -140,18 +138,13 @@ def train(
             say(f"buckets: padding {cut:.1%} instead of {padding:.1%}")
         facts = {"generation": inputs.generation}
         program = dataclasses.replace(make(config, mesh, total), facts=facts)
-        saved = Checkpointer(
-            workdir,
-            config.checkpoint,
-            inputs.identity(),
-            inputs.files(),
-            metric=f"{config.eval.split}/{config.eval.metric}",
-            mode=config.eval.mode,
-        )
+        best_by = {"metric": f"{config.eval.split}/{config.eval.metric}", "mode": config.eval.mode}
+        attached = (inputs.identity(), inputs.files())
+        saved = Checkpointer(workdir, config.checkpoint, *attached, **best_by)
         with program.mesh(), saved:
             check_metric(program, inputs)
-            state, step = restore_or_init(program, saved, inputs, allow_missing, say)
-            loop = Loop(program, inputs, saved, workdir, total, started or time.time())
+            state, step = restore_or_init(program, saved, allow_missing, say)
+            loop = Loop(program, inputs, saved, total, started or time.time())
             return loop.run(state, step, batches)
 
 
@@ -162,8 +155,10 @@ def shortened(report: dict) -> None:
     """Warn of what training rows lack of their examples, given a plan's report."""
     total = report.get("examples", 0)
     cut = {name: count for name, count in report.items() if name.startswith("truncated") and count}
-    lost = [", ".join(f"{count:,} {name}" for name, count in cut.items()) + " to fit their rows"]
-    lost = [f"{lost[0]} ({max(cut.values()) / total:.1%})"] if cut else []
+    lost = []
+    if cut:
+        counts = ", ".join(f"{count:,} {name}" for name, count in cut.items())
+        lost = [f"{counts} to fit their rows ({max(cut.values()) / total:.1%})"]
     lost += [f"{report[name]:,} {text}" for name, text in LOST.items() if report.get(name)]
     if lost:
         warnings.warn(f"of {total:,} training examples: {'; '.join(lost)}", stacklevel=1)
@@ -171,57 +166,54 @@ def shortened(report: dict) -> None:
 
 def check_metric(program: TrainProgram, inputs: Inputs) -> None:
     """Refuse an impossible evaluation before the first step."""
-    config = program.config.eval
-    if config.split:
-        inputs.evaluation(config.split, batch_size_of(program))
-        if program.config.baseline:
-            name = report.place(inputs.workdir, program.config, config.split).name
-            compare.reports(pathlib.Path(program.config.baseline), name)
-        choose("eval.metric", config.metric, metric_names(program, inputs, config.split))
+    config, split = program.config, program.config.eval.split
+    if split:
+        inputs.evaluation(split, batch_size_of(program))
+        if config.baseline:
+            name = report.place(inputs.workdir, config, split).name
+            compare.reports(pathlib.Path(config.baseline), name)
+        choose("eval.metric", config.eval.metric, metric_names(program, inputs, split))
 
 
+@dataclasses.dataclass
 class Loop:
     """One run's loop over steps, with its evaluation, saving and stopping."""
 
-    def __init__(
-        self,
-        program: TrainProgram,
-        inputs: Inputs,
-        saved: Checkpointer,
-        workdir: pathlib.Path,
-        total: int,
-        started: float,
-    ):
-        self.program, self.inputs, self.saved, self.started = program, inputs, saved, started
-        self.config, self.workdir, self.total = program.config, workdir, total
-        self.scores: dict = {}
-        self.evaluated: tuple[int, Evaluation] | None = None  # the last one, and the step it is of
+    program: TrainProgram
+    inputs: Inputs
+    saved: Checkpointer
+    total: int
+    started: float
+    scores: dict = dataclasses.field(default_factory=dict)
+    evaluated: tuple[int, Evaluation] | None = None  # the last one, and the step it is of
+
+    def __post_init__(self):
+        self.config, self.workdir = self.program.config, self.inputs.workdir
 
     def run(self, state, step: int, batches) -> dict:
         """Run from `step` to the end; return the result."""
-        config = self.config.train
-        first = step
-        tokens = batches.tokens
-        flops = flops_per_token(self.config, self.program.abstract_params) * tokens
-        writer = MetricWriter(self.workdir, config, tokens, flops, step)
-        watchdog, interrupt = Watchdog(config.stuck_after), Interrupt()
+        first, config, tokens = step, self.config.train, batches.tokens
+        model, params = self.config.model, self.program.abstract_params
+        flops = flops_per_token(model, config.length, params) * tokens
+        self.writer = MetricWriter(self.workdir, config, tokens, flops, step)
+        watchdog, self.interrupt = Watchdog(config.stuck_after), Interrupt()
         profile = config.profile_range() if config.profile_steps else (-1, -1)
         stream = self.inputs.stream(batches, self.program, step, self.total)
         quiet = jax.process_index() != 0
         with contextlib.ExitStack() as ends:
-            progress = ends.enter_context(Progress("train", self.total, step, quiet=quiet))
-            for part in (writer, watchdog, interrupt):
+            self.progress = ends.enter_context(Progress("train", self.total, step, quiet=quiet))
+            for part in (self.writer, watchdog, self.interrupt):
                 ends.callback(part.close)
             # A run that was stopped during an evaluation still has it to do.
             stopped = self.stale(state)
             if self.unscored(state, step):
-                state, stopped = self.after_step(state, step, writer, progress, interrupt)
+                state, stopped = self.after_step(state, step)
             while step < self.total and not stopped:
                 if step == profile[0]:
                     jax.profiler.start_trace(str(self.workdir / "profile"))
                 state, metrics = self.program.step(state, next(stream))
                 step += 1
-                self.check(writer.push(step, metrics), progress)
+                self.check(self.writer.push(step, metrics))
                 if step == first + 1:
                     jax.block_until_ready(state.step)
                     say(f"first step done {time.time() - self.started:.1f} s after the start")
@@ -231,28 +223,28 @@ class Loop:
                 if step == profile[1]:
                     jax.block_until_ready(state.step)
                     jax.profiler.stop_trace()
-                state, stopped = self.after_step(state, step, writer, progress, interrupt)
+                state, stopped = self.after_step(state, step)
                 watchdog.alive()
             self.saved.wait()
-        return self.finish(state, step, writer, first)
+        return self.finish(state, step, first)
 
-    def after_step(self, state, step: int, writer, progress, interrupt):
+    def after_step(self, state, step: int):
         """Evaluate and save if due; return (state, whether the run ends early here)."""
-        last, leave, better = step == self.total, interrupt.due(step), False
+        last, leave, better = step == self.total, self.interrupt.due(step), False
         scores = None
         if self.unscored(state, step) and not leave:
-            self.drain(writer, progress)
+            self.drain()
             try:
-                state, better = self.evaluate(state, step, writer, interrupt)
+                state, better = self.evaluate(state, step)
                 scores = self.scores
             except Interrupted:
                 leave = True
         stopped = self.stale(state)
         keep = better and self.config.checkpoint.keep_best > 0
         if leave or stopped or keep or self.due(self.config.checkpoint.every, step, last):
-            self.drain(writer, progress)
+            self.drain()
             self.saved.save(step, state, metrics=scores, wait=leave)
-            writer.pause()
+            self.writer.pause()
         if leave and (not last or self.unscored(state, step)):
             raise Preempted(
                 f"asked to stop, and saved step {step} of {self.total}; the same command goes on "
@@ -276,62 +268,54 @@ class Loop:
         patience = self.config.eval.patience
         return bool(patience) and int(state.stale) >= patience
 
-    def check(self, row: dict | None, progress: Progress) -> None:
+    def check(self, row: dict | None) -> None:
         """Show a step's metrics; stop the run if its loss has not been finite for too long."""
         if row is None:
             return
-        step = int(row["step"])
-        if row["skipped"] > self.config.train.skip_nonfinite:
+        step, config = int(row["step"]), self.config.train
+        if row["skipped"] > config.skip_nonfinite:
             good = self.saved.latest()
             raise Diverged(
                 f"loss or gradient not finite at step {step} (loss {row['loss']}), after "
-                f"{self.config.train.skip_nonfinite} skipped updates; "
+                f"{config.skip_nonfinite} skipped updates; "
                 + (f"last good checkpoint: step {good}" if good else "no checkpoint was saved yet")
             )
         text = ""
-        if step % self.config.train.log_every == 0:
+        if step % config.log_every == 0:
             rate = row.get("tokens_per_second", 0)
             text = f"loss {row['loss']:.4f}" + (f"  {rate:,.0f} tok/s" if rate else "")
-        progress.update(step, text)
+        self.progress.update(step, text)
 
-    def drain(self, writer: MetricWriter, progress: Progress) -> None:
+    def drain(self) -> None:
         """Look at every step in flight: a checkpoint must not hold a run that has diverged."""
-        for row in writer.drain():
-            self.check(row, progress)
+        for row in self.writer.drain():
+            self.check(row)
 
-    def evaluate(self, state, step: int, writer: MetricWriter, interrupt: "Interrupt"):
+    def evaluate(self, state, step: int):
         """Score the evaluation split; return the state that records it, and whether it is best."""
-        config = self.config.eval
-        evaluation = evaluate_split(
-            self.program,
-            state.averaged(),
-            self.inputs,
-            config.split,
-            label="evaluate",
-            pause=interrupt.check,
-        )
+        config, pause = self.config.eval, self.interrupt.check
+        source = (self.program, state.averaged(), self.inputs, config.split)
+        evaluation = evaluate_split(*source, label="evaluate", pause=pause)
         self.evaluated, scores = (step, evaluation), evaluation.scores
         value, best = scores[config.metric], float(state.best)
         better = is_better(value, best, config.mode)
         stale = 0 if better else int(state.stale) + 1
         self.scores = {f"{config.split}/{name}": v for name, v in scores.items()}
-        writer.write({"step": step} | self.scores)
-        writer.pause()
+        self.writer.write({"step": step} | self.scores)
+        self.writer.pause()
         say(
             f"step {step}: {config.split}/{config.metric} {value:.4f}"
             + (" (best so far)" if better else f" (best {best:.4f}, {stale} evaluations ago)")
         )
-        abstract = self.program.abstract_state
-        put = jax.tree.map(
-            lambda new, a: jax.device_put(np.asarray(new, a.dtype), a.sharding),
-            (value if better else best, stale, step),
-            (abstract.best, abstract.stale, abstract.scored),
-        )
-        return state.replace(best=put[0], stale=put[1], scored=put[2]), better
+        counters = {"best": value if better else best, "stale": stale, "scored": step}
+        for name, number in counters.items():
+            like = getattr(self.program.abstract_state, name)
+            counters[name] = jax.device_put(np.asarray(number, like.dtype), like.sharding)
+        return state.replace(**counters), better
 
-    def finish(self, state, step: int, writer: MetricWriter, first: int) -> dict:
+    def finish(self, state, step: int, first: int) -> dict:
         """Write a task's report and `result.json`, and print the table."""
-        result = {"step": step, "train/loss": writer.last.get("loss")} | self.scores
+        result = {"step": step, "train/loss": self.writer.last.get("loss")} | self.scores
         result |= self.report(state, step)
         result |= {"best": float(state.best)} if not np.isnan(float(state.best)) else {}
         result = {name: value for name, value in result.items() if value is not None}
@@ -347,14 +331,14 @@ class Loop:
 
         It is done once per step, even where the run was killed in the middle of it.
         """
-        config = self.config
-        if not config.task.objective or not config.eval.split:
+        config, split = self.config, self.config.eval.split
+        if not config.task.objective or not split:
             return {}
         params = state.averaged()
         if config.eval.patience:
             params, step = load_params(self.program, self.workdir, "")
-        if report.step_of(report.place(self.workdir, config, config.eval.split)) == step:
+        if report.step_of(report.place(self.workdir, config, split)) == step:
             return {}
         at, evaluation = self.evaluated or (None, None)
         known = evaluation if at == step else None
-        return report.examine(self.program, params, self.inputs, config.eval.split, step, known)
+        return report.examine(self.program, params, self.inputs, split, step, known)

@@ -21,36 +21,27 @@ class TrainedModel:
     """A model with its parameters, its tokenizer, and what else its files say of it.
 
     Attributes:
-      family: its key in `MODELS`.
-      module: the Linen module: `module.apply({'params': params}, batch)`; it holds `config` and
-        heads.
-      params: nested dict of arrays.
-      tokenizer: that it was trained with; None where its directory has none.
-      labels: names of a classifier's classes.
       generation: what its files say of generating texts, see `interop.generation`.
       trained_here: its parameters were trained by this library, last at least, and so on texts
         that begin with BOS and end in the tokenizer's EOS.
-      context: tokens that it was trained with at once; 0 where that is not known.
-      architecture: class of `transformers` that it came from; empty for any that fits.
       special_ids: special tokens as `config.json` named them, where the tokenizer does not decide.
       problem: what a classifier's outputs are, in the words of `problem_type`; empty for labels of
         which each text has one.
-      mesh, sharding: over which the parameters are split; None where they are not.
     """
 
-    family: str
-    module: nn.Module
-    params: dict
-    tokenizer: Tokenizer | None = None
-    labels: tuple[str, ...] = ()
+    family: str  # its key in `MODELS`
+    module: nn.Module  # `module.apply({'params': params}, batch)`; it holds `config` and heads
+    params: dict  # nested, of arrays
+    tokenizer: Tokenizer | None = None  # that it was trained with; None: its files have none
+    labels: tuple[str, ...] = ()  # names of a classifier's classes
     generation: dict = dataclasses.field(default_factory=dict)
     trained_here: bool = False
-    context: int = 0
-    architecture: str = ""
+    context: int = 0  # tokens that it was trained with at once; 0 where that is not known
+    architecture: str = ""  # class of `transformers` that it came from; empty for any that fits
     special_ids: dict = dataclasses.field(default_factory=dict)
     problem: str = ""
-    mesh: Mesh | None = None
-    sharding: ShardingConfig | None = None
+    mesh: Mesh | None = None  # over which the parameters are split; None where they are not
+    sharding: ShardingConfig | None = None  # how they are
 
     def __post_init__(self):
         choose("family", self.family, MODELS)

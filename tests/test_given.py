@@ -9,6 +9,7 @@ import functools
 import json
 import re
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import tiny_runs as tiny
 
+from flaxlm import __main__ as command
 from flaxlm.commands import recipe
 from flaxlm.commands.evaluate import evaluate
 from flaxlm.data.tokenizer import load_tokenizer
@@ -265,6 +267,27 @@ def test_the_mode_follows_the_metric_unless_it_is_given(recipes, typed, mode):
 def test_a_mode_against_its_metric_is_refused(recipes, typed, message):
     with pytest.raises(ConfigError, match=message):
         recipe.configure(CLASSIFIER | {"eval": recipes}, typed)
+
+
+def test_a_run_that_kept_the_worst_goes_on_the_right_way_round(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "jit", traced)
+    nested, run = nested_of("recurrent", corpus) | {"eval": {"metric": "loss"}}, tmp_path / "run"
+    train(recipe.configure(nested, {}), run)
+    stated = (run / "config.json").read_text()
+    (run / "config.json").write_text(stated.replace('"mode": "min"', '"mode": "max"'))
+    resume = ["train", f"--workdir={run}"]
+    # To undo what was stated is no way out: the run states it. It goes on, and says so once.
+    with pytest.raises(ConfigError, match=r"leave eval.mode out, or set it to 'min'"):
+        recipe.configure(nested | {"eval": {"metric": "loss", "mode": "max"}}, {})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        command.run([*resume, "--config.train.steps=3"])
+    (said,) = (str(w.message) for w in caught if "kept the worst by" in str(w.message))
+    assert "eval.mode='max' kept the worst by eval.metric='loss'; it is read as 'min'" in said
+    assert json.loads((run / "config.json").read_text())["eval"]["mode"] == "min"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert train(recipe.configure(nested, {"train.steps": "4"}), run)["step"] == 4
 
 
 def test_a_character_model_is_as_large_as_its_tokenizer(corpus, tmp_path, monkeypatch):

@@ -116,7 +116,7 @@ def test_the_loss_curve_is_that_of_torch(name, tmp_path):
     ours, said = [], []
     with program.mesh():
         state = program.init(0)
-        params = init_source(program, "").load(state.params, said.append)
+        params = init_source(program, "")(state.params, said.append)
         state = state.replace(params=params)
         assert "fresh: none" in said[0]
         for _, batch in zip(range(STEPS), batches(spec), strict=False):
@@ -164,7 +164,7 @@ def test_layer_decay_is_that_of_parameter_groups(tmp_path):
     program = make_train_step(config, make_mesh(config.sharding, jax.devices()[:1]), steps)
     spec = config.objective.batch_spec(B, L)
     with program.mesh():
-        params = init_source(program, "").load(program.init(0).params, lambda line: None)
+        params = init_source(program, "")(program.init(0).params, lambda line: None)
         state = program.begin(params)
         for _, batch in zip(range(steps), batches(spec), strict=False):
             state, _ = program.step(state, batch)

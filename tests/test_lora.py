@@ -240,7 +240,7 @@ def test_a_run_from_a_lora_run_starts_from_merged_kernels(rank, hub, tuned):
     said = []
     with program.mesh():
         params = tiny_runs.drawn_state(program).params
-        loaded = tree.flatten(init_source(program, "").load(params, said.append))
+        loaded = tree.flatten(init_source(program, "")(params, said.append))
     fresh = {path for path in loaded if lora.is_adapter(path)}
     assert len(fresh) == (6 if rank else 0)
     assert loaded.keys() - fresh == expected.keys()

@@ -92,7 +92,7 @@ def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: st
         with program.mesh(), saved:
             if saved.latest() is not None:
                 raise Unsafe(f"{workdir} holds a run already; take another --to")
-            state, step = restore_or_init(program, saved, inputs, allow_missing, say)
+            state, step = restore_or_init(program, saved, allow_missing, say)
             saved.save(step, state, wait=True)
     count = parameter_count(config.model_name, config.model, program.abstract_params)
     return {"model": config.model_name, "parameters": count, "dtype": dtype}
@@ -100,7 +100,7 @@ def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: st
 
 def export_run(workdir: pathlib.Path, checkpoint: str):
     """Return a run's TrainedModel."""
-    config = run_config.build(run_config.read_run(str(workdir)))
+    config = run_config.build(run_config.expand(run_config.read_run(str(workdir))))
     devices = jax.local_devices()[:1]
     with open_run(config, workdir, checkpoint, devices=devices, say=say) as run:
         pooling, tokenizer = getattr(config.objective, "pooling", ""), run.model.tokenizer

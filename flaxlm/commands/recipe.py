@@ -145,8 +145,8 @@ def config_help(spec: str | None, overrides: dict[str, str]) -> str:
     texts = flags.field_texts(run_config.RunConfig)
     for section, cls in run_config.section_classes(full).items():
         texts |= {f"{section}.{name}": text for name, text in flags.field_texts(cls).items()}
-    for section, (key, table, _) in run_config.TABLES.items():
-        texts[f"{section}.{key}"] = f"which: {', '.join(table)}"
+    for section, (table, _) in run_config.TABLES.items():
+        texts[f"{section}.name"] = f"which: {', '.join(table)}"
     texts["model.preset"] = f"sizes by name: {', '.join(run_config.PRESETS)}"
     rows = []
     for key, kind in key_types(full).items():

@@ -47,12 +47,9 @@ def _reading_context(partial: bool):
 
 
 def begin(directory: Path, arrays: Mapping[str, Any]):
-    """Copy the arrays off their devices and start writing them.
+    """Copy global arrays off their devices, so that they may be donated, and start writing them.
 
-    On return the arrays may be donated. Every process calls this with its global arrays.
-
-    Returns:
-      an object whose `result()` returns when all processes have written, or raises.
+    Returns an object whose `result()` returns when all processes have written, or raises.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -126,16 +123,13 @@ def check(record: Manifest, asked: Mapping[str, Any], whole: bool) -> None:
 
     Orbax casts a leaf of another dtype without a word, so equality is demanded here.
     """
-    lines = []
     missing = [path for path in asked if path not in record.leaves]
-    if missing:
-        lines.append(f"it has no {name_some(missing)}")
     surplus = [path for path in record.leaves if path not in asked] if whole else []
-    if surplus:
-        lines.append(f"only it has {name_some(surplus)}")
+    lines = [f"it has no {name_some(missing)}"] if missing else []
+    lines += [f"only it has {name_some(surplus)}"] if surplus else []
     for path, leaf in asked.items():
         have, want = record.leaves.get(path), Leaf(tuple(leaf.shape), str(leaf.dtype))
-        if have and (want.shape, want.dtype) != (have.shape, have.dtype):
+        if have and str(want) != str(have):
             lines.append(f"{path} is {have} there and {want} here")
     if lines:
         more = f"; and {len(lines) - 4} more" if len(lines) > 4 else ""
@@ -155,11 +149,9 @@ def verify(record: Manifest, arrays: Mapping[str, Any]) -> None:
 
 def mesh_of(arrays: Mapping[str, Any]) -> dict[str, int]:
     """Return `{axis: size}` of the mesh that arrays lie on; empty off a mesh."""
-    for leaf in arrays.values():
-        mesh = getattr(getattr(leaf, "sharding", None), "mesh", None)
-        if mesh is not None:
-            return {str(name): int(size) for name, size in mesh.shape.items()}
-    return {}
+    meshes = (getattr(getattr(leaf, "sharding", None), "mesh", None) for leaf in arrays.values())
+    mesh = next((mesh for mesh in meshes if mesh is not None), None)
+    return {str(name): int(size) for name, size in mesh.shape.items()} if mesh is not None else {}
 
 
 def broadcast(value: bool) -> bool:
@@ -180,9 +172,9 @@ def together(read: Callable):
         return read()
     from jax.experimental import multihost_utils
 
-    got, damage = None, None
+    contents = damage = None
     try:
-        got = read()
+        contents = read()
     except Damaged as error:
         damage = error
     failed = multihost_utils.process_allgather(np.int32(damage is not None))
@@ -190,4 +182,4 @@ def together(read: Callable):
         raise damage
     if failed.any():
         raise Damaged(f"process {int(failed.argmax())} could not read it")
-    return got
+    return contents

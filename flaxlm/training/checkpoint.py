@@ -145,6 +145,7 @@ class Checkpointer(Store):
             mesh=arrays.mesh_of(flat),
             fingerprint=manifest.fingerprint(),
             versions=manifest.versions(),
+            files={},
             saved=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 

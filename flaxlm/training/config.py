@@ -35,18 +35,14 @@ class RunConfig:
     """One run: each section as the frozen dataclass that reads it, and the plain nested dict.
 
     Attributes:
-      seed: of the first parameters, the data's order, masks and dropout
-      init: run directory or hf:NAME_OR_DIR that model, tokenizer and parameters come from
       init_weights: False takes all but the parameters from `init`: the control of a fine-tuning
-      seeds: how many runs to train, from `seed` on, and to sum up
-      baseline: run directory whose answers to the same examples this run's are compared with
     """
 
-    seed: int
-    init: str
+    seed: int  # of the first parameters, the data's order, masks and dropout
+    init: str  # run directory or hf:NAME_OR_DIR that model, tokenizer and parameters come from
     init_weights: bool
-    seeds: int
-    baseline: str
+    seeds: int  # how many runs to train, from `seed` on, and to sum up
+    baseline: str  # run directory whose answers to the same examples this run's are compared with
     tokenizer: TokenizerConfig
     data: DataConfig
     task: typing.Any
@@ -68,11 +64,11 @@ class RunConfig:
         return json.dumps(self.raw, indent=2, sort_keys=True) + "\n"
 
 
-# Sections whose dataclass is chosen by a key: section -> (key, table, default name).
+# Sections whose dataclass is chosen by their key `name`: section -> (table, default name).
 TABLES = {
-    "model": ("name", MODELS, "decoder"),
-    "objective": ("name", OBJECTIVES, "causal_lm"),
-    "task": ("name", TASKS, "text"),
+    "model": (MODELS, "decoder"),
+    "objective": (OBJECTIVES, "causal_lm"),
+    "task": (TASKS, "text"),
 }
 SECTIONS = {
     "tokenizer": TokenizerConfig,
@@ -98,33 +94,14 @@ def section_class(section: str, name: str = ""):
     """Return the dataclass behind a section; `name` is the row where a table decides it."""
     if section not in TABLES:
         return SECTIONS[section]
-    row = TABLES[section][1][choose(f"{section}.name", name, TABLES[section][1])]
+    table, _ = TABLES[section]
+    row = table[choose(f"{section}.name", name, table)]
     return row.config_class if section == "model" else row
 
 
 def section_classes(full: dict) -> dict:
     """Return {section: dataclass} of a full config."""
-    names = {section: full[section][key] for section, (key, _, _) in TABLES.items()}
-    return {s: section_class(s, names.get(s, "")) for s in (*SECTIONS, *TABLES)}
-
-
-def defaults(cls) -> dict:
-    """Return a dataclass's fields with their defaults."""
-    return {
-        field.name: field.default
-        if field.default is not dataclasses.MISSING
-        else field.default_factory()
-        for field in dataclasses.fields(cls)
-        if field.init and not _required(field)
-    }
-
-
-def _required(field) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _fields(cls) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls) if field.init]
+    return {s: section_class(s, full[s].get("name", "")) for s in (*SECTIONS, *TABLES)}
 
 
 def expand(recipe: dict, inherited: dict | None = None) -> dict:
@@ -140,35 +117,31 @@ def expand(recipe: dict, inherited: dict | None = None) -> dict:
     """
     check_sections(recipe)
     full = {key: recipe.get(key, value) for key, value in TOP.items()}
-    silent = task_defaults(recipe.get("task", {}).get("name") or TABLES["task"][2])
+    silent = task_defaults(recipe.get("task", {}).get("name") or TABLES["task"][1])
     for section in (*SECTIONS, *TABLES):
-        given = dict(recipe.get(section, {}))
+        stated = recipe.get(section, {})
         base = dict(silent.get(section, {}))
         if section in ("tokenizer", "model"):
             base |= (inherited or {}).get(section, {})
         if section == "model":
-            preset = given.get("preset", "")
-            if preset:
+            if preset := stated.get("preset", ""):
                 base = dict(PRESETS[choose("model.preset", preset, PRESETS)])
             base["preset"] = preset or base.get("preset", "")
-        name = ""
         if section in TABLES:
-            key, table, default = TABLES[section]
-            name = given.get(key) or base.get(key) or default
-            choose(f"{section}.{key}", name, table)
-            base[key] = name
-        cls = section_class(section, name)
-        valid = [*_fields(cls), *(k for k in ("name", "preset") if k in base)]
-        for key in given:
-            if key not in valid:
-                raise ConfigError(
-                    f"config key {section}.{key} is not known{nearest(key, valid)}; "
-                    f"{section} has: {', '.join(valid)}"
-                )
-        full[section] = defaults(cls) | {k: v for k, v in base.items() if k in valid} | given
+            base["name"] = stated.get("name") or base.get("name") or TABLES[section][1]
+        cls = section_class(section, base.get("name", ""))
+        fields = [field for field in dataclasses.fields(cls) if field.init]
+        valid = [*(field.name for field in fields), *(k for k in ("name", "preset") if k in base)]
+        for key in (key for key in stated if key not in valid):
+            raise ConfigError(
+                f"config key {section}.{key} is not known{nearest(key, valid)}; "
+                f"{section} has: {', '.join(valid)}"
+            )
+        defaults = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+        full[section] = defaults | {k: v for k, v in base.items() if k in valid} | stated
         if section == "tokenizer":
             ids = model_vocab(full[section])
-        if section == "model" and "vocab_size" not in given | base:
+        if section == "model" and "vocab_size" not in stated | base:
             full[section]["vocab_size"] = ids
     follow(full, {f"{s}.{key}" for s in (*SECTIONS, *TABLES) for key in recipe.get(s, {})})
     return full
@@ -209,8 +182,8 @@ def follow(full: dict, stated: Container[str]) -> None:
     for section, names in EITHER.items():
         values = full[section]
         if any(values[name] for name in names if f"{section}.{name}" in stated):
-            rest = [name for name in names if f"{section}.{name}" not in stated]
-            values |= {name: type(values[name])() for name in rest}
+            others = [name for name in names if f"{section}.{name}" not in stated]
+            values |= {name: type(values[name])() for name in others}
     if "eval.metric" in stated and "eval.mode" not in stated:
         metric = str(full["eval"]["metric"])
         if not direction(metric):
@@ -223,7 +196,7 @@ def follow(full: dict, stated: Container[str]) -> None:
 
 def task_defaults(name: str) -> dict:
     """Return {section: {key: value}} that a task brings along: its objective, and its own."""
-    task = TASKS[choose("task.name", name, TASKS)]
+    task = section_class("task", name)
     defaults = {section: dict(values) for section, values in task.defaults.items()}
     if task.objective:
         defaults["objective"] = {"name": task.objective} | defaults.get("objective", {})
@@ -256,26 +229,17 @@ def check_sections(recipe) -> None:
             raise ConfigError(f"config section {key}={value!r} must be a dict of its keys")
 
 
-def _splat(section: str, cls, values: dict):
-    return cls(
-        **{
-            field.name: coerce(f"{section}.{field.name}", field.type, values[field.name])
-            for field in dataclasses.fields(cls)
-            if field.name in values
-        }
-    )
-
-
 def build(full: dict) -> RunConfig:
     """Return the RunConfig of an expanded nested dict; each dataclass checks its own values."""
-    names = {section: full[section][TABLES[section][0]] for section in TABLES}
-    sections = {}
+    names, sections = {section: full[section]["name"] for section in TABLES}, {}
     for section in (*SECTIONS, "task", "model", "objective"):
         if section == "objective":
             values = _with_labels(full[section], sections["task"], sections["data"])
             full = full | {section: values}
-        cls = section_class(section, names.get(section, ""))
-        sections[section] = _splat(section, cls, full[section])
+        cls, values = section_class(section, full[section].get("name", "")), full[section]
+        kinds = {f.name: f.type for f in dataclasses.fields(cls) if f.name in values}
+        coerced = {k: coerce(f"{section}.{k}", kind, values[k]) for k, kind in kinds.items()}
+        sections[section] = cls(**coerced)
     sections["objective"] = sections["objective"].for_model(names["model"])
     _check_task(names["task"], names["objective"])
     if sections["train"].microbatches > 1 and not sections["objective"].decomposes:
@@ -366,7 +330,7 @@ def read_run(run: str) -> dict:
         warnings.warn(
             f"{path}: eval.mode={judged['mode']!r} kept the worst by eval.metric="
             f"{judged['metric']!r}; it is read as {better!r}, among the checkpoints that are left",
-            stacklevel=2,
+            stacklevel=1,  # one place, so that it is said once
         )
         judged["mode"] = better
     return recipe

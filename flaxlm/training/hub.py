@@ -11,6 +11,10 @@ def hub_recipe(init: str) -> dict:
 
     The objective is the one that its heads were trained with, as far as there is one here.
     """
+
+    def fits(objective: str) -> bool:
+        return described.model in OBJECTIVES[objective].models()
+
     directory = Directory(init)
     described, heads = directory.description, directory.heads()
     model = {"name": described.model, **described.fields}
@@ -26,20 +30,14 @@ def hub_recipe(init: str) -> dict:
         recipe["task"] = {"name": described.objective}
         labels = {} if described.objective == "regression" else {"labels": described.labels}
         recipe["objective"] = {"name": described.objective} | labels
-    elif (
-        "token_classification" in heads
-        and described.model in OBJECTIVES["token_classification"].models()
-    ):
+    elif "token_classification" in heads and fits("token_classification"):
         recipe["objective"] = {"name": "token_classification", "labels": described.labels}
         recipe["task"] = task_of_labels(described.labels)
-    elif (
-        "question_answering" in heads
-        and described.model in OBJECTIVES["question_answering"].models()
-    ):
+    elif "question_answering" in heads and fits("question_answering"):
         recipe["task"] = {"name": "question_answering"}
         recipe["objective"] = {"name": "question_answering"}
-    elif described.model in OBJECTIVES["masked_lm"].models():
+    elif fits("masked_lm"):
         recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
-    elif described.model in OBJECTIVES["span_corruption"].models():
+    elif fits("span_corruption"):
         recipe["objective"] = {"name": "span_corruption"}
     return recipe

@@ -22,8 +22,8 @@ from flaxlm.interop import generation
 from flaxlm.interop.pretrained import SCHEME, Directory
 from flaxlm.training import config as run_config
 from flaxlm.training import manifest
-from flaxlm.training.changes import changes
 from flaxlm.training.checkpoint import Checkpointer
+from flaxlm.training.values import changes
 from flaxlm.training.workdir import Workdir, unwritable
 
 
@@ -46,7 +46,6 @@ class Inputs:
 
     def __init__(self, config: run_config.RunConfig, workdir: pathlib.Path, tokenizer: Tokenizer):
         self.config, self.workdir, self.tokenizer = config, workdir, tokenizer
-        self._caches: list[pathlib.Path] | None = None
         self._examples: dict[str, list] = {}
         self._evaluation: dict[tuple[str, int], list] = {}
 
@@ -58,8 +57,7 @@ class Inputs:
         Args:
           config: the run.
           workdir: its directory, made if it is not there.
-          write: whether this is a run that changes the directory: takes its lock and records
-            config, command and versions. Readers (evaluate, generate, inspect) pass False.
+          write: whether to change the directory: lock it, and record config, command and versions.
 
         Raises:
           Unsafe: another run holds the directory, or it holds a run of another config.
@@ -96,10 +94,7 @@ class Inputs:
             )
 
     def check_checkpoints(self) -> None:
-        """Refuse a tokenizer other than the one that the parameters were trained with.
-
-        That is the newest checkpoint's here, or else, where there is none yet, that of `init`.
-        """
+        """Refuse another tokenizer than the newest checkpoint's, or without one that of `init`."""
         for run in filter(None, (self.workdir, self.config.init)):
             if str(run).startswith(SCHEME):
                 if Directory(run).tokenizer().hash != self.tokenizer.hash:
@@ -126,18 +121,16 @@ class Inputs:
         """What the files of the model that the run began with say of generating texts."""
         return generation.read_settings(self.workdir)
 
-    @property
+    @functools.cached_property
     def caches(self) -> list[pathlib.Path]:
         """Token caches of the corpus, one for each weighted path; made where they are missing."""
-        if self._caches is None:
-            lead = jax.process_index() == 0
-            if not lead:
-                barrier("token cache")
-            config = self.config
-            _, self._caches = token_cache.prepare(config.data, config.tokenizer, self.workdir)
-            if lead:
-                barrier("token cache")
-        return self._caches
+        lead = jax.process_index() == 0
+        if not lead:
+            barrier("token cache")
+        _, caches = token_cache.prepare(self.config.data, self.config.tokenizer, self.workdir)
+        if lead:
+            barrier("token cache")
+        return caches
 
     def examples(self, split: str) -> list[dict]:
         """Return a task's examples of a split."""
@@ -152,12 +145,13 @@ class Inputs:
             examples = self.examples(split)
             read = getattr(examples, "read", len(examples))
             return {"examples": len(examples), "examples_read": read}
-        names = [split] if self.config.data.split == "file" else self.config.data.cached_splits()
-        held, read = (
-            sum(source.counts["bytes"] for name in of for source in self.sources(name))
-            for of in ([split], names)
-        )
-        return {"bytes": held, "bytes_read": read}
+
+        def size(splits) -> int:
+            return sum(source.counts["bytes"] for name in splits for source in self.sources(name))
+
+        data = self.config.data
+        splits = [split] if data.split == "file" else data.cached_splits()
+        return {"bytes": size([split]), "bytes_read": size(splits)}
 
     def sources(self, split: str) -> list:
         """Return what the objective plans rows over: token caches, or a task's examples."""
@@ -173,14 +167,14 @@ class Inputs:
         return caches
 
     def _plans(self, split: str, shuffle: bool) -> list:
-        row, order = (self.config.train.length, self.tokenizer), {"seed": self.config.seed}
-        plan = self.config.objective.plan
-        return [plan(source, *row, **order, shuffle=shuffle) for source in self.sources(split)]
+        plan = functools.partial(self.config.objective.plan, seed=self.config.seed, shuffle=shuffle)
+        length = self.config.train.length
+        return [plan(source, length, self.tokenizer) for source in self.sources(split)]
 
     def _batches(self, kind: type, plan, batch_size: int):
-        config = self.config
-        row = (config.objective, self.tokenizer, config.train.length)
-        return kind(plan, *row, config.seed, batch_size, config.train.shorter)
+        config, train = self.config, self.config.train
+        row = (config.objective, self.tokenizer, train.length, config.seed)
+        return kind(plan, *row, batch_size, train.shorter)
 
     def train(self, batch_size: int) -> Batches:
         """Return the training batches: batch i is a function of (seed, i)."""
@@ -217,21 +211,16 @@ class Inputs:
 
     def stream(self, batches: Batches, program, start: int, stop: int):
         """Yield global batches start, start + 1, … made ahead by threads, each host its rows."""
-        size = batches.batch_size
+        size, data = batches.batch_size, self.config.data
         rows = sharding.host_rows(program.batch_sharding, size)
-        data = self.config.data
-        for host in loader(
-            batches, start, stop, threads=data.threads, prefetch=data.prefetch, rows=rows
-        ):
+        ahead = {"threads": data.threads, "prefetch": data.prefetch}
+        for host in loader(batches, start, stop, rows=rows, **ahead):
             yield sharding.to_global(host, rows[0], size, program.batch_sharding)
 
     def identity(self, data: bool = True) -> dict:
         """Return the hashes that a checkpoint's manifest holds; `data` includes the corpus's."""
-        text = json.dumps(self.config.raw, sort_keys=True)
-        facts = {
-            "config": hashlib.sha256(text.encode()).hexdigest(),
-            "tokenizer": self.tokenizer.hash,
-        }
+        text = json.dumps(self.config.raw, sort_keys=True).encode()
+        facts = {"config": hashlib.sha256(text).hexdigest(), "tokenizer": self.tokenizer.hash}
         if data and not self.config.task.objective:
             facts["data"] = [source.hash for source in self.sources("train")]
         return facts
@@ -299,9 +288,8 @@ def record(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
     path = workdir / "config.json"
     if path.exists() and any((workdir / "checkpoints").glob("step_*")):
         # A key that an earlier version did not have stood at its default.
-        before = run_config.expand(run_config.read_json(path))
-        changed = changes(before, config.raw)
-        if changed:
+        before = run_config.expand(run_config.read_run(str(workdir)))
+        if changed := changes(before, config.raw):
             raise Unsafe(
                 f"{workdir} holds a run of another config; take another run directory, or undo: "
                 + "; ".join(changed)
@@ -329,12 +317,8 @@ def command_line(argv: list[str]) -> str:
 def _commit() -> str:
     """Return the source's git commit, `-dirty` added for local changes; '' outside a checkout."""
     try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=pathlib.Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        ).stdout.strip()
+        command, here = "git describe --always --dirty --abbrev=40", pathlib.Path(__file__).parent
+        done = subprocess.run(command.split(), cwd=here, capture_output=True, text=True, timeout=10)
+        return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -23,16 +23,13 @@ class LoraConfig:
     """Low-rank adaptation; what is neither a factor nor named by `train` stays as it is.
 
     Attributes:
-      rank: R of the factors; 0: off, everything is trained.
-      alpha: the product of the factors counts alpha / rank.
       targets: regexes of the paths of the kernels that get factors.
-      train: regexes of other parameters that are trained.
     """
 
-    rank: int = 0
-    alpha: float = 16.0
+    rank: int = 0  # R of the factors; 0: off, everything is trained
+    alpha: float = 16.0  # the product of the factors counts alpha / rank
     targets: tuple[str, ...] = (r"attention/(query|value)/kernel$",)
-    train: tuple[str, ...] = (r"^heads/",)
+    train: tuple[str, ...] = (r"^heads/",)  # regexes of other parameters that are trained
 
     def __post_init__(self):
         if self.rank < 0 or self.alpha <= 0:
@@ -61,14 +58,8 @@ def add(params: dict, config: LoraConfig, axes, seed) -> dict:
     `lora_b` is zero, so nothing is changed by them. `lora_a` is normal with a standard deviation
     of (inputs)^−½ and a function of (seed, path), whatever other parameters there are.
 
-    Args:
-      params: nested dict.
-      config: which kernels, and the rank.
-      axes: the model's rows of logical axes, which say what of a kernel its inputs are.
-      seed: of the run.
-
-    Raises:
-      ConfigError: a target is no kernel; the nearest are named.
+    `axes` are the model's rows of logical axes, which say what of a kernel its inputs are.
+    ConfigError where a target is no kernel; the nearest are named.
     """
     if not config.rank:
         return params
@@ -78,17 +69,14 @@ def add(params: dict, config: LoraConfig, axes, seed) -> dict:
         kernel, place = flat[path], path.removesuffix("kernel")
         inputs = len(tree.first_match(axes, f"{place}lora_a")) - 1
         stack = kernel.ndim - len(tree.first_match(axes, path))
-        layers, (read, written) = kernel.shape[:stack], _halves(kernel.shape[stack:], inputs)
+        layers, shape = kernel.shape[:stack], kernel.shape[stack:]
+        read, written = shape[:inputs], shape[inputs:]
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
         noise = jax.random.normal(key, (*layers, *read, config.rank), kernel.dtype)
         flat[f"{place}lora_a"] = noise * math.prod(read) ** -0.5
         flat[f"{place}lora_b"] = jnp.zeros((*layers, config.rank, *written), kernel.dtype)
         flat[f"{place}lora_scale"] = jnp.full(layers, config.alpha / config.rank, jnp.float32)
     return tree.unflatten(flat)
-
-
-def _halves(shape: tuple[int, ...], inputs: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return shape[:inputs], shape[inputs:]
 
 
 def trainable(config: LoraConfig, paths) -> set[str]:

@@ -39,29 +39,17 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The contents of `manifest.json`.
+    """The contents of `manifest.json`."""
 
-    Attributes:
-      step: the number of updates the state has seen.
-      leaves: `{path: Leaf}` of the whole state.
-      metrics: `{name: value}` that the step was saved with; None stands for a non-finite value.
-      extra: what the run adds, as hashes of its config, tokenizer and data.
-      mesh: `{axis: size}` of the mesh that wrote it; empty off a mesh.
-      fingerprint: `fingerprint()` of the machine that wrote it.
-      versions: `{package: version}`.
-      files: `{relative name: SHA-256}` of the files beside the arrays.
-      saved: when, in UTC, ISO 8601.
-    """
-
-    step: int
-    leaves: dict[str, Leaf]
-    metrics: dict[str, float | None] = dataclasses.field(default_factory=dict)
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
-    mesh: dict[str, int] = dataclasses.field(default_factory=dict)
-    fingerprint: dict[str, Any] = dataclasses.field(default_factory=dict)
-    versions: dict[str, str] = dataclasses.field(default_factory=dict)
-    files: dict[str, str] = dataclasses.field(default_factory=dict)
-    saved: str = ""
+    step: int  # updates that the state has seen
+    leaves: dict[str, Leaf]  # of the whole state, by path
+    metrics: dict[str, float | None]  # that the step was saved with; None: a non-finite value
+    extra: dict[str, Any]  # what the run adds, as hashes of its config, tokenizer and data
+    mesh: dict[str, int]  # {axis: size} of the mesh that wrote it; empty off a mesh
+    fingerprint: dict[str, Any]  # of the machine that wrote it
+    versions: dict[str, str]  # by package
+    files: dict[str, str]  # {relative name: SHA-256} of the files beside the arrays
+    saved: str  # when, in UTC, ISO 8601
 
     def branch(self, prefix: str) -> dict[str, Leaf]:
         """Return {path without its prefix: leaf} of one branch, such as `params/`."""
@@ -120,20 +108,22 @@ def finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 def file_hashes(directory: Path, names) -> dict[str, str]:
     """Return `{relative name: SHA-256}` of files, and of every file in directories, in `names`."""
     hashes = {}
-    for name in names:
-        path = directory / name
+    for path in (directory / name for name in names):
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
-            relative = file.relative_to(directory).as_posix()
-            hashes[relative] = hashlib.sha256(file.read_bytes()).hexdigest()
+            hashes[file.relative_to(directory).as_posix()] = _sha256(file)
     return hashes
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def verify_files(directory: Path, files: Mapping[str, str]) -> None:
     """Raise Damaged, naming it, where a file is not there or has not the SHA-256 of `files`."""
     for name, expected in files.items():
         try:
-            digest = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+            digest = _sha256(directory / name)
         except OSError as error:
             raise Damaged(f"file {name} cannot be read ({error.strerror})") from error
         if digest != expected:
@@ -143,9 +133,8 @@ def verify_files(directory: Path, files: Mapping[str, str]) -> None:
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of what computes and stores a state."""
-    names = ("flaxlm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     versions_of = {"python": platform.python_version()}
-    for name in names:
+    for name in ("flaxlm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
         try:
             versions_of[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -161,14 +150,12 @@ def fingerprint() -> dict[str, Any]:
     """
     import jax
 
-    devices = jax.devices()
+    devices, asked = jax.devices(), getattr(os, "sched_getaffinity", None)
     return {
         "device": devices[0].device_kind,
         "devices": len(devices),
         "processes": jax.process_count(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": len(asked(0)) if asked else os.cpu_count(),
         "isa": _isa(),
         "xla_flags": " ".join(sorted(os.environ.get("XLA_FLAGS", "").split())),
         "matmul_precision": str(jax.config.jax_default_matmul_precision),
@@ -184,26 +171,19 @@ def _isa() -> str:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return f"{platform.machine()} {platform.processor()}".strip()
-    flags: set[str] = set()
-    for line in text.splitlines():
-        if line.lower().startswith(("flags", "features")):
-            flags = set(line.partition(":")[2].split())
-            break
+    lines = (x for x in text.splitlines() if x.lower().startswith(("flags", "features")))
+    flags = next(lines, "").partition(":")[2].split()
     return " ".join([platform.machine(), *(name for name in wanted if name in flags)])
 
 
 def promise(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return one line: what a resume on fingerprint `now` of a state from `saved` may expect."""
-    changed = [
-        f"{name} {saved.get(name)!r} → {now.get(name)!r}"
-        for name in sorted({*saved, *now})
-        if saved.get(name) != now.get(name)
-    ]
-    if changed:
+    names = [name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]
+    if names:
+        changed = (f"{name} {saved.get(name)!r} → {now.get(name)!r}" for name in names)
         return "same data order, not the same bits: " + ", ".join(changed)
-    if "cpu" not in str(now.get("device", "")).lower() and (
-        "--xla_gpu_deterministic_ops=true" not in str(now.get("xla_flags", ""))
-    ):
+    deterministic = "--xla_gpu_deterministic_ops=true" in str(now.get("xla_flags", ""))
+    if "cpu" not in str(now.get("device", "")).lower() and not deterministic:
         return (
             "same fingerprint; the same bits only with "
             "XLA_FLAGS=--xla_gpu_deterministic_ops=true (GPU) or fixed compiler choices"

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import math
 import pathlib
 import sys
 import time
@@ -9,14 +10,47 @@ import time
 import jax
 import numpy as np
 
-from flaxlm import files
-from flaxlm.training.throughput import peak_flops
+from flaxlm import files, tree
+
+# Dense bfloat16 peak of one device, FLOP/s, from the makers' data sheets.
+PEAK_FLOPS = {
+    "A100": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6": 918e12,
+}
 
 
-def append_jsonl(path: pathlib.Path, row: dict) -> None:
-    """Append one JSON row and hand it to the operating system."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+def peak_flops() -> float:
+    """Return the bfloat16 peak of all devices together, or 0 where it is not known (CPUs)."""
+    kind = jax.devices()[0].device_kind
+    return next((v for k, v in PEAK_FLOPS.items() if k in kind), 0.0) * jax.device_count()
+
+
+def flops_per_token(model, length: int, params) -> float:
+    """Return the training FLOPs a token: 6 N + 12 · layers · heads · head size · length.
+
+    Kaplan et al. (2020), section 2.1, with the attention term of Chowdhery et al. (2022),
+    appendix B. N leaves out what is only looked up: positions, types, and an untied token table.
+    `model` is its config, `length` that of a row.
+    """
+    looked_up = r"embed/(position|token_type)" + (
+        "" if getattr(model, "tied", True) else "|embed/token"
+    )
+    counted = sum(
+        math.prod(leaf.shape)
+        for path, leaf in tree.flatten(params).items()
+        if not tree.first_match([(looked_up, True)], path)
+    )
+    attention = 0
+    if hasattr(model, "num_heads"):
+        attention = model.num_layers * model.num_heads * model.head_dim * length
+    return 6.0 * counted + 12.0 * attention
 
 
 def drop_rows_after(path: pathlib.Path, step: int) -> None:
@@ -47,12 +81,10 @@ class MetricWriter:
     def __init__(self, workdir: pathlib.Path, config, tokens: int, flops: float, step: int):
         self.path = workdir / "metrics.jsonl"
         self.config, self.tokens, self.flops = config, tokens, flops
-        self.lag = 2
-        self.pending: collections.deque = collections.deque()
-        self.clock = None
-        self.peak = peak_flops()
-        self.writer = None
         self.workdir, self.step = workdir, step
+        self.lag, self.peak = 2, peak_flops()
+        self.pending: collections.deque = collections.deque()
+        self.clock = self.writer = None
         self.lead = jax.process_index() == 0
         if self.lead:
             drop_rows_after(self.path, step)
@@ -91,7 +123,8 @@ class MetricWriter:
         """Append one row to `metrics.jsonl` and to the TensorBoard events."""
         if not self.lead:
             return
-        append_jsonl(self.path, row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
         if self.writer is None:
             from tensorboardX import SummaryWriter  # a second to import: not before it is needed
 
@@ -124,18 +157,14 @@ def table(rows: dict, title: str) -> None:
     from rich.table import Table
 
     grid = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
-    for name, value in folded(rows).items():
-        grid.add_row(name, value)
+    for row in folded(rows).items():
+        grid.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 120).print(grid)
 
 
 def folded(rows: dict) -> dict[str, str]:
     """Return {name: text}, each value with its interval, or with what it is of, behind it."""
-
-    def text(value) -> str:
-        return f"{value:,.4f}" if isinstance(value, float) else str(value)
-
-    texts = {name: text(value) for name, value in rows.items()}
+    texts = {k: f"{v:,.4f}" if isinstance(v, float) else str(v) for k, v in rows.items()}
     for name in rows:
         if f"{name}_read" in rows:
             texts[name] += f" of {texts.pop(f'{name}_read')}"

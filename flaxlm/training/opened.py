@@ -25,14 +25,7 @@ INIT = "init"  # the checkpoint that stands for the Hugging Face model of a run'
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A run that is read.
-
-    Attributes:
-      model: the trained model.
-      program: judges batches with it.
-      inputs: of the run.
-      step: that the parameters are of.
-    """
+    """A run that is read, with the parameters of a step."""
 
     model: TrainedModel
     program: Program
@@ -50,11 +43,9 @@ def open_run(
     heads: dict[str, int] | None = None,
     say: Callable = lambda line: None,
 ):
-    """Yield the Opened run of a config, its mesh entered.
+    """Yield the Opened run of a config and its directory, its mesh entered.
 
     Args:
-      config: the run.
-      workdir: the run directory.
       checkpoint: `latest`, `best`, a step, INIT, or nothing, see `reading.find`.
       devices: of the mesh; None: all.
       heads: {head: output size} to read; {} for the backbone, None for those of the objective.
@@ -73,13 +64,14 @@ def open_run(
         program = make_program(config, mesh, heads)
         with program.mesh():
             params, step = load_params(program, workdir, checkpoint, say)
-            facts = {"problem": config.objective.problem}
+            foreign = checkpoint == INIT
+            facts = {
+                "problem": config.objective.problem,
+                "generation": Directory(config.init).generation() if foreign else inputs.generation,
+                "trained_here": step > 0 or not config.init.startswith(SCHEME),
+            }
             if set(program.heads) & {"classification", "token_classification"}:
                 facts["labels"] = getattr(config.objective, "labels", ())
-            facts["generation"] = inputs.generation
-            if checkpoint == INIT:
-                facts["generation"] = Directory(config.init).generation()
-            facts["trained_here"] = step > 0 or not config.init.startswith(SCHEME)
             program = dataclasses.replace(program, facts=facts)
             yield Opened(program.trained(params, inputs.tokenizer), program, inputs, step)
 
@@ -131,29 +123,14 @@ def _is_run(source: str) -> bool:
     return False
 
 
-def is_head(path: str) -> bool:
-    """Return whether a parameter belongs to a head, which `init` may not have been trained with."""
-    return path.startswith("heads/")
-
-
-@dataclasses.dataclass(frozen=True)
-class HubPlan:
-    """What is loaded of a run's Hugging Face `init`: a plan, and the order of a head's outputs."""
-
-    plan: Plan
-    order: list[int]
-
-    def load(self, asked: dict, fresh: dict | None = None, quiet: bool = False) -> dict:
-        """Return {path: array} of what is there, laid out as `asked`; see `Plan.load`."""
-        return in_order(self.plan.load(asked, fresh, quiet), self.order)
-
-
 def hub_plan(
     program: Program, allow_missing: str | None = None, fresh: Callable = lambda path: False
-) -> HubPlan:
-    """Return the plan of loading a run's Hugging Face `init`; see `Directory.plan`."""
-    config = program.config
-    heads = program.heads
+) -> tuple[Plan, list[int]]:
+    """Return the plan of loading a run's Hugging Face `init`, and the order of a head's outputs.
+
+    See `Directory.plan` and `order_of_head`.
+    """
+    config, heads = program.config, program.heads
     directory = Directory(config.init)
     both = heads.keys() & directory.heads().keys()
     paths = [f"heads/{name}/{leaf}" for name in both for leaf in ("kernel", "bias")]
@@ -164,7 +141,7 @@ def hub_plan(
         there = [path for path in plan.there if path not in other]
         missing = [path for path in plan.shapes if path not in there]
         plan = dataclasses.replace(plan, there=there, missing=missing)
-    return HubPlan(plan, order)
+    return plan, order
 
 
 def load_params(
@@ -172,15 +149,12 @@ def load_params(
 ):
     """Return (averaged parameters, step) of a run, laid out on the program's mesh.
 
-    Args:
-      program: of the run's config, on any mesh.
-      workdir: the run directory.
-      checkpoint: `latest`, `best`, a step, INIT, or nothing, see `reading.find`.
-      say: prints one line, which step it is.
+    `checkpoint` and `say` are as for `open_run`.
     """
     asked = tree.flatten(program.abstract_params)
     if checkpoint == INIT:
-        return tree.unflatten(hub_plan(program).load(asked)), 0
+        plan, order = hub_plan(program)
+        return tree.unflatten(in_order(plan.load(asked), order)), 0
     source = reading.find(workdir, checkpoint, program.config.eval)
     order, _ = order_of_head(program.config, labels_of_run(workdir), asked, str(workdir))
     params, record = source.read(asked, program)

@@ -17,36 +17,28 @@ class OptimizerConfig:
     """An optimizer, its schedule, clipping and weight decay.
 
     Attributes:
-      learning_rate: the peak, reached after `warmup_steps` of linear warm-up.
-      warmup_fraction: the share of the run's steps that `warmup_steps` is, where it is 0.
-      schedule: a key of `SCHEDULES`.
-      final_learning_rate: where a decaying schedule ends.
-      decay_steps: the step at which it ends; 0 is the run's last step.
-      cooldown: share of the steps that `wsd` spends on its last, linear descent.
-      clip_norm: bound on the global gradient norm; 0 is off.
       no_decay: regexes of parameter paths that weight decay leaves alone.
-      freeze: regexes of the paths of parameters that are not trained.
       layer_decay: what an update is multiplied by for each layer between a parameter and the top
         (Howard & Ruder, 2018; Clark et al., 2020); `models.depth` counts. Of the learning rate
         and the weight decay alike; 1 is off.
     """
 
     name: str = "adamw"  # adamw, adafactor, sgd, lion
-    learning_rate: float = 1e-3
-    schedule: str = "cosine"
+    learning_rate: float = 1e-3  # the peak, reached after `warmup_steps` of linear warm-up
+    schedule: str = "cosine"  # a key of `SCHEDULES`
     warmup_steps: int = 0  # steps of linear warm-up; see warmup_fraction
-    warmup_fraction: float = 0.0
-    final_learning_rate: float = 0.0
-    decay_steps: int = 0
-    cooldown: float = 0.2
+    warmup_fraction: float = 0.0  # share of the run's steps that `warmup_steps` is, where it is 0
+    final_learning_rate: float = 0.0  # where a decaying schedule ends
+    decay_steps: int = 0  # the step at which it ends; 0 is the run's last step
+    cooldown: float = 0.2  # share of the steps that `wsd` spends on its last, linear descent
     b1: float = 0.9  # decay of the first moment (adamw, lion)
     b2: float = 0.999  # decay of the second moment (adamw, lion)
     epsilon: float = 1e-8  # of adamw
     momentum: float = 0.9  # of sgd
     weight_decay: float = 0.01  # times the learning rate; 0 is off
     no_decay: tuple[str, ...] = (r"bias$", r"norm", r"scale$")
-    clip_norm: float = 1.0
-    freeze: tuple[str, ...] = ()
+    clip_norm: float = 1.0  # bound on the global gradient norm; 0 is off
+    freeze: tuple[str, ...] = ()  # regexes of the paths of parameters that are not trained
     layer_decay: float = 1.0
 
     def __post_init__(self):
@@ -171,9 +163,7 @@ def trained(config: OptimizerConfig, adapters: lora.LoraConfig, paths: Iterable[
 def scale_by_depth(decay: float, distances: Mapping[str, np.ndarray]):
     """Return the transformation that multiplies updates by decay^distance; it has no state.
 
-    Args:
-      decay: in (0, 1].
-      distances: {path: number, or numbers along the leading dimension}.
+    `distances` are {path: number, or numbers along the leading dimension}.
     """
 
     def scale(path: str, update):
@@ -187,13 +177,7 @@ def scale_by_depth(decay: float, distances: Mapping[str, np.ndarray]):
 def make_optimizer(
     config: OptimizerConfig, total_steps: int, distances: Mapping[str, np.ndarray] | None = None
 ):
-    """Return (optax transformation, schedule).
-
-    Args:
-      config: which.
-      total_steps: the run's last step.
-      distances: of each parameter from the top, for `layer_decay`.
-    """
+    """Return (optax transformation, schedule), see `make_schedule` and `scale_by_depth`."""
     schedule = make_schedule(config, total_steps)
     update = OPTIMIZERS[config.name](config, schedule, lambda params: decay_mask(config, params))
     if config.clip_norm:

@@ -19,25 +19,17 @@ from flaxlm.training.config import RunConfig
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A run's model and the functions that read it, on one mesh; enter `mesh()` around their use.
-
-    Attributes:
-      abstract_params: ShapeDtypeStructs with shardings, what parameters are loaded into.
-      sums: (params, batch) -> {name: (sum, weight)} of the evaluation loss and its metrics.
-      predict: (params, batch) -> {name: [B, …]}.
-      judge: (params, batch) -> (what `sums` gives, what `predict` gives), in one pass.
-      facts: further fields of its `TrainedModel`.
-    """
+    """A run's model and the functions that read it, on one mesh; enter `mesh()` to call them."""
 
     config: RunConfig
     device_mesh: Mesh
     model: Any
-    abstract_params: dict
+    abstract_params: dict  # ShapeDtypeStructs with shardings, what parameters are loaded into
     batch_sharding: NamedSharding
-    sums: Callable
-    predict: Callable
-    judge: Callable
-    facts: dict = dataclasses.field(default_factory=dict, kw_only=True)
+    sums: Callable  # (params, batch) -> {name: (sum, weight)} of the evaluation loss and metrics
+    predict: Callable  # (params, batch) -> {name: [B, …]}
+    judge: Callable  # (params, batch) -> (what `sums` gives, what `predict` gives), in one pass
+    facts: dict = dataclasses.field(default_factory=dict, kw_only=True)  # of its `TrainedModel`
 
     @property
     def objective(self):
@@ -86,8 +78,7 @@ def make_program(
     """Return the Program of a config on a mesh.
 
     Args:
-      config: the run.
-      mesh: from `sharding.make_mesh`.
+      config, mesh: of the run; see `sharding.make_mesh`.
       heads: {head: output size} to build the model with; None: those of the objective.
       adapters: whether the run's low-rank factors are parameters of their own. A reader has no
         place for them: they are merged into their kernels when the run is read.

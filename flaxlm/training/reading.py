@@ -21,22 +21,12 @@ from flaxlm.training.program import Program
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One checkpoint of a run.
+    """One checkpoint of a run."""
 
-    Attributes:
-      saved: the run's checkpoints, to read only.
-      step: which of them.
-      why: how it was chosen, for a person.
-      exact: False: should it be damaged, the newest that is not will do.
-    """
-
-    saved: Checkpointer
-    step: int
-    why: str
-    exact: bool
-
-    def __str__(self) -> str:
-        return f"{self.saved.root.parent} step {self.step} ({self.why})"
+    saved: Checkpointer  # the run's, to read only
+    step: int  # which of them
+    why: str  # how it was chosen, for a person
+    exact: bool  # False: should it be damaged, the newest that is not will do
 
     def check(self, wanted: dict, program: Program) -> None:
         """Raise Unsafe unless the checkpoint has `wanted`, see `read`, in these shapes."""
@@ -59,9 +49,7 @@ class Source:
     def read(self, wanted: dict, program: Program) -> tuple[dict, Manifest]:
         """Return {path: array} of the parameters `wanted`, and the manifest that they came with.
 
-        Args:
-          wanted: {path: ShapeDtypeStruct with its sharding}.
-          program: of the reader, for its mesh.
+        `wanted` is {path: ShapeDtypeStruct with its sharding}, on the mesh of the reader `program`.
         """
         names, asked = _asked(self.saved.manifest(self.step), wanted, program)
         step = self.step if self.exact else None
@@ -118,7 +106,7 @@ def _asked(record: Manifest, wanted: dict, program: Program) -> tuple[dict, dict
     """
     there, config = param_leaves(record), program.config
     factors = {
-        path: jax.ShapeDtypeStruct(record.leaves[leaf].shape, record.leaves[leaf].dtype)
+        path: record.leaves[leaf]
         for path, leaf in there.items()
         if lora.is_adapter(path) and path not in wanted and lora.kernel_of(path) in wanted
     }

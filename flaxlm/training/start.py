@@ -1,6 +1,5 @@
 """Where a run starts: this workdir → `init` (another run, or a Hugging Face model) → scratch."""
 
-import dataclasses
 import re
 from collections.abc import Callable
 
@@ -13,21 +12,17 @@ from flaxlm.models import MODELS
 from flaxlm.training import lora, manifest, reading
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.head_labels import in_order, labels_of_run, order_of_head
-from flaxlm.training.inputs import Inputs
-from flaxlm.training.opened import HubPlan, hub_plan, is_head
+from flaxlm.training.opened import hub_plan
 from flaxlm.training.program import Program
 from flaxlm.training.step import TrainProgram
 
 
-def restore_or_init(
-    program: TrainProgram, saved: Checkpointer, inputs: Inputs, allow_missing: str, say: Callable
-):
+def restore_or_init(program: TrainProgram, saved: Checkpointer, allow_missing: str, say: Callable):
     """Return (TrainState, step) to go on from; what was loaded is said.
 
     Args:
       program: its abstract state says what to load, and where each part lies.
       saved: the workdir's checkpoints.
-      inputs: the run's inputs.
       allow_missing: regex of parameters that may start fresh under `init`.
       say: prints one line.
 
@@ -36,10 +31,7 @@ def restore_or_init(
       ConfigError: `init` lacks parameters, or `allow_missing` is no regex.
       Unsafe: a checkpoint, here or of `init`, has parameters of other shapes.
     """
-    try:
-        re.compile(allow_missing)
-    except re.error as error:
-        raise ConfigError(f"--allow_missing={allow_missing!r} is not a regex: {error}") from None
+    tree.check_patterns("--allow_missing", (allow_missing,))
     saved.probe(program.abstract_state)
     axes, config = MODELS[program.config.model_name].axes, program.config.sharding
     for line in sharding.unsplit(axes, program.abstract_params, program.device_mesh, config):
@@ -52,8 +44,8 @@ def restore_or_init(
         return state, record.step
     # 2. `init`: the parameters of another run. What it cannot give is said before anything is made.
     if program.config.init and program.config.init_weights:
-        source = init_source(program, allow_missing)
-        params = source.load(program.init(program.config.seed).params, say)
+        load = init_source(program, allow_missing)
+        params = load(program.init(program.config.seed).params, say)
         # Optimizer and averages start anew, from these parameters.
         state = program.begin(params)
     # 3. Scratch.
@@ -63,90 +55,69 @@ def restore_or_init(
     return state, 0
 
 
-def init_source(program: Program, allow_missing: str):
-    """Return what a run takes from its `init`, checked; see `InitFromRun` for what is raised."""
-    if not program.config.init.startswith(SCHEME):
-        return InitFromRun.of(program, allow_missing)
-    return InitFromHub(program, hub_plan(program, allow_missing, is_head))
-
-
-@dataclasses.dataclass(frozen=True)
-class InitFromHub:
-    """What a run takes from a Hugging Face directory."""
-
-    program: Program
-    plan: HubPlan
-
-    def load(self, params, say: Callable):
-        """Return `params` with what the directory has; print loaded, fresh and ignored."""
-        asked, fresh = map(tree.flatten, (self.program.abstract_params, params))
-        loaded = self.plan.load(asked, fresh, quiet=jax.process_index() != 0)
-        say(f"init from {self.plan.plan}")
-        return tree.unflatten(fresh | loaded)
-
-
-@dataclasses.dataclass(frozen=True)
-class InitFromRun:
-    """What a run takes from its `init`.
+def init_source(program: Program, allow_missing: str) -> Callable:
+    """Return load(params, say) -> `params` with what the run's `init` has, which is said.
 
     A parameter may start fresh only if it belongs to a head of this objective, which `init` was
-    not trained with, if it is a low-rank factor, or if `allow_missing` matches its path. Factors
-    of `init` itself are merged into their kernels.
-
-    Attributes:
-      program: of the run.
-      source: the checkpoint of `init` that it comes from.
-      asked: `{path: ShapeDtypeStruct}` of the parameters that it has.
-      fresh: paths of those that it lacks.
-      order: where the outputs of its head stand that are this run's labels.
+    not trained with, if it is a low-rank factor, or if `allow_missing` matches its path. What
+    cannot be loaded is refused at once, see `restore_or_init`.
     """
+    hub = program.config.init.startswith(SCHEME)
+    return (_init_from_hub if hub else _init_from_run)(program, allow_missing)
 
-    program: Program
-    source: reading.Source
-    asked: dict
-    fresh: list[str]
-    order: list[int]
 
-    @classmethod
-    def of(cls, program: Program, allow_missing: str) -> "InitFromRun":
-        """Return what `program` takes; see the class, and `restore_or_init` for what is raised."""
-        init = program.config.init
-        source = reading.find(init, "")
-        there = reading.param_leaves(source.saved.manifest(source.step))
-        wanted = tree.flatten(program.abstract_params)
-        asked = {p: x for p, x in wanted.items() if p in there and not lora.is_adapter(p)}
-        labels = labels_of_run(init)
-        order, other = order_of_head(program.config, labels, asked, init, allow_missing)
-        asked = {path: leaf for path, leaf in asked.items() if path not in other}
-        fresh = [path for path in wanted if path not in asked]
-        refused = [
-            path
-            for path in fresh
-            if not (is_head(path) or lora.is_adapter(path))
-            and not (allow_missing and re.search(allow_missing, path))
-        ]
-        if refused:
-            raise ConfigError(
-                f"init={init} has no {', '.join(refused)}; what may start fresh is named by "
-                f"--allow_missing='{tree.pattern_of(refused)}'"
-            )
-        try:
-            source.check(asked, program)
-        except Unsafe as error:
-            raise Unsafe(f"init={init}: {error}") from None
-        return cls(program, source, asked, fresh, order)
+def _is_head(path: str) -> bool:
+    return path.startswith("heads/")
 
-    def load(self, params, say: Callable):
-        """Return `params` with what `init` has; print loaded, merged, fresh and ignored."""
-        loaded, record = self.source.read(self.asked, self.program)
-        loaded = in_order(loaded, self.order)
-        rest = [path for path in reading.param_leaves(record) if path not in self.asked]
-        merged = {lora.kernel_of(p) for p in rest if lora.is_adapter(p)} & self.asked.keys()
-        ignored = [p for p in rest if not (lora.is_adapter(p) and lora.kernel_of(p) in merged)]
-        lines = {"merged": sorted(merged), "fresh": self.fresh, "ignored": ignored}
-        init, text = self.program.config.init, f"{len(self.asked)} parameters loaded"
-        for what, paths in lines.items():
+
+def _init_from_hub(program: Program, allow_missing: str) -> Callable:
+    plan, order = hub_plan(program, allow_missing, _is_head)
+
+    def load(params, say: Callable):
+        asked, fresh = map(tree.flatten, (program.abstract_params, params))
+        loaded = plan.load(asked, fresh, quiet=jax.process_index() != 0)
+        say(f"init from {plan}")
+        return tree.unflatten(fresh | in_order(loaded, order))
+
+    return load
+
+
+def _init_from_run(program: Program, allow_missing: str) -> Callable:
+    """Return `load` of a run, whose own low-rank factors are merged into their kernels."""
+    init = program.config.init
+    source = reading.find(init, "")
+    there = reading.param_leaves(source.saved.manifest(source.step))
+    wanted = tree.flatten(program.abstract_params)
+    asked = {p: x for p, x in wanted.items() if p in there and not lora.is_adapter(p)}
+    order, other = order_of_head(program.config, labels_of_run(init), asked, init, allow_missing)
+    asked = {path: leaf for path, leaf in asked.items() if path not in other}
+    fresh = [path for path in wanted if path not in asked]
+    refused = [
+        path
+        for path in fresh
+        if not (_is_head(path) or lora.is_adapter(path))
+        and not (allow_missing and re.search(allow_missing, path))
+    ]
+    if refused:
+        raise ConfigError(
+            f"init={init} has no {', '.join(refused)}; what may start fresh is named by "
+            f"--allow_missing='{tree.pattern_of(refused)}'"
+        )
+    try:
+        source.check(asked, program)
+    except Unsafe as error:
+        raise Unsafe(f"init={init}: {error}") from None
+
+    def load(params, say: Callable):
+        loaded, record = source.read(asked, program)
+        unasked = [path for path in reading.param_leaves(record) if path not in asked]
+        merged = {lora.kernel_of(p) for p in unasked if lora.is_adapter(p)} & asked.keys()
+        ignored = [p for p in unasked if not (lora.is_adapter(p) and lora.kernel_of(p) in merged)]
+        text = f"{len(asked)} parameters loaded"
+        for what, paths in {"merged": sorted(merged), "fresh": fresh, "ignored": ignored}.items():
             if paths or what != "merged":
                 text += f"; {what}: {', '.join(paths) or 'none'}"
-        say(f"init from {init} step {record.step} ({self.source.why}): {text}")
-        return tree.unflatten(tree.flatten(params) | loaded)
+        say(f"init from {init} step {record.step} ({source.why}): {text}")
+        return tree.unflatten(tree.flatten(params) | in_order(loaded, order))
+
+    return load

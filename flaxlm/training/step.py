@@ -7,7 +7,9 @@ Training, planning and the tests all take model, optimizer, shardings and compil
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,26 +24,39 @@ from flaxlm.training import lora
 from flaxlm.training.config import RunConfig
 from flaxlm.training.optimizer import make_optimizer, trained
 from flaxlm.training.program import Program, abstract_params, make_program
-from flaxlm.training.state import TrainState, initial_state
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a run is after a step: everything that decides its future, and nothing else.
+
+    Its scalars are int32, `best` float32.
+    """
+
+    step: Any  # updates done; the data position is a function of it
+    params: Any  # nested dict of arrays
+    opt_state: Any  # the optimizer's own tree, of the parameters that are trained
+    ema: Any  # averages of the parameters that are trained, or an empty dict where that is off
+    skipped: Any  # consecutive updates skipped because they were not finite
+    best: Any  # best evaluation score so far; NaN before the first
+    stale: Any  # evaluations in a row without a better score
+    scored: Any  # the step of the last evaluation
+
+    def averaged(self):
+        """Return the parameters that are evaluated: of each the average where there is one."""
+        return tree.merge(self.params, self.ema)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainProgram(Program):
-    """A program that also trains; enter `mesh()` around the use of its functions.
-
-    Attributes:
-      init: seed -> TrainState, already laid out on the mesh.
-      begin: params -> TrainState at step 0 with these, which are donated.
-      update: (seed, TrainState, batch) -> (TrainState, metrics); the state given in is donated.
-      abstract_state: ShapeDtypeStructs with shardings, what a checkpoint is restored into.
-    """
+    """A program that also trains; enter `mesh()` around the use of its functions."""
 
     optimizer: optax.GradientTransformation
     schedule: Callable
-    abstract_state: TrainState
-    init: Callable
-    begin: Callable
-    update: Callable
+    abstract_state: TrainState  # ShapeDtypeStructs with shardings, to restore a checkpoint into
+    init: Callable  # seed -> TrainState, already laid out on the mesh
+    begin: Callable  # params -> TrainState at step 0 with these, which are donated
+    update: Callable  # (seed, TrainState, batch) -> (TrainState, metrics); donates the state
 
     @property
     def step(self) -> Callable:
@@ -137,23 +152,17 @@ def _step(seed, state: TrainState, batch, *, config, grads, optimizer, schedule,
     new = (params, opt_state, ema)
     old = (before, state.opt_state, state.ema)
     params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(take, n, o), new, old)
-    skipped = jnp.where(
-        state.skipped > limit, state.skipped, jnp.where(finite, 0, state.skipped + 1)
-    )
+    skipped = jnp.where(finite, 0, state.skipped + 1)
+    skipped = jnp.where(state.skipped > limit, state.skipped, skipped)
     metrics = _mean(sums) | {
         "loss": loss,
         "grad_norm": norm,
         "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         "skipped": skipped,
     }
-    state = state.replace(
-        step=state.step + 1,
-        params=tree.merge(params, frozen),
-        opt_state=opt_state,
-        ema=ema,
-        skipped=skipped,
-    )
-    return state, metrics
+    step, params = state.step + 1, tree.merge(params, frozen)
+    after = {"params": params, "opt_state": opt_state, "ema": ema, "skipped": skipped}
+    return state.replace(step=step, **after), metrics
 
 
 def check_batch(config: RunConfig, mesh: Mesh) -> None:
@@ -173,8 +182,7 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> TrainPro
     """Return the TrainProgram of a config on a mesh.
 
     Args:
-      config: the run.
-      mesh: from `sharding.make_mesh`.
+      config, mesh: of the run; see `sharding.make_mesh`.
       total_steps: the run's last step, which decaying schedules end at.
 
     Raises:
@@ -191,12 +199,22 @@ def make_train_step(config: RunConfig, mesh: Mesh, total_steps: int) -> TrainPro
     optimizer, schedule = make_optimizer(config.optimizer, total_steps, depths)
 
     def pin(x):
-        return jax.lax.with_sharding_constraint(
-            x, NamedSharding(mesh, PartitionSpec(None, *batch_sharding.spec))
-        )
+        spread = NamedSharding(mesh, PartitionSpec(None, *batch_sharding.spec))
+        return jax.lax.with_sharding_constraint(x, spread)
 
     def begin(params):
-        return initial_state(params, optimizer, bool(config.train.ema_decay), trains)
+        ours, zero = tree.split(params, trains)[0], functools.partial(jnp.zeros, (), jnp.int32)
+        return TrainState(
+            step=zero(),
+            params=params,
+            opt_state=optimizer.init(ours),
+            # A copy: the step donates its state, and one buffer cannot be given away twice.
+            ema=jax.tree.map(jnp.copy, ours) if config.train.ema_decay else {},
+            skipped=zero(),
+            best=jnp.full((), jnp.nan, jnp.float32),
+            stale=zero(),
+            scored=zero(),
+        )
 
     def init(seed):
         # The forward pass over these rows is dead code, but its pins want rows that divide.

@@ -125,9 +125,9 @@ class Store:
         steps, committed = list(self.readable()), self.committed()
         if not steps and committed:
             raise StorageError(
-                f"no checkpoint in {self.root} can be read: there is no sound {manifest.NAME} in the "
-                f"steps {', '.join(map(str, committed))}; restore them from a copy, or start in "
-                "another workdir"
+                f"no checkpoint in {self.root} can be read: there is no sound {manifest.NAME} in "
+                f"the steps {', '.join(map(str, committed))}; restore them from a copy, or start "
+                "in another workdir"
             )
         return steps[-1] if steps else None
 

@@ -1,4 +1,4 @@
-"""The values of config keys: in the types of their fields, or refused."""
+"""The values of config keys: in the types of their fields, or refused; which differ in a run."""
 
 import contextlib
 import math
@@ -6,6 +6,14 @@ import types
 import typing
 
 from flaxlm.errors import ConfigError
+
+# What a resumed run may change: how long, how often, how it is shown and saved, where it runs.
+FREE = (
+    "seeds", "baseline", "train.steps", "train.tokens", "train.epochs", "train.log_every",
+    "train.profile_steps", "train.stuck_after", "train.skip_nonfinite", "eval.every",
+    "eval.batch_size", "checkpoint.", "sharding.", "data.workers", "data.threads",
+    "data.prefetch", "data.cache_dir", "data.test_path",
+)  # fmt: skip
 
 
 def fit(kind, value):
@@ -39,3 +47,18 @@ def as_tuples(value):
     if isinstance(value, dict):
         return {key: as_tuples(item) for key, item in value.items()}
     return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def changes(old: dict, new: dict) -> list[str]:
+    """Return a line for each key of a config that differs, but for those in `FREE`."""
+    lines = []
+    for section in sorted(old.keys() | new.keys()):
+        before, after = old.get(section), new.get(section)
+        if not isinstance(before, dict) or not isinstance(after, dict):
+            before, after = {"": before}, {"": after}
+        for key in sorted(before.keys() | after.keys()):
+            path = f"{section}.{key}" if key else section
+            differ = as_tuples(before.get(key)) != as_tuples(after.get(key))
+            if differ and not path.startswith(FREE):
+                lines.append(f"{path}: {before.get(key)!r} -> {after.get(key)!r}")
+    return lines

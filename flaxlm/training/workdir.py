@@ -18,14 +18,10 @@ PROBE_BYTES = 64 << 20
 
 
 class Workdir:
-    """A run directory, held by one process at a time.
+    """A run directory, made if it is not there, and held by one process at a time.
 
     The lock is an `flock`, so the kernel frees it however its holder dies. Use as a context
-    manager, or call `close`. In a run of several processes only the first one locks.
-
-    Args:
-      path: the directory; made if it is not there.
-      lock: whether to take the lock.
+    manager, or call `close`. In a run of several processes only the first one takes the `lock`.
 
     Raises:
       Unsafe: another process holds the directory; the message names it.
@@ -58,17 +54,14 @@ class Workdir:
         os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         self._file = file
         # A forked child (a data worker) holds the same lock and may outlive this process.
-        os.register_at_fork(after_in_child=self._forget)
+        os.register_at_fork(after_in_child=self.close)
 
-    def _forget(self) -> None:
+    def close(self) -> None:
+        """Free the lock."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 os.close(self._file)
             self._file = None
-
-    def close(self) -> None:
-        """Free the lock."""
-        self._forget()
 
     def __enter__(self) -> "Workdir":
         return self
@@ -118,6 +111,4 @@ def require_space(path: Path, nbytes: int) -> None:
 
 
 def _size(nbytes: int) -> str:
-    if nbytes >= 10**9:
-        return f"{nbytes / 1e9:.1f} GB"
-    return f"{nbytes / 1e6:.1f} MB"
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 10**9 else f"{nbytes / 1e6:.1f} MB"
