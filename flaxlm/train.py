@@ -22,14 +22,7 @@ import numpy as np
 
 from flaxlm import sharding
 from flaxlm.errors import Diverged, Preempted, Stuck, choose
-from flaxlm.evaluation import compare, report
-from flaxlm.evaluation.evaluate import (
-    Evaluation,
-    batch_size_of,
-    evaluate_split,
-    is_better,
-    metric_names,
-)
+from flaxlm.evaluation import compare, evaluate, report
 from flaxlm.progress import Progress, say
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import RunConfig
@@ -143,7 +136,7 @@ def train(
         saved = Checkpointer(workdir, config.checkpoint, *attached, **best_by)
         with program.mesh(), saved:
             check_metric(program, inputs)
-            state, step = restore_or_init(program, saved, allow_missing, say)
+            state, step = restore_or_init(program, saved, allow_missing)
             loop = Loop(program, inputs, saved, total, started or time.time())
             return loop.run(state, step, batches)
 
@@ -168,11 +161,12 @@ def check_metric(program: TrainProgram, inputs: Inputs) -> None:
     """Refuse an impossible evaluation before the first step."""
     config, split = program.config, program.config.eval.split
     if split:
-        inputs.evaluation(split, batch_size_of(program))
+        inputs.evaluation(split, evaluate.batch_size_of(program))
         if config.baseline:
             name = report.place(inputs.workdir, config, split).name
             compare.reports(pathlib.Path(config.baseline), name)
-        choose("eval.metric", config.eval.metric, metric_names(program, inputs, split))
+        metrics = evaluate.metric_names(program, inputs, split)
+        choose("eval.metric", config.eval.metric, metrics)
 
 
 @dataclasses.dataclass
@@ -185,7 +179,7 @@ class Loop:
     total: int
     started: float
     scores: dict = dataclasses.field(default_factory=dict)
-    evaluated: tuple[int, Evaluation] | None = None  # the last one, and the step it is of
+    evaluated: tuple[int, evaluate.Evaluation] | None = None  # the last one, and the step it is of
 
     def __post_init__(self):
         self.config, self.workdir = self.program.config, self.inputs.workdir
@@ -295,10 +289,10 @@ class Loop:
         """Score the evaluation split; return the state that records it, and whether it is best."""
         config, pause = self.config.eval, self.interrupt.check
         source = (self.program, state.averaged(), self.inputs, config.split)
-        evaluation = evaluate_split(*source, label="evaluate", pause=pause)
+        evaluation = evaluate.evaluate_split(*source, label="evaluate", pause=pause)
         self.evaluated, scores = (step, evaluation), evaluation.scores
         value, best = scores[config.metric], float(state.best)
-        better = is_better(value, best, config.mode)
+        better = evaluate.is_better(value, best, config.mode)
         stale = 0 if better else int(state.stale) + 1
         self.scores = {f"{config.split}/{name}": v for name, v in scores.items()}
         self.writer.write({"step": step} | self.scores)

@@ -54,8 +54,7 @@ def convert(
 
     `source` and `target` are the `from_` and `to` of `Options`, which describes the rest too.
     """
-    if dtype:
-        choose("--dtype", dtype, DTYPES)
+    choose("--dtype", dtype, ("", *DTYPES))
     if source.startswith(SCHEME):
         stored = Directory(source).weights.dtype.name
         if not target.startswith(SCHEME):
@@ -92,7 +91,7 @@ def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: st
         with program.mesh(), saved:
             if saved.latest() is not None:
                 raise Unsafe(f"{workdir} holds a run already; take another --to")
-            state, step = restore_or_init(program, saved, allow_missing, say)
+            state, step = restore_or_init(program, saved, allow_missing)
             saved.save(step, state, wait=True)
     count = parameter_count(config.model_name, config.model, program.abstract_params)
     return {"model": config.model_name, "parameters": count, "dtype": dtype}

@@ -62,35 +62,29 @@ def parse(cls, arguments: list[str]):
     """Return the options of a verb's arguments, those of its config apart; None for `--help`."""
     values = _define(cls)
     try:
-        rest = values(["flaxlm", *arguments])[1:]
+        unread = values(["flaxlm", *arguments])[1:]
     except flags.Error as error:
         names = ", ".join(f"--{name}" for name in sorted(values) if name != "h")
         raise ConfigError(f"{error}; flags: {names}") from None
     if values.help:
         return None
-    if rest:
-        raise ConfigError(f"argument {rest[0]!r} is not a flag; write --flag=value")
-    given = {}
+    if unread:
+        raise ConfigError(f"argument {unread[0]!r} is not a flag; write --flag=value")
+    options = {}
     for name, field, required in _fields(cls):
         value = values[name].value
         if required and not value:
             raise ConfigError(f"--{name}={required} is required")
-        given[field.name] = tuple(value) if isinstance(value, list) else value
-    return cls(**given)
+        options[field.name] = tuple(value) if isinstance(value, list) else value
+    return cls(**options)
 
 
 def help_text(verb: str, summary: str, cls) -> str:
     """Return the text of `python -m flaxlm VERB --help`."""
-    texts = field_texts(cls)
-    rows = [
-        (
-            f"--{name}",
-            type_name(field.type),
-            required or repr(field.default),
-            texts.get(field.name, ""),
-        )
-        for name, field, required in _fields(cls)
-    ]
+    texts, rows = field_texts(cls), []
+    for name, field, required in _fields(cls):
+        value = required or repr(field.default)
+        rows.append((f"--{name}", type_name(field.type), value, texts.get(field.name, "")))
     config = (
         "\n\n--config=FILE[:args] names a recipe, --config.section.key=value changes a key of it;\n"
         f"python -m flaxlm {verb} --config.help lists every key."

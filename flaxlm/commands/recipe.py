@@ -55,10 +55,10 @@ def load_recipe(spec: str) -> dict:
 
 def configure(nested: dict, overrides: dict[str, str]):
     """Return the RunConfig of a recipe and of overrides as they were typed."""
-    full, rest = select(nested, overrides)
+    full, remaining = select(nested, overrides)
     kinds, changed = key_types(full), set()
     follows = full["model"]["vocab_size"] == run_config.model_vocab(full["tokenizer"])
-    for key, text in rest.items():
+    for key, text in remaining.items():
         if key not in kinds:
             near = [k for k in kinds if k.startswith(key.partition(".")[0] + ".")] or list(full)
             raise ConfigError(
@@ -68,7 +68,7 @@ def configure(nested: dict, overrides: dict[str, str]):
         values, value = full[section] if section else full, read_value(key, kinds[key], text)
         changed |= {key} if value != values[name] else set()
         values[name] = value
-    run_config.follow(full, rest)
+    run_config.follow(full, remaining)
     size = run_config.model_vocab(full["tokenizer"])
     stated = nested.get("model", {}).get("vocab_size") or "model.vocab_size" in overrides
     if not stated and (follows or "tokenizer.vocab_size" in overrides):

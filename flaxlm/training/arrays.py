@@ -118,8 +118,8 @@ def placed(leaf) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def check(record: Manifest, asked: Mapping[str, Any], whole: bool) -> None:
-    """Raise Unsafe unless a checkpoint has the leaves asked for, and no others if `whole`.
+def check(record: Manifest, asked: dict[str, Any], whole: bool) -> dict[str, Any]:
+    """Return `asked`; Unsafe unless a checkpoint has these leaves, and no others if `whole`.
 
     Orbax casts a leaf of another dtype without a word, so equality is demanded here.
     """
@@ -137,6 +137,7 @@ def check(record: Manifest, asked: Mapping[str, Any], whole: bool) -> None:
             f"checkpoint step {record.step} is of another model or optimizer: "
             f"{'; '.join(lines[:4])}{more}; use the config that wrote it, or another workdir"
         )
+    return asked
 
 
 def verify(record: Manifest, arrays: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ restored a flipped bit silently, and listed a half-deleted step as valid.
 
 import dataclasses
 import datetime
+import functools
 import logging
 import os
 import threading
@@ -125,9 +126,7 @@ class Checkpointer(Store):
             response = arrays.begin(self.writing(step) / "state", flat)
         except OSError as error:
             raise self._not_saved(step, error) from error
-        self._thread = threading.Thread(
-            target=self._finish, args=(response, record), name=f"save step {step}"
-        )
+        self._thread = threading.Thread(target=self._finish, args=(response, record))
         self._thread.start()
         if wait:
             self.wait()
@@ -136,10 +135,7 @@ class Checkpointer(Store):
         digests = tree.digests(flat)
         return Manifest(
             step=step,
-            leaves={
-                path: Leaf(tuple(leaf.shape), str(leaf.dtype), digests[path])
-                for path, leaf in flat.items()
-            },
+            leaves={p: Leaf(tuple(x.shape), str(x.dtype), digests[p]) for p, x in flat.items()},
             metrics=manifest.finite(metrics),
             extra=self.extra,
             mesh=arrays.mesh_of(flat),
@@ -151,16 +147,15 @@ class Checkpointer(Store):
 
     def _already(self, record: Manifest) -> bool:
         """Return whether the step is saved with these digests; add the new metrics to it."""
-        directory = self.path(record.step)
         try:
-            old = Manifest.read(directory)
+            old = Manifest.read(self.path(record.step))
         except Damaged:
             return False
         if old.leaves != record.leaves:
             return False
         if record.metrics:
             merged = dataclasses.replace(old, metrics=old.metrics | record.metrics)
-            files.replace(directory / manifest.NAME, merged.to_bytes())
+            files.replace(self.path(record.step) / manifest.NAME, merged.to_bytes())
         return True
 
     def _finish(self, response, record: Manifest) -> None:
@@ -225,11 +220,7 @@ class Checkpointer(Store):
           StorageError: every checkpoint is damaged; each is listed.
         """
         asked = {path: arrays.placed(leaf) for path, leaf in tree.flatten(abstract_state).items()}
-
-        def request(record: Manifest) -> dict:
-            arrays.check(record, asked, whole=True)
-            return asked
-
+        request = functools.partial(arrays.check, asked=asked, whole=True)
         arrays_of, record = self._first_good(request, step)
         leaves = [arrays_of[path] for path in asked]
         return jax.tree.unflatten(jax.tree.structure(abstract_state), leaves), record
@@ -247,15 +238,12 @@ class Checkpointer(Store):
             it are needed; Unsafe where it is empty.
         """
         start = f"{prefix}/" if prefix else ""
-        asked = None
-        if abstract is not None:
-            flat = tree.flatten(abstract)
-            asked = {start + path: arrays.placed(leaf) for path, leaf in flat.items()}
+        flat = tree.flatten(abstract or {})
+        asked = {start + path: arrays.placed(leaf) for path, leaf in flat.items()}
 
         def request(record: Manifest) -> dict:
-            if asked is not None:
-                arrays.check(record, asked, whole=False)
-                return asked
+            if abstract is not None:
+                return arrays.check(record, asked, whole=False)
             branch = record.branch(start)
             if not branch:
                 raise Unsafe(f"checkpoint {self.path(record.step)} holds no {prefix}")

@@ -22,8 +22,8 @@ from flaxlm.objectives import OBJECTIVES
 from flaxlm.sharding import ShardingConfig
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.labels import AUTO, labels_from_data
+from flaxlm.tasks.tagging import task_of_labels
 from flaxlm.training.checkpoint import CheckpointConfig
-from flaxlm.training.hub import hub_recipe
 from flaxlm.training.lora import LoraConfig
 from flaxlm.training.optimizer import OptimizerConfig
 from flaxlm.training.sections import DURATIONS, EvalConfig, TrainConfig
@@ -172,12 +172,8 @@ def sized(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
 def follow(full: dict, stated: Container[str]) -> None:
     """Let what was not stated follow what was: of `EITHER` one is given, a metric has its mode.
 
-    Args:
-      full: a config with every key, changed in place.
-      stated: the keys, as section.key, that were stated last.
-
-    Raises:
-      ConfigError: nobody knows which way the metric is better.
+    `full`, a config with every key, is changed in place; `stated` are the keys, as section.key,
+    that were stated last. ConfigError where nobody knows which way the metric is better.
     """
     for section, names in EITHER.items():
         values = full[section]
@@ -333,6 +329,43 @@ def read_run(run: str) -> dict:
             stacklevel=1,  # one place, so that it is said once
         )
         judged["mode"] = better
+    return recipe
+
+
+def hub_recipe(init: str) -> dict:
+    """Return the tokenizer and model sections of a Hugging Face directory, and a recipe to read it.
+
+    The objective is the one that its heads were trained with, as far as there is one here.
+    """
+
+    def fits(objective: str) -> bool:
+        return described.model in OBJECTIVES[objective].models()
+
+    directory = Directory(init)
+    described, heads = directory.description, directory.heads()
+    model = {"name": described.model, **described.fields}
+    length = TrainConfig.length
+    if model.get("positions", "learned") == "learned":
+        length = min(length, model["max_length"])
+    recipe = {
+        "model": model,
+        "tokenizer": {"kind": "huggingface", "vocab_size": model["vocab_size"]},
+        "train": {"epochs": 1.0, "length": length},
+    }
+    if "classification" in heads:
+        recipe["task"] = {"name": described.objective}
+        labels = {} if described.objective == "regression" else {"labels": described.labels}
+        recipe["objective"] = {"name": described.objective} | labels
+    elif "token_classification" in heads and fits("token_classification"):
+        recipe["objective"] = {"name": "token_classification", "labels": described.labels}
+        recipe["task"] = task_of_labels(described.labels)
+    elif "question_answering" in heads and fits("question_answering"):
+        recipe["task"] = {"name": "question_answering"}
+        recipe["objective"] = {"name": "question_answering"}
+    elif fits("masked_lm"):
+        recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
+    elif fits("span_corruption"):
+        recipe["objective"] = {"name": "span_corruption"}
     return recipe
 
 

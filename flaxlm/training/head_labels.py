@@ -24,16 +24,15 @@ def order_of_head(
 ) -> tuple[list[int], list[str]]:
     """Return where the outputs of a loaded head stand that are this run's labels.
 
+    That is for each label its place, nothing where there is no such head; and the paths of a head
+    that has other labels, and starts fresh because `allow_missing` says so.
+
     Args:
       config: of the run that reads the head.
       theirs: labels of the model that the head comes from, in its order.
       paths: of the parameters that are about to be loaded.
       source: what names that model in an error.
       allow_missing: regex of parameters that may start fresh; None where none may.
-
-    Returns:
-      For each label its place, nothing where there is no such head; and the paths of a head that
-      has other labels, and starts fresh because `allow_missing` says so.
 
     Raises:
       ConfigError: the labels are not those of the run.
@@ -76,11 +75,9 @@ def _listed(labels: Sequence[str]) -> str:
 
 
 def in_order(params: dict, order: Sequence[int]) -> dict:
-    """Return {path: array} with the outputs of a labeled head put in an order; none: as they are.
+    """Return {path: array} with a labeled head's outputs, its last axis, put in an order, if any.
 
-    Args:
-      params: {path: array}, of which a head's are [..., C].
-      order: for each output, where it stands now.
+    `order` says for each output where it stands now.
     """
     places = np.array(order)
     if len(places) == 0 or (places == np.arange(len(places))).all():

@@ -36,13 +36,7 @@ def barrier(name: str) -> None:
 
 
 class Inputs:
-    """A run's inputs, opened once: use as a context manager, which holds the directory's lock.
-
-    Attributes:
-      config: the run, its model as large as the tokenizer asks for.
-      workdir: its directory.
-      tokenizer: the run's tokenizer, checked against the model.
-    """
+    """A run's inputs, see `open`; the model of its `config` is as large as its tokenizer asks."""
 
     def __init__(self, config: run_config.RunConfig, workdir: pathlib.Path, tokenizer: Tokenizer):
         self.config, self.workdir, self.tokenizer = config, workdir, tokenizer
@@ -52,11 +46,10 @@ class Inputs:
     @classmethod
     @contextlib.contextmanager
     def open(cls, config: run_config.RunConfig, workdir: pathlib.Path, write: bool = True):
-        """Check the directory against the config, then make or reuse tokenizer and caches.
+        """Check a directory against a config, make or reuse its tokenizer; yield the Inputs.
 
         Args:
-          config: the run.
-          workdir: its directory, made if it is not there.
+          config, workdir: of the run; the directory is made if it is not there.
           write: whether to change the directory: lock it, and record config, command and versions.
 
         Raises:

@@ -12,12 +12,10 @@ DURATIONS = ("steps", "tokens", "epochs")
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long and on what shapes to train.
+    """How long, in `steps`, `tokens` or `epochs`, and on what shapes to train.
 
-    The duration is `steps`, `tokens` or `epochs`. `batch_size` is
-    global, in rows; `length` is the row's length in tokens (the encoder's, for encoder-decoder).
-    `buckets` are smaller lengths, ascending, for tasks with examples: rows of like length are
-    batched together and cut to the smallest that holds them, each with a compilation of its own
+    `length` is the encoder's, for encoder-decoders. Rows of like length are batched together and
+    cut to the smallest of the `buckets` that holds them, each with a compilation of its own
     (`tokens` counts rows of the full length all the same). Those not below `length` are not used.
     """
 
@@ -63,7 +61,7 @@ class TrainConfig:
     def profile_range(self) -> tuple[int, int]:
         """Return (first, last) of `profile_steps`, written `first:last`."""
         try:
-            first, last = (int(part) for part in self.profile_steps.split(":"))
+            first, last = map(int, self.profile_steps.split(":"))
         except ValueError:
             raise ConfigError(
                 f"train.profile_steps={self.profile_steps!r} is not of the form first:last"
@@ -83,9 +81,7 @@ class TrainConfig:
 class EvalConfig:
     """Evaluation in the loop, and what decides the best checkpoint and early stopping.
 
-    `every` is in steps (0: only at the end), `split` may be empty for no evaluation; `metric` is
-    compared as `mode` says, and after `patience` evaluations in a row without a better one the
-    run ends early (0: never), and whoever reads the run takes its best checkpoint.
+    Whoever reads a run that may end early (`patience`) takes its best checkpoint.
     """
 
     every: int = 0  # steps between evaluations; 0: only at the end

@@ -9,6 +9,7 @@ from flaxlm import sharding, tree
 from flaxlm.errors import ConfigError, Unsafe
 from flaxlm.interop.pretrained import SCHEME
 from flaxlm.models import MODELS
+from flaxlm.progress import say
 from flaxlm.training import lora, manifest, reading
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.head_labels import in_order, labels_of_run, order_of_head
@@ -17,14 +18,13 @@ from flaxlm.training.program import Program
 from flaxlm.training.step import TrainProgram
 
 
-def restore_or_init(program: TrainProgram, saved: Checkpointer, allow_missing: str, say: Callable):
+def restore_or_init(program: TrainProgram, saved: Checkpointer, allow_missing: str):
     """Return (TrainState, step) to go on from; what was loaded is said.
 
     Args:
       program: its abstract state says what to load, and where each part lies.
       saved: the workdir's checkpoints.
       allow_missing: regex of parameters that may start fresh under `init`.
-      say: prints one line.
 
     Raises:
       StorageError: there are checkpoints and none can be read, or no room for one.
@@ -43,16 +43,14 @@ def restore_or_init(program: TrainProgram, saved: Checkpointer, allow_missing: s
         say(f"resuming from step {record.step}: {promise}")
         return state, record.step
     # 2. `init`: the parameters of another run. What it cannot give is said before anything is made.
+    seed = program.config.seed
     if program.config.init and program.config.init_weights:
         load = init_source(program, allow_missing)
-        params = load(program.init(program.config.seed).params, say)
         # Optimizer and averages start anew, from these parameters.
-        state = program.begin(params)
+        return program.begin(load(program.init(seed).params, say)), 0
     # 3. Scratch.
-    else:
-        say(f"starting from scratch with seed {program.config.seed}")
-        state = program.init(program.config.seed)
-    return state, 0
+    say(f"starting from scratch with seed {seed}")
+    return program.init(seed), 0
 
 
 def init_source(program: Program, allow_missing: str) -> Callable:

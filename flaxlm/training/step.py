@@ -167,14 +167,13 @@ def _step(seed, state: TrainState, batch, *, config, grads, optimizer, schedule,
 
 def check_batch(config: RunConfig, mesh: Mesh) -> None:
     """Raise ConfigError unless every micro-batch divides over the mesh's batch axes."""
-    width = sharding.batch_width(mesh, config.sharding)
-    rows = config.train.batch_size // config.train.microbatches
+    width, parts = sharding.batch_width(mesh, config.sharding), config.train.microbatches
+    rows = config.train.batch_size // parts
     if rows % width:
         raise ConfigError(
-            f"train.batch_size={config.train.batch_size} in train.microbatches="
-            f"{config.train.microbatches} makes {rows} rows, which do not divide over the "
-            f"{width} devices of the mesh's batch axes; use a multiple of "
-            f"{width * config.train.microbatches}"
+            f"train.batch_size={config.train.batch_size} in train.microbatches={parts} makes "
+            f"{rows} rows, which do not divide over the {width} devices of the mesh's batch axes; "
+            f"use a multiple of {width * parts}"
         )
 
 

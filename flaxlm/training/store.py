@@ -55,18 +55,14 @@ def ranked(scores: Mapping[int, float | None], mode: str) -> list[int]:
 
 
 class Store:
-    """The directory `checkpoints` of a run, or one step's directory anywhere, to read only that.
-
-    Attributes:
-      root: where the step directories lie.
-      single: the one step's directory, or None.
-    """
+    """The directory `checkpoints` of a run, or one step's directory anywhere, to read only that."""
 
     def __init__(self, directory: str | os.PathLike):
         directory = Path(directory).expanduser().absolute()
+        # The one step's directory, or None, and where the step directories lie.
         self.single = directory if (directory / manifest.NAME).is_file() else None
-        self._single_step = self.sound(0).step if self.single else None
         self.root = directory.parent if self.single else directory / "checkpoints"
+        self._single_step = self.sound(0).step if self.single else None
 
     def open(self) -> None:
         """Make the directory, and finish or clean up what a killed run left unfinished."""
