@@ -38,7 +38,7 @@ def scored_whole(nested: dict, overrides: dict[str, str], foreign: bool) -> dict
 
     That is a `data.path` on the command line other than the run's, where nothing is said of
     splits. The directory of a published set has its parts, and `stdlib` is split as in training.
-    From a `foreign` model, a Hugging Face one, no file here was held out.
+    No file here was held out from a `foreign` model, a Hugging Face one.
     """
     path = overrides.get("data.path")
     data, task = nested.get("data", {}), overrides.get("task.name", "")
