@@ -50,9 +50,9 @@ def run(argv: list[str]) -> None:
     verb = choose("verb", argv[0], COMMANDS)
     command = importlib.import_module(f"flaxlm.commands.{verb}")
     from flaxlm.commands import flags, recipe
-    from flaxlm.commands.options import settle, split
+    from flaxlm.commands.options import apart, settle
 
-    arguments, spec, overrides = split(argv[1:])
+    arguments, spec, overrides = apart(argv[1:])
     if "help" in overrides and command.Options.takes_config:
         print(recipe.config_help(spec, overrides))
         return

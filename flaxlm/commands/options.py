@@ -86,7 +86,7 @@ class ProcessOptions:
     process_id: int | None = None  # index of this process
 
 
-def split(arguments: list[str]) -> tuple[list[str], str | None, dict[str, str]]:
+def apart(arguments: list[str]) -> tuple[list[str], str | None, dict[str, str]]:
     """Return a verb's own arguments, what --config names, and {key: text} of --config.key=text.
 
     `--config.help` is the key `help`.
