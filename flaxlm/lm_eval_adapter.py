@@ -77,7 +77,7 @@ class FlaxLM(LM):
     def loglikelihood_rolling(self, requests) -> list[float]:
         """Return the nats of each text, read in windows that do not overlap."""
         texts = [asked.args[0] for asked in requests]
-        return (-likelihood.rolling(self.model, texts, self.limit or WINDOW).nats).tolist()
+        return (-likelihood.rolling(self.model, texts, self.limit or WINDOW)).tolist()
 
     def generate_until(self, requests) -> list[str]:
         """Return the text that follows each context, up to a stop string or EOS."""

@@ -16,7 +16,7 @@ from flaxlm.data.tokenizer import TokenizerConfig, train_tokenizer
 from flaxlm.data.vocabulary import ByteTokenizer
 from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.inference import prompts, sampling
-from flaxlm.inference.generate import GenerateConfig, decode, generate
+from flaxlm.inference.generate import GenerateConfig, decode, generate, join_ids, split_blanks
 from flaxlm.models.config import TransformerConfig
 from flaxlm.models.recurrent import RecurrentConfig
 from flaxlm.trained import TrainedModel
@@ -332,18 +332,18 @@ def test_what_an_encoder_cannot_fill_is_refused(words, encoder):
 
 def test_blanks_become_sentinels_and_their_spans_stand_in_the_text(words):
     s = words.sentinel_ids.tolist()
-    parts = prompts.split_blanks(words, "<extra_id_1> b [MASK] c[MASK]", 0, masks=False)
+    parts = split_blanks(words, "<extra_id_1> b [MASK] c[MASK]", 0, masks=False)
     assert parts == (["", " b", " c", ""], [s[1], s[0], s[2]])
-    assert prompts.join_ids(words, *parts) == [
+    assert join_ids(words, *parts) == [
         s[1], *words.encode(" b"), s[0], *words.encode(" c"), s[2]
     ]  # fmt: skip
     # A byte is never joined to a space, so the space before a blank stays.
-    byte = prompts.split_blanks(BYTES, "a [MASK] b", 0, masks=False)
+    byte = split_blanks(BYTES, "a [MASK] b", 0, masks=False)
     assert byte == (["a ", " b"], [BYTES.sentinel_ids[0]])
     with pytest.raises(DataError, match="twice"):
-        prompts.split_blanks(words, "<extra_id_1> or <extra_id_1>", 2, masks=False)
+        split_blanks(words, "<extra_id_1> or <extra_id_1>", 2, masks=False)
     with pytest.raises(DataError, match=r"sentinel 4.* has 4"):
-        prompts.split_blanks(BYTES, "[MASK]" * 5, 2, masks=False)
+        split_blanks(BYTES, "[MASK]" * 5, 2, masks=False)
 
 
 def test_an_answer_with_sentinels_fills_the_prompt():

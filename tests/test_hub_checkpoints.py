@@ -75,7 +75,7 @@ def test_a_checkpoint_of_the_hub_loads_whole(name, tmp_path):
         named = hub.architecture.replace("T5WithLMHeadModel", "T5ForConditionalGeneration")
         assert directory.description.architecture == named
     plan = directory.plan(directory.weights.config, heads)
-    assert not plan.missing and plan.rest == unread
+    assert not plan.missing and plan.unread == unread
 
 
 def test_there_are_sixty():

@@ -248,10 +248,8 @@ def test_rolling_perplexity_equals_torch_window_by_window(loaded):
     model = loaded("gpt2")
     tokenizer = model.ours.tokenizer
     texts = ["a text of some length, longer than a window", "", "短 text"]
-    found = rolling(model.ours, texts, window=16, stride=5)
-    assert found.tokens.tolist() == [len(text) for text in texts]
-    assert found.bytes.tolist() == [43, 0, 8] and found.words.tolist() == [9, 0, 2]
-    for text, nats in zip(texts, found.nats, strict=True):
+    rolled = rolling(model.ours, texts, window=16, stride=5)
+    for text, nats in zip(texts, rolled, strict=True):
         stream = [tokenizer.bos_id, *tokenizer.encode(text)]
         total, judged = 0.0, 1
         while judged < len(stream):

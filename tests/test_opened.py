@@ -4,12 +4,15 @@ import jax
 import numpy as np
 import pytest
 import tiny_runs as tiny
+import transformers
 
 import flaxlm
 from flaxlm import sharding, tree
 from flaxlm.commands import convert, inspect
 from flaxlm.errors import ConfigError, MissingInput
 from flaxlm.inference.generate import GenerateConfig, generate
+from flaxlm.inference.likelihood import score
+from flaxlm.inference.requests import Reader, request
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import Inputs
@@ -56,6 +59,24 @@ def test_a_run_and_its_export_are_the_same_model(run, exported):
     spread = flaxlm.load(run, sharding=flaxlm.ShardingConfig(data=1, fsdp=4, tensor=2))
     assert spread.mesh.size == 8
     assert tree.digest_of(spread.params) == tree.digest_of(ours.params)
+
+
+def test_an_export_begins_texts_with_bos_as_its_run_does(run, exported):
+    ours, theirs = flaxlm.load(run), flaxlm.load(f"hf:{exported}")
+    library = transformers.AutoTokenizer.from_pretrained(exported)
+    text, ids = "A text", ours.tokenizer.encode("A text")
+    expected = [ours.tokenizer.bos_id, *ids]
+    assert library(text)["input_ids"] == expected
+    assert theirs.tokenizer.adds_bos and ours.trained_here and not theirs.trained_here
+    batch = {"tokens": np.array([expected], np.int32)}
+    first = ours(batch)["lm"][0, -1, : ours.tokenizer.vocab_size].argmax()
+    asked = [request(Reader(m.tokenizer, m.family), "A text", " to read.") for m in (ours, theirs)]
+    assert asked[0] == asked[1] and asked[0].context == tuple(expected)
+    for model in (ours, theirs):
+        (generation,) = generate(model, [text], GenerateConfig(max_new_tokens=4, temperature=0))
+        assert generation.ids[0] == first
+    scores = [score(model, asked[:1]).tokens[0] for model in (ours, theirs)]
+    np.testing.assert_array_equal(*scores)
 
 
 def test_parameters_are_counted_once_and_without_padding(run, exported):

@@ -48,7 +48,7 @@ def same(found, expected):
 def test_what_the_library_writes_is_read(tmp_path):
     tensors = {k: v for k, v in some().items() if v.dtype != ml_dtypes.bfloat16}
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    ours = Tensors.open(tmp_path)
+    ours = Tensors(tmp_path)
     assert ours.infos.keys() == tensors.keys()
     assert ours.nbytes == sum(v.nbytes for v in tensors.values())
     for name, tensor in tensors.items():
@@ -57,7 +57,7 @@ def test_what_the_library_writes_is_read(tmp_path):
         assert found.flags.c_contiguous and found.flags.writeable
     half = torch.arange(6).to(torch.bfloat16).reshape(2, 3)
     safetensors.torch.save_file({"x": half}, tmp_path / "model.safetensors")
-    same(Tensors.open(tmp_path).read("x"), half.float().numpy().astype(ml_dtypes.bfloat16))
+    same(Tensors(tmp_path).read("x"), half.float().numpy().astype(ml_dtypes.bfloat16))
 
 
 def test_what_is_written_is_what_the_library_writes(tmp_path):
@@ -82,7 +82,7 @@ def test_shards_keep_below_the_limit_and_are_found_again(tmp_path):
     assert {file.name[-21:] for file in files[:-1]} == {
         f"-of-{len(files) - 1:05}.safetensors" for _ in files
     }
-    ours = Tensors.open(tmp_path)
+    ours = Tensors(tmp_path)
     for name, tensor in tensors.items():
         same(ours.read(name), tensor)
     for file in files[:-1]:
@@ -209,7 +209,7 @@ def test_a_hostile_file_is_refused_in_one_line(name, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(error, match=message) as caught:
-        Tensors.open(tmp_path)
+        Tensors(tmp_path)
     text = str(caught.value)
     assert str(path) in text and "\n" not in text and len(text) < 800 + 2 * len(str(path))
     assert not os.path.exists(EXECUTED)
@@ -221,7 +221,7 @@ def test_what_a_file_claims_takes_no_memory(tmp_path):
     for name in ("10 GB claimed", "header of 10 GB", "a shape that overflows"):
         path.write_bytes(HOSTILE[name][0])
         with pytest.raises(DataError):
-            Tensors.open(tmp_path)
+            Tensors(tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_000_000
@@ -232,7 +232,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path):
     for size in range(len(whole)):
         (tmp_path / "model.safetensors").write_bytes(whole[:size])
         with pytest.raises(DataError):
-            Tensors.open(tmp_path)
+            Tensors(tmp_path)
 
 
 def test_mutated_files_are_read_only_if_the_library_reads_them_alike(tmp_path):
@@ -245,7 +245,7 @@ def test_mutated_files_are_read_only_if_the_library_reads_them_alike(tmp_path):
             content[position] = rng.choice([rng.randrange(256), *b'0123456789[]{},:"- '])
         path.write_bytes(content)
         try:
-            ours = Tensors.open(tmp_path)
+            ours = Tensors(tmp_path)
             found = {name: ours.read(name) for name in ours.infos}
         except FlaxlmError:
             continue
@@ -291,10 +291,10 @@ def indexed(directory, places, files=("a.safetensors",)):
 def test_a_hostile_index_is_refused(places, error, message, tmp_path):
     indexed(tmp_path, places)
     if places == {}:
-        assert not Tensors.open(tmp_path).infos
+        assert not Tensors(tmp_path).infos
         return
     with pytest.raises(error, match=message):
-        Tensors.open(tmp_path)
+        Tensors(tmp_path)
 
 
 def test_a_shard_with_more_than_the_index_says_is_refused(tmp_path):
@@ -302,7 +302,7 @@ def test_a_shard_with_more_than_the_index_says_is_refused(tmp_path):
     both = {"x": tensor([2], 0, 8), "y": tensor([4], 8, 24)}
     (tmp_path / "a.safetensors").write_bytes(file_of(both, DATA))
     with pytest.raises(DataError, match=r"holds tensor 'y', which .* does not name there"):
-        Tensors.open(tmp_path)
+        Tensors(tmp_path)
 
 
 def test_links_stay_inside(tmp_path):
@@ -312,55 +312,55 @@ def test_links_stay_inside(tmp_path):
     link = inside / "model.safetensors"
     link.symlink_to(outside / "secret")
     with pytest.raises(Unsafe, match=r"is a link to .*outside"):
-        Tensors.open(inside)
+        Tensors(inside)
     link.unlink()
     link.symlink_to(link)
     with pytest.raises(MissingInput, match="cannot read"):
-        Tensors.open(inside)
+        Tensors(inside)
     link.unlink()
     (inside / "real").write_bytes(file_of(GOOD, DATA))
     link.symlink_to("real")
-    assert Tensors.open(inside).read("x").shape == (2, 3)
+    assert Tensors(inside).read("x").shape == (2, 3)
     # The hub's cache: what a snapshot links to lies beside the snapshots.
     cache = tmp_path / "models--owner--name"
     (cache / "blobs").mkdir(parents=True), (cache / "snapshots" / "1").mkdir(parents=True)
     (cache / "blobs" / "hash").write_bytes(file_of(GOOD, DATA))
     (cache / "snapshots" / "1" / "model.safetensors").symlink_to("../../blobs/hash")
-    assert Tensors.open(cache / "snapshots" / "1").read("x").shape == (2, 3)
+    assert Tensors(cache / "snapshots" / "1").read("x").shape == (2, 3)
 
 
 def test_only_regular_files_are_opened(tmp_path):
     path = tmp_path / "model.safetensors"
     os.mkfifo(path)  # reading it would wait for ever
     with pytest.raises(DataError, match="no regular file"):
-        Tensors.open(tmp_path)
+        Tensors(tmp_path)
     path.unlink()
     path.mkdir()
     with pytest.raises(DataError, match="no regular file"):
-        Tensors.open(tmp_path)
+        Tensors(tmp_path)
 
 
 def test_pickles_are_refused_saying_how_to_convert_them(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(Unsafe, match=r"pytorch_model\.bin.*execute code.*save_pretrained"):
-        Tensors.open(tmp_path)
+        Tensors(tmp_path)
     assert not os.path.exists(EXECUTED)
 
 
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(MissingInput, match=r"looked for model\.safetensors"):
-        Tensors.open(tmp_path)
+        Tensors(tmp_path)
     with pytest.raises(MissingInput, match="none"):
-        Tensors.open(tmp_path / "none")
+        Tensors(tmp_path / "none")
     (tmp_path / "model-00001-of-00002.safetensors").write_bytes(file_of(GOOD, DATA))
     with pytest.raises(MissingInput, match=r"no model\.safetensors\.index\.json"):
-        Tensors.open(tmp_path)
+        Tensors(tmp_path)
 
 
 def test_a_file_that_changes_under_way_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(file_of(GOOD, DATA))
-    ours = Tensors.open(tmp_path)
+    ours = Tensors(tmp_path)
     path.write_bytes(file_of(GOOD, DATA[:-1]))
     with pytest.raises(DataError, match="changed after it was opened"):
         ours.read("x")
@@ -373,4 +373,4 @@ def test_a_bool_that_is_neither_is_refused(tmp_path):
     header = {"x": tensor([3], 0, 3, "BOOL")}
     (tmp_path / "model.safetensors").write_bytes(file_of(header, b"\0\1\2"))
     with pytest.raises(DataError, match="'x' is BOOL and holds 2"):
-        Tensors.open(tmp_path).read("x")
+        Tensors(tmp_path).read("x")

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.tokenizer import load_tokenizer
+from flaxlm.data.vocabulary import ByteTokenizer
 from flaxlm.interop.tokenizer import export_tokenizer
 
 TEXT = "the quick brown fox jumps over the lazy dog and reads a small book of names "
@@ -124,6 +125,29 @@ def test_everything_goes_out_again(kind, where, tmp_path):
     load_hugging_face(original).save(run)
     export_tokenizer(load_tokenizer(run), tmp_path / "again", max_length=512)
     assert knows(tmp_path / "again") == expected
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "gpt2", "piece_pairs", "byte"])
+def test_a_model_trained_to_go_on_from_a_text_says_that_bos_begins_it(kind, tmp_path):
+    """Whatever template the vocabulary brought: `<s> a </s>`, none, `<s> a`, and our own's."""
+    tokenizer = ByteTokenizer(0)
+    if kind != "byte":
+        config = KINDS["byte_level" if kind == "gpt2" else kind](tmp_path)
+        if kind == "gpt2":
+            config = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": False}
+            config |= {role: "<s>" for role in ("bos_token", "unk_token")} | {"eos_token": "</s>"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        tokenizer = load_hugging_face(tmp_path, {})
+    assert tokenizer.adds_bos is (kind != "gpt2")
+    export_tokenizer(tokenizer, tmp_path / "out", after_bos=True)
+    expected = [tokenizer.bos_id, *tokenizer.encode("the fox")]
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("the fox")["input_ids"] == expected
+    again = load_hugging_face(tmp_path / "out")
+    assert again.adds_bos and again.with_specials(again.encode("the fox"))[0] == expected
+    # A model that was not trained here keeps what its files said.
+    export_tokenizer(tokenizer, tmp_path / "kept")
+    kept = load_hugging_face(tmp_path / "kept")
+    assert kept.adds_bos is tokenizer.adds_bos and kept.template == tokenizer.template
 
 
 def test_a_length_is_that_of_the_model_where_the_files_say_none_or_more(tmp_path):

@@ -45,18 +45,15 @@ def _row_axes(prefill, batch: dict):
     A cache is whatever its model makes of it, so it is asked for twice as many rows.
     """
 
-    def shapes(times: int):
-        rows = {
-            name: jax.ShapeDtypeStruct((times * x.shape[0], *x.shape[1:]), x.dtype)
-            for name, x in batch.items()
-        }
-        return jax.eval_shape(prefill, rows)[1]
+    def cache(times: int):
+        return prefill({name: jnp.repeat(x, times, axis=0) for name, x in batch.items()})[1]
 
     def axis(one, two) -> int:
-        changed = [a != b for a, b in zip(one.shape, two.shape, strict=True)]
-        return changed.index(True) if any(changed) else -1
+        sizes = zip(one.shape, two.shape, strict=True)
+        return next((axis for axis, (a, b) in enumerate(sizes) if a != b), -1)
 
-    return jax.tree.map(axis, shapes(1), shapes(2))
+    once, twice = (jax.eval_shape(functools.partial(cache, times)) for times in (1, 2))
+    return jax.tree.map(axis, once, twice)
 
 
 def _best(scores: jax.Array, count: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -118,39 +115,21 @@ def _grow(beams: Beams, logits_RV: jax.Array, limit, alpha, vocab_size, eos_ids,
     static_argnames=("model", "cache_length", "room", "vocab_size", "eos_ids", "width", "count"),
 )
 def search(
-    model,
-    params,
-    batch: dict,
-    live_B: jax.Array,
-    limit: jax.Array,
-    alpha: jax.Array,
-    *,
-    cache_length: int,
-    room: int,
-    vocab_size: int,
-    eos_ids: tuple[int, ...],
-    width: int,
-    count: int,
+    model, params, batch, live_B, limit, alpha, *, cache_length, room, width, **modes
 ) -> Finished:
-    """Return the best `count` texts of each row, best first.
+    """Return the best `count` texts of each row, at most K, best first.
 
     The search of a row ends when no live text can still come before its `count` best finished
     ones (so it ends early only where that changes nothing), or after `limit` tokens, when the
     live texts count as they are.
 
     Args:
-      model: a Linen module with `prefill` and `decode_step` (static, as every name after `*`).
-      params: its parameters.
-      batch: what `prefill` takes, [B, …]; prompts are padded on the left.
-      live_B: False for rows that only fill the batch.
+      model, params, batch, live_B, cache_length: see `sampling.start`.
       limit: the most new tokens, at most T (scalar).
       alpha: of the length penalty, 0 or more (scalar).
-      cache_length: places in the key-value cache, prompt and new tokens together.
       room: T.
-      vocab_size: the ids that the tokenizer has: the model's further rows are never chosen.
-      eos_ids: the tokens that end a text.
       width: K.
-      count: how many texts are wanted, at most K.
+      modes: `vocab_size` and `eos_ids`, see `sampling.start`; `count`, how many texts.
     """
     rows = live_B.shape[0]
 
@@ -162,10 +141,9 @@ def search(
     cache = jax.tree.map(
         lambda x, axis: x if axis < 0 else jnp.repeat(x, width, axis=axis), cache, axes
     )
-    settings = {"vocab_size": vocab_size, "eos_ids": eos_ids, "count": count}
 
     def grow(beams: Beams, logits_RV, cache) -> Beams:
-        grown, source_R = _grow(beams, logits_RV, limit, alpha, **settings)
+        grown, source_R = _grow(beams, logits_RV, limit, alpha, **modes)
 
         def follow(new, old, axis):
             # What a step leaves alone (an encoded text) is the same in all beams of a row.
@@ -198,4 +176,4 @@ def search(
         return grow(beams, logits_RV, cache)
 
     finished = jax.lax.while_loop(going, body, beams).finished
-    return jax.tree.map(lambda x: x[:, :count], finished)
+    return jax.tree.map(lambda x: x[:, : modes["count"]], finished)

@@ -1,8 +1,7 @@
 """From rows of token ids to what follows them: the host's side of decoding.
 
-`prompts.py` makes rows of prompts, `sampling.py` and `beam.py` decode a batch of them on the
-device. A batch holds prompts of one bucket of lengths, padded to it (16, 32, 64, … tokens), so few
-shapes are compiled whatever the prompts are.
+`sampling.py` and `beam.py` decode a batch on the device. It holds prompts of one bucket of lengths,
+padded to it (16, 32, 64, … tokens), so few shapes are compiled whatever the prompts are.
 """
 
 import bisect
@@ -34,7 +33,7 @@ def decode(
     Args:
       model: whose module has `prefill` and `decode_step`.
       requests: token ids of each prompt, special ones included.
-      options: how to choose tokens and when to stop, complete.
+      options: complete.
       progress: called with the number of texts that are there, before each batch and at the end;
         it may raise to give the rest up.
     """
@@ -43,8 +42,7 @@ def decode(
     each = options.num_samples // together
     jobs = [(i, s) for i in range(len(requests)) for s in range(each)]
     results: list = [None] * len(jobs)
-    size = batch_rows(len(jobs), options)
-    done = 0
+    size, done = batch_rows(len(jobs), options), 0
     for members, length in batches([len(requests[i]) for i, _ in jobs], size):
         progress(done * together)
         rows = [requests[jobs[m][0]] for m in members]
@@ -83,13 +81,9 @@ def batch_rows(count: int, options: GenerateConfig) -> int:
 
 def _search_batch(model: TrainedModel, batch, live, sizes, options) -> list[list[Continuation]]:
     """Return the best texts of each live row, best first."""
+    limit, alpha = jnp.int32(options.max_new_tokens), jnp.float32(options.length_penalty)
     finished = beam.search(
-        model.module,
-        model.params,
-        batch,
-        jnp.asarray(live),
-        jnp.int32(options.max_new_tokens),
-        jnp.float32(options.length_penalty),
+        *(model.module, model.params, batch, jnp.asarray(live), limit, alpha),
         vocab_size=model.tokenizer.vocab_size,
         eos_ids=model.eos_ids,
         width=options.num_beams,
@@ -103,9 +97,8 @@ def _search_batch(model: TrainedModel, batch, live, sizes, options) -> list[list
         ended = ids[-1] in model.eos_ids
         return ids[: len(ids) - ended], float(finished.logprobs_BK[row, rank]), ended
 
-    return [
-        [ending(row, rank) for rank in range(options.num_samples)] for row in np.flatnonzero(live)
-    ]
+    ranks = range(options.num_samples)
+    return [[ending(row, rank) for rank in ranks] for row in np.flatnonzero(live)]
 
 
 def _decode_batch(
@@ -120,22 +113,17 @@ def _decode_batch(
         "greedy": greedy,
         "cut": not greedy and (options.top_k > 0 or options.top_p < 1),
     }
-    settings = sampling.Settings(
-        jnp.float32(options.temperature or 1.0),
-        jnp.int32(options.top_k),
-        jnp.float32(options.top_p),
-    )
-    decoding = sampling.start(
-        module, params, batch, keys, jnp.asarray(live), settings, **sizes, **modes
-    )
+    temperature, top_p = jnp.float32(options.temperature or 1.0), jnp.float32(options.top_p)
+    settings = sampling.Settings(temperature, jnp.int32(options.top_k), top_p)
+    live_B = jnp.asarray(live)
+    decoding = sampling.start(module, params, batch, keys, live_B, settings, **sizes, **modes)
     stride = STEPS_BETWEEN_STOP_CHECKS if options.stop else options.max_new_tokens
     until = 1
     while True:
         until = min(until + stride, options.max_new_tokens)
         if until > 1:
-            decoding = sampling.advance(
-                module, params, decoding, jnp.int32(until), settings, **modes
-            )
+            upto = jnp.int32(until)
+            decoding = sampling.advance(module, params, decoding, upto, settings, **modes)
         tokens, logprobs, step, done = jax.device_get(
             (decoding.tokens_BT, decoding.logprobs_BT, decoding.step, decoding.done_B)
         )
@@ -151,25 +139,18 @@ def _decode_batch(
 
 
 def _ending(model, begun, ids: list[int], logprobs: np.ndarray, stops) -> Continuation:
-    """Return one row, cut at EOS or a stop string."""
+    """Return one row, cut at EOS or where the first stop string is complete."""
     count, finished = len(ids), False
     end = next((place for place, token in enumerate(ids) if token in model.eos_ids), None)
     if end is not None:
         ids, count, finished = ids[:end], end + 1, True
-    needed = _tokens_to_stop(model.tokenizer, begun, ids, stops)
-    if needed is not None:
-        ids, count, finished = ids[:needed], needed, True
-    return ids, float(logprobs[:count].astype(np.float64).sum()), finished
-
-
-def _tokens_to_stop(tokenizer, begun, ids: list[int], stops) -> int | None:
-    """Return how many tokens it takes to complete the first stop string, None if there is none."""
 
     def stopped(count: int) -> bool:
-        text = tokenizer.decode_after(begun, ids[:count])
+        text = model.tokenizer.decode_after(begun, ids[:count])
         return any(stop in text for stop in stops)
 
-    if not stops or not stopped(len(ids)):
-        return None
-    # Text only grows with tokens, so the first count that holds a stop string is found by halves.
-    return bisect.bisect_left(range(len(ids)), True, key=stopped)
+    if stops and stopped(len(ids)):
+        # Text only grows with tokens: the fewest that complete a stop string are found by halves.
+        count, finished = bisect.bisect_left(range(len(ids)), True, key=stopped), True
+        ids = ids[:count]
+    return ids, float(logprobs[:count].astype(np.float64).sum()), finished

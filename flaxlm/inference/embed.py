@@ -80,12 +80,12 @@ def settle(
         )
     if options.max_tokens and limit is not None and options.max_tokens > limit:
         raise ConfigError(f"--max_tokens={options.max_tokens} is above model.max_length={limit}")
-    if options.prompt_name and not modules.prompts:
-        raise ConfigError(
-            f"--prompt_name={options.prompt_name!r}: the model's files name no prompt"
-        )
-    if options.prompt_name:
-        choose("--prompt_name", options.prompt_name, modules.prompts)
+    name = options.prompt_name
+    if name and not modules.prompts:
+        raise ConfigError(f"--prompt_name={name!r}: the model's files name no prompt")
+    prompt = modules.prompt
+    if name:
+        prompt = modules.prompts[choose("--prompt_name", name, modules.prompts)]
     most = limit or 512
     said = {
         "pooling": trained or modules.pooling or "mean",
@@ -95,16 +95,15 @@ def settle(
     where = dict(modules.where) | ({"pooling": "objective.pooling"} if trained else {})
     decided, parts = dict(said), []
     for name in said:
-        given = getattr(options, name)
-        if given or given is False:
-            decided[name] = given
+        asked = getattr(options, name)
+        if asked or asked is False:
+            decided[name] = asked
         if name in where:
             other = f"--{name}; {where[name]} says {said[name]}"
             source = where[name] if decided[name] == said[name] else other
             parts.append(f"{name} {decided[name]} ({source})")
     parts += [f"left out: {fault}" for fault in modules.unsupported]
-    prompt = modules.prompts[options.prompt_name] if options.prompt_name else modules.prompt
-    parts += [f"prompt {prompt!r}"] * bool(prompt)
+    parts += [f"prompt {prompt!r}"] if prompt else []
     return dataclasses.replace(options, **decided), prompt, ", ".join(parts)
 
 
@@ -116,9 +115,6 @@ def embed(
     say: Callable = lambda line: None,
 ) -> np.ndarray:
     """Return a vector for each text, float32 [N, D], row i for text i.
-
-    Texts of like length are computed together: padded to 16, 32, 64, … tokens, so that few shapes
-    are compiled and little is padded.
 
     Args:
       model: its backbone is what counts; heads cost time and are ignored.
@@ -137,23 +133,20 @@ def embed(
         if modules.lowercase:
             texts = [text.lower() for text in texts]
         rows = [_row(tokenizer, ids, options.max_tokens) for ids in tokenizer.encode_batch(texts)]
-    found = np.zeros((len(rows), model.config.width), np.float32)
-    size = options.batch_size
+    vectors = np.zeros((len(rows), model.config.width), np.float32)
+    size, typed = options.batch_size, getattr(model.config, "token_types", 0)
     with model.on_mesh(), Progress("embed", len(rows), unit="texts") as bar:
         for members, padded in batches([len(ids) for ids, _ in rows], size):
             length = min(padded, limit or padded)
             batch = pad([rows[m][0] for m in members], size, length, left=False)
-            types = pad([rows[m][1] for m in members], size, length, left=False)["tokens"]
-            vectors = _vectors(
-                model.module,
-                model.params,
-                batch | ({"token_types": types} if getattr(model.config, "token_types", 0) else {}),
-                pooling=POOLINGS[options.pooling],
-                normalize=options.normalize,
-            )
-            found[members] = np.asarray(vectors)[: len(members)]
+            if typed:
+                types = pad([rows[m][1] for m in members], size, length, left=False)
+                batch["token_types"] = types["tokens"]
+            kinds = {"pooling": POOLINGS[options.pooling], "normalize": options.normalize}
+            batch_vectors = _vectors(model.module, model.params, batch, **kinds)
+            vectors[members] = np.asarray(batch_vectors)[: len(members)]
             bar.add(len(members))
-    return found
+    return vectors
 
 
 def _row(tokenizer: Tokenizer, ids: list[int], most: int) -> tuple[list[int], list[int]]:

@@ -2,29 +2,23 @@
 
 import dataclasses
 import functools
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxlm.data.vocabulary import Tokenizer
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.inference.decoding import batch_rows, decode
-from flaxlm.inference.prompts import (
-    batches,
-    bucket,
-    check_positions,
-    interleave,
-    join_ids,
-    pad,
-    spans,
-    split_blanks,
-)
+from flaxlm.inference.prompts import batches, bucket, check_positions, pad
 from flaxlm.inference.settings import GenerateConfig, forced_ids, resolve
 from flaxlm.trained import TrainedModel
 
 ALTERNATIVES = 5
+BLANK = re.compile(r"\[MASK\]|<extra_id_(\d+)>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +56,7 @@ def generate(
       prompts: texts, or token ids as the model is to read them, special ones included; for an
         encoder each holds at least one `[MASK]`.
       options: how to choose tokens and when to stop; see `settings.resolve` for what is None.
-      progress: called with the number of texts that are there, before each batch and at the end;
-        it may raise to give the rest up.
+      progress: see `decoding.decode`.
 
     Raises:
       ConfigError: the prompt and its new tokens do not fit into the model's positions.
@@ -82,8 +75,7 @@ def generate(
 
 def cut(text: str, stops: Sequence[str]) -> str:
     """Return the text before the stop string that begins first, all of it where there is none."""
-    places = [text.find(stop) for stop in stops]
-    return text[: min((place for place in places if place >= 0), default=len(text))]
+    return min((text.partition(stop)[0] for stop in stops), key=len, default=text)
 
 
 def _shown(tokenizer, prompt: str | Sequence[int]) -> str:
@@ -96,18 +88,20 @@ def _continue(model, prompts, options, progress) -> list[Generation]:
     requests = [_with_bos(model, prompt, options.bos) for prompt in prompts]
     for number, ids in enumerate(requests):
         check_positions(model.config, number, len(ids), options.max_new_tokens)
+    generations = []
+    for i, ids, logprob, finished in _answers(model, requests, options, progress):
+        text = cut(tokenizer.decode_after(requests[i], ids), options.stop)
+        prompt = _shown(tokenizer, prompts[i])
+        generations.append(Generation(prompt, text, tuple(ids), logprob, finished))
+    return generations
+
+
+def _answers(model, requests, options, progress) -> Iterator[tuple[int, list[int], float, bool]]:
+    """Yield (number of its request, new ids, log-probability, whether it ended) of each text."""
     results = decode(model, requests, options, progress)
     _warn_beyond_context(model, requests, results, options.num_samples)
-    owners = np.repeat(np.arange(len(prompts)), options.num_samples)
-    return [
-        Generation(
-            _shown(tokenizer, prompts[i]),
-            cut(tokenizer.decode_after(requests[i], ids), options.stop),
-            tuple(ids),
-            *rest,
-        )
-        for i, (ids, *rest) in zip(owners, results, strict=True)
-    ]
+    for number, result in enumerate(results):
+        yield number // options.num_samples, *result
 
 
 def _with_bos(model, prompt: str | Sequence[int], bos: str) -> list[int]:
@@ -135,7 +129,7 @@ def _warn_beyond_context(model, requests, results, samples: int) -> None:
                 f"prompt {number // samples} and its continuation are {length} tokens, and the "
                 f"model was trained with {model.context} at once: what it writes beyond is "
                 "uncertain",
-                stacklevel=2,
+                stacklevel=3,
             )
             return
 
@@ -148,29 +142,83 @@ def _respond(model, prompts, options, progress) -> list[Generation]:
     """
     tokenizer, blanks, requests = model.tokenizer, [], []
     for number, prompt in enumerate(prompts):
+        parts, ids = ([], []), prompt
         if isinstance(prompt, str):
             parts = split_blanks(tokenizer, prompt, number, masks=False)
-            requests.append([*join_ids(tokenizer, *parts), tokenizer.eos_id])
-        else:
-            parts = [], []
-            requests.append(list(prompt))
+            ids = [*join_ids(tokenizer, *parts), tokenizer.eos_id]
+        requests.append(list(ids))
         blanks.append(parts)
     for number, ids in enumerate(requests):
         check_positions(model.config, number, len(ids))
         check_positions(model.config, number, 1 + len(forced_ids(model)), options.max_new_tokens)
-    results = decode(model, requests, options, progress)
-    _warn_beyond_context(model, requests, results, options.num_samples)
-    owners = np.repeat(np.arange(len(prompts)), options.num_samples)
     generations = []
-    for i, (ids, *rest) in zip(owners, results, strict=True):
+    for i, ids, logprob, finished in _answers(model, requests, options, progress):
         texts, blank_ids = blanks[i]
         text = cut(tokenizer.decode(ids), options.stop)
         if blank_ids:
             answers = spans(tokenizer, ids)
             fills = [cut(answers.get(blank, ""), options.stop) for blank in blank_ids]
             text = "".join(interleave(texts, fills))
-        generations.append(Generation(_shown(tokenizer, prompts[i]), text, tuple(ids), *rest))
+        prompt = _shown(tokenizer, prompts[i])
+        generations.append(Generation(prompt, text, tuple(ids), logprob, finished))
     return generations
+
+
+def split_blanks(
+    tokenizer: Tokenizer, prompt: str, number: int, *, masks: bool
+) -> tuple[list[str], list[int]]:
+    """Return (the texts around the blanks of a prompt, the id that stands in each blank).
+
+    `[MASK]` is a blank for an encoder (`masks`); for a model with sentinels `<extra_id_0>` … are,
+    and `[MASK]` becomes the next sentinel. Where the vocabulary joins a space to the word after
+    it, the space before a blank belongs to the blank, as it did in training.
+    """
+    blanks = [m for m in BLANK.finditer(prompt) if not masks or m[1] is None]
+    sentinels = tokenizer.sentinel_ids
+    named = {int(blank[1]) for blank in blanks if blank[1] is not None}
+    free = (n for n in range(len(blanks) + len(named)) if n not in named)
+    ids: list[int] = []
+    texts: list[str] = []
+    begin = 0
+    for blank in blanks:
+        text = prompt[begin : blank.start()]
+        texts.append(text.removesuffix(" ") if tokenizer.spaces_join else text)
+        begin = blank.end()
+        if masks:
+            ids.append(tokenizer.mask_id)
+            continue
+        sentinel = int(blank[1]) if blank[1] is not None else next(free)
+        if sentinel >= len(sentinels):
+            raise DataError(
+                f"prompt {number}: blank {blank[0]} needs sentinel {sentinel}, and the tokenizer "
+                f"has {len(sentinels)}; use fewer blanks, or a tokenizer with more sentinels"
+            )
+        ids.append(int(sentinels[sentinel]))
+    if len(set(ids)) < len(ids) and not masks:
+        raise DataError(f"prompt {number} uses a sentinel twice; number its blanks apart")
+    return [*texts, prompt[begin:]], ids
+
+
+def interleave(texts: Sequence, fills: Sequence) -> list:
+    """Return text, fill, text, fill, …, text as one list."""
+    pairs = zip(fills, texts[1:], strict=True)
+    return [texts[0], *(part for pair in pairs for part in pair)]
+
+
+def join_ids(tokenizer: Tokenizer, texts: Sequence[str], blanks: Sequence[int]) -> list[int]:
+    """Return the ids of a prompt, each blank in its place."""
+    parts = interleave(tokenizer.encode_batch(texts), [[blank] for blank in blanks])
+    return [token for part in parts for token in part]
+
+
+def spans(tokenizer: Tokenizer, ids: Sequence[int]) -> dict[int, str]:
+    """Return {sentinel id: the text that follows it} of a span-corruption answer."""
+    sentinels = set(tokenizer.sentinel_ids.tolist())
+    starts = [place for place, token in enumerate(ids) if token in sentinels]
+    ends = [*starts[1:], len(ids)]
+    # A sentinel said twice keeps its first text.
+    pairs = [(ids[a], tokenizer.decode(ids[a:b])) for a, b in zip(starts, ends, strict=True)]
+    return dict(reversed(pairs))
 
 
 @functools.partial(jax.jit, static_argnames=("module", "count"))
@@ -246,12 +294,11 @@ def _texts_around(tokenizer, ids: list[int]) -> list[str]:
 def _filled(tokenizer, prompt: str, texts, logprobs, tokens) -> Generation:
     """Return the generation of one prompt from its blanks' likeliest tokens [P, count]."""
     best = tokens[:, 0].tolist()
+    words = [[tokenizer.decode([token]) for token in ids] for ids in tokens.tolist()]
+    chances = np.exp(logprobs).tolist()
     alternatives = tuple(
-        tuple(
-            (tokenizer.decode([token]), float(np.exp(p))) for token, p in zip(ids, ps, strict=True)
-        )
-        for ids, ps in zip(tokens.tolist(), logprobs, strict=True)
+        tuple(zip(*blank, strict=True)) for blank in zip(words, chances, strict=True)
     )
-    text = "".join(interleave(texts, [tokenizer.decode([token]) for token in best]))
+    text = "".join(interleave(texts, [blank[0] for blank in words]))
     total = float(logprobs[:, 0].astype(np.float64).sum())
     return Generation(prompt, text, tuple(best), total, True, alternatives)

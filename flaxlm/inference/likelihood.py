@@ -8,6 +8,7 @@ sums are made in float64 on the host.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -33,15 +34,6 @@ from flaxlm.trained import TrainedModel
 # Tokens that a device reads at a time, in rows of one padded length: as many as keep an accelerator
 # busy, and few enough that a request by itself is not dear on a CPU.
 BLOCK_TOKENS = 1024
-
-
-class Rolling(NamedTuple):
-    """What a model makes of N long texts: nats float64 [N]; tokens, bytes, words int64 [N]."""
-
-    nats: np.ndarray
-    tokens: np.ndarray
-    bytes: np.ndarray
-    words: np.ndarray
 
 
 class _Row(NamedTuple):
@@ -75,7 +67,9 @@ def score(
       DataError: what is to be judged does not fit into the model; only a context is ever cut.
       ConfigError: the model has no head to judge tokens with.
     """
-    layout, head = _layout(model)
+    layout, head = _answered if model.traits.encodes else _continued, "lm"
+    if model.traits.bidirectional:
+        layout, head = _hidden, "mlm"
     limit = reading_limit(model, max_length)
     index: dict[Request, int] = {}
     owners = np.array([index.setdefault(request, len(index)) for request in requests], np.int64)
@@ -105,22 +99,23 @@ def _continued(tokenizer, number: int, request: Continuation, limit) -> tuple[li
 
     The last token is judged and never read.
     """
-    context, continuation = request
-    if not context or not continuation:
-        raise DataError(f"request {number} needs a token of context and one to judge")
-    context, cut = _fit(number, context, len(continuation), limit)
+    continuation = request.continuation
+    context, cut = _fit(number, request, len(continuation), limit)
     tokens = (*context, *continuation[:-1])
     places = range(len(context) - 1, len(tokens))
     return [_Row(number, tokens, places, continuation)], cut
 
 
-def _fit(number: int, context: Ids, judged: int, limit: int | None) -> tuple[Ids, bool]:
-    """Return the end of a context that fits before `judged` tokens, and whether that is a cut."""
-    if limit is None or len(context) + judged - 1 <= limit:
+def _fit(number: int, request: Continuation, beside: int, limit: int | None) -> tuple[Ids, bool]:
+    """Return the end of a context that fits before `beside` tokens, and whether that is a cut."""
+    context, continuation = request
+    if not context or not continuation:
+        raise DataError(f"request {number} needs a token of context and one to judge")
+    if limit is not None and len(continuation) > limit:
+        raise _too_long(number, len(continuation), limit)
+    if limit is None or len(context) + beside - 1 <= limit:
         return context, False
-    if judged > limit:
-        raise _too_long(number, judged, limit)
-    return context[-(limit + 1 - judged) :], True
+    return context[-(limit + 1 - beside) :], True
 
 
 def _too_long(number: int, length: int, limit: int) -> DataError:
@@ -132,14 +127,10 @@ def _too_long(number: int, length: int, limit: int) -> DataError:
 
 def _answered(tokenizer, number: int, request: Continuation, limit) -> tuple[list[_Row], bool]:
     """Return the row of an encoder-decoder: it reads the context, and writes the continuation."""
-    context, continuation = request
-    if not context or not continuation:
-        raise DataError(f"request {number} needs a token of context and one to judge")
-    context, cut = _fit(number, context, 1, limit)
-    if limit is not None and len(continuation) > limit:
-        raise _too_long(number, len(continuation), limit)
-    tokens = (tokenizer.start_id, *continuation[:-1])
-    return [_Row(number, tokens, range(len(tokens)), continuation, encoder=context)], cut
+    context, cut = _fit(number, request, 1, limit)
+    tokens = (tokenizer.start_id, *request.continuation[:-1])
+    row = _Row(number, tokens, range(len(tokens)), request.continuation, encoder=context)
+    return [row], cut
 
 
 def _hidden(tokenizer, number: int, request: Masked, limit) -> tuple[list[_Row], bool]:
@@ -155,18 +146,11 @@ def _hidden(tokenizer, number: int, request: Masked, limit) -> tuple[list[_Row],
             if first <= over:
                 raise _too_long(number, len(ids) - first, limit)
             cut = True
-        target = ids[place]
+        target = (ids[place],)
         if over:
             ids, types = (part[:1] + part[1 + over :] for part in (ids, types))
-        rows.append(_Row(number, ids, (place - over,), (target,), types))
+        rows.append(_Row(number, ids, (place - over,), target, types))
     return rows, cut
-
-
-def _layout(model: TrainedModel):
-    """Return how a request becomes rows, and the head that judges them."""
-    if model.traits.bidirectional:
-        return _hidden, "mlm"
-    return _answered if model.traits.encodes else _continued, "lm"
 
 
 def _compute(model: TrainedModel, rows, limit, head, title) -> list:
@@ -175,24 +159,20 @@ def _compute(model: TrainedModel, rows, limit, head, title) -> list:
     The device is given batch i + 1 before the host waits for batch i.
     """
     results: list = [None] * len(rows)
-    waiting: tuple | None = None
 
-    def take(members, outputs):
-        values, best = (np.asarray(array) for array in outputs)
-        for place, member in enumerate(members):
-            count = len(rows[member].targets)
-            results[member] = values[place, :count], bool(best[place, :count].all())
-
-    with Progress(title, len(rows), unit="rows", quiet=jax.process_index() != 0) as bar:
+    def started() -> Iterator[tuple]:
         for members, size, shape in _groups(rows, limit):
             batch = _batch(model, [rows[m] for m in members], size, shape, head)
-            outputs = _judge(model.module, model.params, sharding.spread(batch), head=head)
-            if waiting is not None:
-                take(*waiting)
-            waiting = members, outputs
+            yield members, _judge(model.module, model.params, sharding.spread(batch), head=head)
+        yield None, None
+
+    with Progress(title, len(rows), unit="rows", quiet=jax.process_index() != 0) as bar:
+        for (members, outputs), _ in itertools.pairwise(started()):
+            values, best = (np.asarray(array) for array in outputs)
+            for place, member in enumerate(members):
+                count = len(rows[member].targets)
+                results[member] = values[place, :count], bool(best[place, :count].all())
             bar.add(len(members))
-        if waiting is not None:
-            take(*waiting)
     return results
 
 
@@ -238,8 +218,7 @@ def _batch(model: TrainedModel, rows: list[_Row], size: int, shape, head) -> dic
     if encoder:
         read = pad([row.encoder for row in rows], size, encoder, left=False)
         batch |= {f"encoder_{name}": array for name, array in read.items()}
-    places = np.zeros((size, judged), np.int32)
-    targets = np.zeros((size, judged), np.int32)
+    places, targets = np.zeros((2, size, judged), np.int32)
     for number, row in enumerate(rows):
         places[number, : len(row.places)] = row.places
         targets[number, : len(row.targets)] = row.targets
@@ -262,8 +241,8 @@ def _judge(module, params, batch, *, head):
     return sharding.replicate(losses.token_log_likelihoods(outputs[head], batch["targets"]))
 
 
-def rolling(model: TrainedModel, texts: Sequence[str], window: int, stride: int = 0) -> Rolling:
-    """Return the nats of long texts, each token judged exactly once.
+def rolling(model: TrainedModel, texts: Sequence[str], window: int, stride: int = 0) -> np.ndarray:
+    """Return the nats of long texts, float64 [N], each token judged exactly once.
 
     A text is read as BOS and its tokens, in windows that overlap: see `requests.windows`.
 
@@ -279,17 +258,9 @@ def rolling(model: TrainedModel, texts: Sequence[str], window: int, stride: int 
         raise ConfigError(f"stride={stride} must be between 1 and window={window}")
     if limit is not None and window > limit:
         raise ConfigError(f"window={window} is above model.max_length={limit}")
-    requests, owners, tokens = [], [], []
-    for number, ids in enumerate(model.tokenizer.encode_batch(texts)):
-        tokens.append(len(ids))
-        asked = list(windows([model.tokenizer.bos_id, *ids], window, stride))
-        requests += asked
-        owners += [number] * len(asked)
-    scores = score(model, requests, title="windows")
-    nats = np.bincount(owners, -scores.log_likelihood, minlength=len(texts)) if owners else []
-    return Rolling(
-        np.asarray(nats, np.float64) if owners else np.zeros(len(texts)),
-        np.array(tokens, np.int64),
-        np.array([len(text.encode()) for text in texts], np.int64),
-        np.array([len(text.split()) for text in texts], np.int64),
-    )
+    bos = model.tokenizer.bos_id
+    streams = [[bos, *ids] for ids in model.tokenizer.encode_batch(texts)]
+    asked = [list(windows(stream, window, stride)) for stream in streams]
+    scores = score(model, [request for requests in asked for request in requests], title="windows")
+    owners = [number for number, requests in enumerate(asked) for _ in requests]
+    return np.bincount(np.array(owners, np.int64), -scores.log_likelihood, minlength=len(texts))

@@ -1,15 +1,12 @@
-"""From prompts to padded rows: length buckets, and blanks to be filled."""
+"""From token ids to padded rows, by buckets of lengths."""
 
-import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from flaxlm.data.vocabulary import Tokenizer
-from flaxlm.errors import ConfigError, DataError
+from flaxlm.errors import ConfigError
 
 SMALLEST_BUCKET = 16
-BLANK = re.compile(r"\[MASK\]|<extra_id_(\d+)>")
 
 
 def bucket(length: int) -> int:
@@ -59,11 +56,11 @@ def check_positions(config, number: int, length: int, new: int = 1) -> None:
     limit = position_limit(config)
     if limit is None or length + new - 1 <= limit:
         return
-    room = limit - length + 1
+    room, more = limit - length + 1, f" and may get {new} more" if new > 1 else ""
     advice = f"set max_new_tokens to at most {room}" if room > 0 else "shorten the prompt"
     raise ConfigError(
-        f"prompt {number} has {length} tokens{f' and may get {new} more' if new > 1 else ''}, but "
-        f"the model's learned positions end at model.max_length={limit}; {advice}"
+        f"prompt {number} has {length} tokens{more}, but the model's learned positions end at "
+        f"model.max_length={limit}; {advice}"
     )
 
 
@@ -79,62 +76,3 @@ def padded_lengths(config, padded: int, new: int) -> tuple[int, int, int]:
         padded = min(padded, limit - new + 1)
         room = min(room, limit - padded + 1)
     return padded, room, padded + room - 1
-
-
-def split_blanks(
-    tokenizer: Tokenizer, prompt: str, number: int, *, masks: bool
-) -> tuple[list[str], list[int]]:
-    """Return (the texts around the blanks of a prompt, the id that stands in each blank).
-
-    `[MASK]` is a blank for an encoder (`masks`); for a model with sentinels `<extra_id_0>` … are,
-    and `[MASK]` becomes the next sentinel. Where the vocabulary joins a space to the word after
-    it, the space before a blank belongs to the blank, as it did in training.
-    """
-    blanks = [m for m in BLANK.finditer(prompt) if not masks or m[1] is None]
-    sentinels = tokenizer.sentinel_ids
-    named = {int(blank[1]) for blank in blanks if blank[1] is not None}
-    free = (n for n in range(len(blanks) + len(named)) if n not in named)
-    ids: list[int] = []
-    texts: list[str] = []
-    begin = 0
-    for blank in blanks:
-        text = prompt[begin : blank.start()]
-        texts.append(text.removesuffix(" ") if tokenizer.spaces_join else text)
-        begin = blank.end()
-        if masks:
-            ids.append(tokenizer.mask_id)
-            continue
-        sentinel = int(blank[1]) if blank[1] is not None else next(free)
-        if sentinel >= len(sentinels):
-            raise DataError(
-                f"prompt {number}: blank {blank[0]} needs sentinel {sentinel}, and the tokenizer "
-                f"has {len(sentinels)}; use fewer blanks, or a tokenizer with more sentinels"
-            )
-        ids.append(int(sentinels[sentinel]))
-    if len(set(ids)) < len(ids) and not masks:
-        raise DataError(f"prompt {number} uses a sentinel twice; number its blanks apart")
-    return [*texts, prompt[begin:]], ids
-
-
-def interleave(texts: Sequence, fills: Sequence) -> list:
-    """Return text, fill, text, fill, …, text as one list."""
-    joined = [texts[0]]
-    for fill, text in zip(fills, texts[1:], strict=True):
-        joined += [fill, text]
-    return joined
-
-
-def join_ids(tokenizer: Tokenizer, texts: Sequence[str], blanks: Sequence[int]) -> list[int]:
-    """Return the ids of a prompt, each blank in its place."""
-    parts = interleave(tokenizer.encode_batch(texts), [[blank] for blank in blanks])
-    return [token for part in parts for token in part]
-
-
-def spans(tokenizer: Tokenizer, ids: Sequence[int]) -> dict[int, str]:
-    """Return {sentinel id: the text that follows it} of a span-corruption answer."""
-    sentinels = set(tokenizer.sentinel_ids.tolist())
-    starts = [place for place, token in enumerate(ids) if token in sentinels]
-    ends = [*starts[1:], len(ids)]
-    # A sentinel said twice keeps its first text.
-    pairs = [(ids[a], tokenizer.decode(ids[a:b])) for a, b in zip(starts, ends, strict=True)]
-    return dict(reversed(pairs))

@@ -17,13 +17,7 @@ Ids = tuple[int, ...]
 
 
 class Reader(NamedTuple):
-    """Who is asked.
-
-    Attributes:
-      tokenizer: the model's.
-      family: the model's key in MODELS.
-      limit: most tokens that it reads at once, None where it has no bound.
-    """
+    """Who is asked: a family of MODELS, and how many tokens it reads at once (None: any number)."""
 
     tokenizer: Tokenizer
     family: str
@@ -112,10 +106,7 @@ def request(reader: Reader, context: str, text: str) -> Request:
 
     A decoder or recurrent model reads `BOS context`. The encoder of an encoder-decoder reads
     `context EOS`, and its decoder writes the text. An encoder reads both within its special
-    tokens, and every token of the text is masked in turn.
-
-    Raises:
-      DataError: the text has no tokens.
+    tokens, and every token of the text is masked in turn. DataError where the text has no tokens.
     """
     tokenizer = reader.tokenizer
     if reader.traits.encodes:

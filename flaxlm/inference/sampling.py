@@ -1,7 +1,7 @@
 """Decoding on the device: choosing the next token, and the loop that asks for the one after.
 
-Greedy, temperature, top-k, top-p; each row draws with a key of its own, so that a sample is a
-function of (seed, prompt index, sample index) and not of who else is in the batch.
+Each row draws with a key of its own, so that a sample is a function of (seed, prompt index, sample
+index) and not of who else is in the batch.
 """
 
 import functools
@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+STATIC = ("model", "vocab_size", "eos_ids", "greedy", "cut")
+
 
 def row_keys(seed: int, rows_B: jax.Array, samples_B: jax.Array) -> jax.Array:
-    """Return one key [B] for each (prompt index, sample index), whatever else is in the batch."""
+    """Return one key [B] for each (prompt index, sample index)."""
     root = jax.random.key(seed)
 
     def key(row, sample):
@@ -21,15 +23,13 @@ def row_keys(seed: int, rows_B: jax.Array, samples_B: jax.Array) -> jax.Array:
     return jax.vmap(key)(rows_B, samples_B)
 
 
-def filtered(
-    logits_BV: jax.Array, temperature: jax.Array, top_k: jax.Array, top_p: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def filtered(logits_BV: jax.Array, temperature, top_k, top_p) -> tuple[jax.Array, jax.Array]:
     """Return (scaled logits by rank [B, V], token of each rank [B, V]).
 
     Ranks run from the most likely token down, equal logits by token id. Tokens outside are −inf:
     those of rank `top_k` and beyond (0 keeps all), then those before which the probability of what
-    top-k left, at this temperature, has reached `top_p` already (Holtzman et al., 2020: the
-    smallest set that reaches `top_p`). The first rank is always kept.
+    top-k left, at this `temperature` (above 0), has reached `top_p` (in (0, 1]) already (Holtzman
+    et al., 2020: the smallest set that reaches it). The first rank is always kept.
     """
     vocabulary = logits_BV.shape[-1]
     order_BV = jnp.argsort(-logits_BV, axis=-1, stable=True)
@@ -45,28 +45,19 @@ def filtered(
 
 
 def sample(
-    logits_BV: jax.Array,
-    keys_B: jax.Array,
-    temperature: jax.Array,
-    top_k: jax.Array,
-    top_p: jax.Array,
-    *,
-    greedy: bool,
-    cut: bool,
+    logits_BV: jax.Array, keys_B: jax.Array, temperature, top_k, top_p, *, greedy: bool, cut: bool
 ) -> tuple[jax.Array, jax.Array]:
     """Return (tokens int32 [B], their log-probabilities under the model float32 [B]).
+
+    Log-probabilities are of the model itself, before temperature and cuts, so that samples drawn
+    in different ways can be compared.
 
     Args:
       logits_BV: the model's scores; −inf for rows that are no token.
       keys_B: a random key a row, used up by this call.
-      temperature: scalar > 0; divides the logits before they are cut.
-      top_k: scalar; 0 keeps all.
-      top_p: scalar in (0, 1].
+      temperature, top_k, top_p: scalars, see `filtered`.
       greedy: take the most likely token (static); keys and the rest are not looked at.
       cut: whether top-k or top-p are on (static): without them no sort is needed.
-
-    Log-probabilities are of the model itself, before temperature and cuts, so that samples drawn
-    in different ways can be compared.
     """
     logits_BV = logits_BV.astype(jnp.float32)
     draw = jax.vmap(jax.random.categorical)
@@ -131,10 +122,7 @@ def _append(
     )
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("model", "cache_length", "room", "vocab_size", "eos_ids", "greedy", "cut"),
-)
+@functools.partial(jax.jit, static_argnames=(*STATIC, "cache_length", "room"))
 def start(
     model, params, batch, keys_B, live_B, settings, *, cache_length, room, **modes
 ) -> Decoding:
@@ -143,7 +131,7 @@ def start(
     Args:
       model: a Linen module with `prefill` and `decode_step` (static, as every name after `*`).
       params: its parameters.
-      batch: what `prefill` takes; prompts are padded on the left.
+      batch: what `prefill` takes, [B, …]; prompts are padded on the left.
       keys_B: from `row_keys`.
       live_B: False for rows that only fill the batch.
       settings: temperature, top-k, top-p.
@@ -165,16 +153,9 @@ def start(
     return _append(empty, logits_BV, cache, settings, **modes)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("model", "vocab_size", "eos_ids", "greedy", "cut"),
-    donate_argnames=("decoding",),
-)
+@functools.partial(jax.jit, static_argnames=STATIC, donate_argnames="decoding")
 def advance(model, params, decoding: Decoding, until, settings, **modes) -> Decoding:
-    """Return the decoding at step `until` (a traced scalar), or when every row has ended.
-
-    The whole loop runs on the device; the host looks once, when it is over.
-    """
+    """Return the decoding at step `until` (a traced scalar), or when every row has ended."""
 
     def going(decoding: Decoding):
         return (decoding.step < until) & ~jnp.all(decoding.done_B)

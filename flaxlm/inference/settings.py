@@ -76,9 +76,8 @@ class GenerateConfig:
     bos: str = "auto"
 
     def __post_init__(self):
-        least = dict.fromkeys(("max_new_tokens", "num_samples", "batch_size", "num_beams"), 1)
-        for name, low in least.items():
-            self._check(name, lambda value, low=low: value >= low, f"at least {low}")
+        for name in ("max_new_tokens", "num_samples", "batch_size", "num_beams"):
+            self._check(name, lambda value: value >= 1, "at least 1")
         self._check("temperature", lambda t: 0 <= t < float("inf"), "0 (greedy) or more")
         self._check("top_k", lambda k: k >= 0, "0 (off) or more")
         self._check("top_p", lambda p: 0 < p <= 1, "above 0 and at most 1 (off)")
@@ -116,10 +115,9 @@ class GenerateConfig:
 
     def complete(self, **values) -> "GenerateConfig":
         """Return the options with `values`, or else the usual ones, where they say nothing."""
-        values = USUAL | values
-        return dataclasses.replace(
-            self, **{name: v for name, v in values.items() if getattr(self, name) in (None, ())}
-        )
+        values = (USUAL | values).items()
+        left = {name: value for name, value in values if getattr(self, name) in (None, ())}
+        return dataclasses.replace(self, **left)
 
 
 def forced_ids(model: TrainedModel) -> list[int]:
@@ -172,12 +170,12 @@ def resolve(options: GenerateConfig, model: TrainedModel) -> tuple[GenerateConfi
         raise ConfigError(f"{file}: {error}") from None
     if forced:
         added["forced_bos_token_id"] = left.pop("forced_bos_token_id")
-    parts = [
+    applied, ignored = (
         ", ".join(f"{name} {str(value)[:40]}" for name, value in values.items())
         for values in (added, left)
-    ]
-    said = "; not applied: ".join(parts) if left else parts[0]
-    return complete, f"{file}: {said.removeprefix('; ')}" if said else ""
+    )
+    said = f"{applied}; not applied: {ignored}".removeprefix("; ") if left else applied
+    return complete, f"{file}: {said}" if said else ""
 
 
 def _has_effect(name: str, value) -> bool:

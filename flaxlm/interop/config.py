@@ -15,16 +15,17 @@ from flaxlm.interop.spec import Family, Head, Key
 from flaxlm.models import MODELS
 
 # Names that classes had in earlier releases.
-RENAMED = {
-    "T5WithLMHeadModel": "T5ForConditionalGeneration",
-    "LLaMAForCausalLM": "LlamaForCausalLM",
-}
+RENAMED = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}
+RENAMED |= {"LLaMAForCausalLM": "LlamaForCausalLM"}
 MOST = 2**30  # of any number in config.json
 MOST_LAYERS = 10_000
 CONFIG_BYTES = 10 << 20
 SIZED = ("classification", "token_classification")  # heads with an output a label
 # problem_type -> key of OBJECTIVES
 PROBLEMS = {"regression": "regression", "multi_label_classification": "multi_label"}
+# Fields of ours that decide how a model is initialised, stored or run.
+WITHOUT_EFFECT = ("init", "init_std", "scale_residual_init", "dtype", "param_dtype", "scan_layers")
+WITHOUT_EFFECT += ("remat", "vocab_multiple", "attention", "tied")
 LLAMA3 = ("rope_low_frequency", "rope_high_frequency", "rope_original_length")
 
 
@@ -34,12 +35,10 @@ class Description:
 
     Attributes:
       family: the table of its `model_type`.
-      model_type, architecture: as they stand there; the bare backbone where no class is named,
-        until the tensors decide (`weights`).
-      head: of the class.
+      architecture: the class; the bare backbone where none is named, until the tensors decide.
       model: key of MODELS.
       fields: of the model's config.
-      labels: names of the classes of a classifier; empty where it has none.
+      labels: names of a classifier's classes.
       raw: the whole file.
     """
 
@@ -54,12 +53,12 @@ class Description:
 
     @property
     def heads(self) -> dict[str, int]:
-        """Return {head: output size} of the class."""
+        """{head: output size} of the class."""
         return {name: len(self.labels) if name in SIZED else 0 for name in self.head.heads}
 
     @property
     def objective(self) -> str:
-        """Return the key of OBJECTIVES that the class's head for whole texts is of."""
+        """Key of OBJECTIVES that the class's head for whole texts is of."""
         problem = self.raw.get("problem_type") or ("" if len(self.labels) > 1 else "regression")
         if problem == "regression" and len(self.labels) > 1:
             raise ConfigError(f"problem_type='regression' with {len(self.labels)} numbers")
@@ -93,9 +92,7 @@ def read(directory: pathlib.Path) -> Description:
     try:
         return describe(raw)
     except (ConfigError, Unsafe) as error:
-        message = str(error)
-        where = message if message.startswith("config.json: ") else f"config.json: {message}"
-        raise type(error)(f"{directory}/{where}") from None
+        raise type(error)(f"{path}: {str(error).removeprefix('config.json: ')}") from None
 
 
 def describe(raw: dict) -> Description:
@@ -110,27 +107,24 @@ def describe(raw: dict) -> Description:
         choose("model_type", str(kind), BY_TYPE)
     family = BY_TYPE[kind]
     architecture, head = _architecture(raw, family, kind)
-    rest = {k: v for k, v in raw.items() if k not in family.unused}
+    others = {k: v for k, v in raw.items() if k not in family.unused}
     fields = dict(family.constants)
     for key in family.keys:
-        value = _checked(key, rest.pop(key.hf, key.default))
+        value = _checked(key, others.pop(key.hf, key.default))
         fields |= dict.fromkeys(key.ours.split(), key.read(value))
     for name, values in family.fixed.items():
-        value = rest.pop(name, None)
+        value, valid = others.pop(name, None), " or ".join(map(repr, values))
         if value is not None and value not in values:
-            raise ConfigError(
-                f"{name}={value!r} is not supported; {' or '.join(map(repr, values))} is"
-            )
-    family.finish(fields, rest)
-    if unknown := not_understood(rest):
+            raise ConfigError(f"{name}={value!r} is not supported; {valid} is")
+    family.finish(fields, others)
+    if unknown := not_understood(others):
         raise ConfigError(
             f"not understood: {', '.join(unknown)}; what may change the computation is not "
             "ignored: remove it if it does not"
         )
     fields |= head.fields
-    described = Description(
-        family, kind, architecture, head, head.model or family.model, fields, _labels(raw), raw
-    )
+    model = head.model or family.model
+    described = Description(family, kind, architecture, head, model, fields, _labels(raw), raw)
     described.config()  # its own checks
     return described
 
@@ -148,17 +142,15 @@ def _architecture(raw: dict, family: Family, kind: str) -> tuple[str, Head]:
 
 def _checked(key: Key, value):
     """Return a value of the default's type and of a size that can be."""
-    kinds = {bool: bool, int: int, float: (int, float), str: str, type(None): (int, float)}
     default = key.default
-    fits = isinstance(value, kinds[type(default)])
     if value is None:
         return default
-    if isinstance(value, bool) != isinstance(default, bool) or not fits:
+    kind = int | float if default is None or isinstance(default, float) else type(default)
+    if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, kind):
         raise ConfigError(f"{key.hf}={value!r} is not of the type of {default!r}")
-    if isinstance(value, int | float) and not 0 <= value <= MOST:
-        raise ConfigError(f"{key.hf}={value!r} must be in 0 … {MOST}")
-    if "layers" in key.ours and not isinstance(value, bool) and not 0 < value <= MOST_LAYERS:
-        raise ConfigError(f"{key.hf}={value!r} must be in 1 … {MOST_LAYERS}")
+    low, high = (1, MOST_LAYERS) if key.ours.endswith("layers") else (0, MOST)
+    if isinstance(value, int | float) and not low <= value <= high:
+        raise ConfigError(f"{key.hf}={value!r} must be in {low} … {high}")
     return float(value) if isinstance(default, float) else value
 
 
@@ -182,23 +174,18 @@ def _labels(raw: dict) -> tuple[str, ...]:
 def canonical(config, model: str, heads) -> dict:
     """Return the fields that decide what a model computes, without those that have no effect."""
     fields = dataclasses.asdict(config)
-    for name in (
-        *("init", "init_std", "scale_residual_init", "dtype", "param_dtype", "scan_layers"),
-        *("remat", "vocab_multiple", "attention", "tied"),
-        *(name for name in fields if name.endswith("_dropout")),
-    ):
+    dropouts = [name for name in fields if name.endswith("_dropout")]
+    for name in (*WITHOUT_EFFECT, *dropouts):
         fields.pop(name, None)
     pattern = config.windows or (0,)
     sizes = tuple(pattern[i % len(pattern)] for i in range(config.num_layers))
     fields["windows"] = sizes if any(sizes) else ()
     fields["pooling"] = config.pooling or ("first" if model == "encoder" else "last")
-    usual = "dense" if fields["pooling"] == "first" else "none"
-    fields["pooler"] = config.pooler or usual
+    fields["pooler"] = config.pooler or ("dense" if fields["pooling"] == "first" else "none")
     fields["transform_activation"] = config.transform_activation or config.activation
     pooled = {"pooled", "nsp", "classification"} & set(heads)
     transformed = "mlm" in heads or (heads and fields["pooler"] == "transform")
-    unused = []
-    for needed, names in (
+    used = (
         (config.positions == "rotary", [n for n in fields if n.startswith(("rope_", "rotary_"))]),
         (config.rope_scaling, ["rope_factor"]),
         (config.rope_scaling == "llama3", list(LLAMA3)),
@@ -212,19 +199,16 @@ def canonical(config, model: str, heads) -> dict:
         (transformed, ["transform_activation", "transform_bias"]),
         ("mlm" in heads, ["mlm_bias"]),
         ("classification" in heads, ["classification_bias"]),
-    ):
-        unused += [] if needed else names
+    )
+    unused = {name for needed, names in used if not needed for name in names}
     return {name: value for name, value in fields.items() if name not in unused}
 
 
 def differences(ours, theirs, model: str, heads) -> list[str]:
     """Return a line for each field that makes two configs compute something else."""
     a, b = canonical(ours, model, heads), canonical(theirs, model, heads)
-    return [
-        f"{name}={a.get(name)!r}, not {b.get(name)!r}"
-        for name in sorted(a.keys() | b.keys())
-        if a.get(name) != b.get(name)
-    ]
+    names = [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
+    return [f"{name}={a.get(name)!r}, not {b.get(name)!r}" for name in names]
 
 
 def write(
@@ -240,46 +224,44 @@ def write(
       architecture: the class to write it as; empty for the first that fits.
 
     Raises:
-      ConfigError: no known architecture computes what this model computes; the nearest one's
-        differences are named.
+      ConfigError: none computes the same; the nearest one's differences are named.
     """
-    nearest: list[str] | None = None
-    names = [n for f in FAMILIES for kind in f.model_types for n in f.architectures(kind)]
+    classes = [
+        (family, kind, name, head)
+        for family in FAMILIES
+        for kind in family.model_types
+        for name, head in family.architectures(kind).items()
+    ]
     if architecture:
-        choose("architecture", architecture, names)
-    for family in FAMILIES:
-        for kind in family.model_types:
-            for name, head in family.architectures(kind).items():
-                if (head.model or family.model) != model or (architecture or name) != name:
-                    continue
-                if set(head.heads) != set(heads):
-                    continue
-                found, wrong = _try(config, family, kind, name, heads, labels)
-                if found:
-                    return found
-                if nearest is None or len(wrong) < len(nearest):
-                    nearest = [f"{name} has {line}" for line in wrong]
+        choose("architecture", architecture, [name for _, _, name, _ in classes])
+    count = max(heads.get(name, 0) for name in SIZED)
+    labels = (labels or tuple(f"LABEL_{i}" for i in range(count))) if count else ()
+    nearest: list[str] | None = None
+    for family, kind, name, head in classes:
+        alike = (head.model or family.model) == model and set(head.heads) == set(heads)
+        if not alike or (architecture or name) != name:
+            continue
+        try:
+            described = _describe_as(config, family, kind, name, labels)
+            wrong = differences(described.config(), config, model, heads)
+        except ConfigError as error:
+            wrong = [str(error)]
+        if not wrong:
+            return described
+        if nearest is None or len(wrong) < len(nearest):
+            nearest = [f"{name} has {line}" for line in wrong]
     why = "; ".join(nearest or [f"none has the heads {', '.join(heads) or 'none'} on {model}"])
     raise ConfigError(f"no known Hugging Face architecture computes what this model does: {why}")
 
 
-def _try(config, family: Family, kind: str, name: str, heads, labels):
-    """Return (Description or None, differences) of writing a config as one class."""
-    out: dict[str, Any] = {"architectures": [name], "model_type": kind}
-    for key in family.keys:
-        out[key.hf] = key.write(getattr(config, key.ours.split()[0]))
-    for fixed, values in family.fixed.items():
-        out.setdefault(fixed, values[0])
-    count = max((heads.get(name, 0) for name in SIZED), default=0)
-    if count:
-        labels = labels or tuple(f"LABEL_{i}" for i in range(count))
+def _describe_as(config, family: Family, kind: str, name: str, labels) -> Description:
+    """Return the description of a config that is written as one class."""
+    out: dict[str, Any] = {key: values[0] for key, values in family.fixed.items()}
+    out |= {key.hf: key.write(getattr(config, key.ours.split()[0])) for key in family.keys}
+    out |= {"architectures": [name], "model_type": kind}
+    if labels:
         out["id2label"] = {str(i): label for i, label in enumerate(labels)}
         out["label2id"] = {label: i for i, label in enumerate(labels)}
     out["is_encoder_decoder"] = family.model == "encoder_decoder"
-    try:
-        family.finish_write(config, out)
-        described = describe(out)
-    except ConfigError as error:
-        return None, [str(error)]
-    wrong = differences(described.config(), config, described.model, heads)
-    return (None, wrong) if wrong else (described, [])
+    family.finish_write(config, out)
+    return describe(out)

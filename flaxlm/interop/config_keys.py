@@ -1,6 +1,5 @@
 """Keys of `config.json` that change nothing in what a model computes, by who wrote them.
 
-All generations of the library are covered, and what fine-tuning scripts and other tools leave.
 Families add a few of their own (`Family.unused`, `Family.fixed`).
 """
 
@@ -75,15 +74,14 @@ ONLY: dict[str, tuple] = {
 }
 
 
-def not_understood(rest: dict) -> list[str]:
+def not_understood(unread: dict) -> list[str]:
     """Return `key=value` of what may change the computation, with the values that do not."""
     lines = []
-    for name, value in rest.items():
+    for name, value in unread.items():
         # A dropout that a family does not have is none at 0.
         dropout = name.endswith(("dropout", "dropout_prob", "pdrop", "layerdrop")) and value == 0
-        harmless = name in ANY or name.startswith(PREFIXES) or dropout
-        if value is None or harmless or any(value == v for v in ONLY.get(name, ())):
-            continue
-        only = " or ".join(repr(v) for v in ONLY.get(name, ()))
-        lines.append(f"{name}={value!r}"[:80] + (f" (only {only} is)" if only else ""))
+        harmless = value is None or name in ANY or name.startswith(PREFIXES) or dropout
+        if not harmless and value not in (valid := ONLY.get(name, ())):
+            only = f" (only {' or '.join(map(repr, valid))} is)" if valid else ""
+            lines.append(f"{name}={value!r}"[:80] + only)
     return lines

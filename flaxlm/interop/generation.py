@@ -15,12 +15,8 @@ FILE = "generation_config.json"
 def read_settings(directory: pathlib.Path, config: Mapping = types.MappingProxyType({})) -> dict:
     """Return the fields of generation_config.json, or those that `config` holds in its place.
 
-    The ids that end a text are in config.json where the other file names none; `_file` says where
-    the rest comes from if not from generation_config.json.
-
-    Args:
-      directory: a Hugging Face directory, or a run that keeps the file.
-      config: the object of config.json.
+    The ids that end a text are those of config.json where the other file names none. `_file` names
+    the file that the others come from, if it is not generation_config.json. A run keeps that file.
 
     Raises:
       DataError: the file is damaged, or `eos_token_id` names no ids.

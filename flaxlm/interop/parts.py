@@ -1,5 +1,6 @@
 """The tensors that a parameter of ours is made of, by name, and those of a class, to write."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -14,8 +15,7 @@ class Part(NamedTuple):
     """One tensor that a parameter is made of, or a part of one.
 
     Attributes:
-      name: of the tensor.
-      row: how it lies there.
+      name: of the tensor, in which the part lies as `row` says.
       leaf: last part of our path.
       shape: of ours, one layer of it where it is stacked, without padding of the vocabulary.
       layer: index into our leading dimension; None where it is not stacked.
@@ -85,23 +85,21 @@ def tensors_of(
     rows = rows_of(description, prefix_of(description), description.config())
     wanted: dict[str, list[tuple[str, Part]]] = {}
     for path, shape in shapes.items():
-        found = parts(path, shape, rows)
-        if not found:
+        pieces = parts(path, shape, rows)
+        if not pieces:
             raise ConfigError(f"{description.architecture} has no place for the parameter {path}")
-        for part in found:
+        for part in pieces:
             wanted.setdefault(part.name, []).append((path, part))
 
-    def make(name: str) -> np.ndarray:
-        pieces = wanted[name]
+    def make(pieces: list[tuple[str, Part]]) -> np.ndarray:
         tensor = np.zeros(pieces[0][1].stored, dtype)
         for path, part in pieces:
             array = params[path] if part.layer is None else params[path][part.layer]
-            real = np.asarray(array)[tuple(slice(0, n) for n in part.shape)]
-            part.view(tensor)[...] = real
+            part.view(tensor)[...] = np.asarray(array)[tuple(slice(0, n) for n in part.shape)]
         return tensor
 
     for name, pieces in wanted.items():
-        yield name, pieces[0][1].stored, dtype, lambda name=name: make(name)
+        yield name, pieces[0][1].stored, dtype, functools.partial(make, pieces)
     for name in description.head.zeros:
         shape = (1, description.fields["vocab_size"])
-        yield name, shape, dtype, lambda shape=shape: np.zeros(shape, dtype)
+        yield name, shape, dtype, functools.partial(np.zeros, shape, dtype)

@@ -1,12 +1,12 @@
 """Whole models from and to Hugging Face directories."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
 import re
-import warnings
 from collections.abc import Callable
 
 import jax
@@ -38,8 +38,7 @@ def resolve(name: str | os.PathLike, revision: str | None = None) -> pathlib.Pat
 
     `NAME@REVISION` names a branch, tag or commit. HF_HUB_OFFLINE=1 takes the cache alone.
     """
-    text = os.fspath(name)
-    text = text.removeprefix(SCHEME)
+    text = os.fspath(name).removeprefix(SCHEME)
     path = pathlib.Path(text).expanduser()
     if path.is_dir():
         return path
@@ -59,29 +58,17 @@ def resolve(name: str | os.PathLike, revision: str | None = None) -> pathlib.Pat
             "can the hub be reached"
         ) from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise MissingInput(f"the hub has no model {text} for you: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+        why = " ".join(str(error).split())[:200]
+        raise MissingInput(f"the hub has no model {text} for you: {why}") from None
 
 
 class Directory:
-    """A Hugging Face directory, opened and checked, nothing loaded yet.
-
-    Attributes:
-      path: where it is.
-      weights: its tensors; `weights.description` says what they are.
-    """
+    """A Hugging Face directory (`path`), opened and checked; nothing is loaded yet."""
 
     def __init__(self, name: str | os.PathLike, revision: str | None = None):
         self.path = resolve(name, revision)
         self.weights = Weights(self.path, hf_config.read(self.path))
-
-    @property
-    def description(self) -> Description:
-        """What `config.json` says."""
-        return self.weights.description
+        self.description = self.weights.description
 
     def tokenizer(self) -> Tokenizer:
         """Return its tokenizer; MissingInput where it has none."""
@@ -93,18 +80,17 @@ class Directory:
 
     def rows(self) -> int:
         """Return how many ids a model needs rows for: at least those of the tokenizer."""
-        try:
-            return max(self.weights.config.vocab_size, self.tokenizer().vocab_size)
-        except MissingInput:
-            return self.weights.config.vocab_size
+        size = self.weights.config.vocab_size
+        with contextlib.suppress(MissingInput):
+            return max(size, self.tokenizer().vocab_size)
+        return size
 
     def heads(self) -> dict[str, int]:
         """Return the heads that the files hold: a backbone may come without its pooler."""
         heads = self.description.heads
         if list(heads) == ["pooled"]:
             shapes = real_shapes(self.description.model, self.weights.config, heads)
-            there = self.weights.offers(shapes)
-            if not any(path.startswith("heads/") for path in there):
+            if not any(path.startswith("heads/") for path in self.weights.offers(shapes)):
                 return {}
         return heads
 
@@ -112,14 +98,13 @@ class Directory:
         self,
         config,
         heads: dict[str, int],
-        allow_missing: str | None = None,
-        fresh: Callable[[str], bool] = lambda path: False,
+        allow_missing=None,
+        fresh: Callable = lambda path: False,
     ) -> "Plan":
         """Return what to load into a model; what is not here is named, and refused.
 
         Args:
-          config: the model's.
-          heads: that it is built with.
+          config, heads: the model's.
           allow_missing: regex of paths that may be missing, or be there in another shape, and
             then start fresh; None where nobody can be asked.
           fresh: whether a path may be missing besides.
@@ -128,15 +113,13 @@ class Directory:
           ConfigError: a parameter is missing, or `config` is not what the files hold.
           DataError: a tensor has another shape, or is one that nothing is known of.
         """
-        described = self.description
-        asked = config
-        if config.vocab_size > self.weights.config.vocab_size:  # see `Plan.load`
-            config = dataclasses.replace(config, vocab_size=self.weights.config.vocab_size)
-        wrong = hf_config.differences(config, self.weights.config, described.model, ())
-        if wrong:
-            raise ConfigError(
-                f"{self.path}: the model differs from its weights: {'; '.join(wrong)}"
-            )
+        described, rows = self.description, self.weights.config.vocab_size
+        grown = max(0, config.vocab_size - rows)  # see `Plan.load`
+        if grown:
+            config = dataclasses.replace(config, vocab_size=rows)
+        if wrong := hf_config.differences(config, self.weights.config, described.model, ()):
+            what = "the model differs from its weights"
+            raise ConfigError(f"{self.path}: {what}: {'; '.join(wrong)}")
         shapes = real_shapes(described.model, config, heads)
         named = [path for path in shapes if allow_missing and re.search(allow_missing, path)]
         there = [
@@ -151,8 +134,8 @@ class Directory:
             raise ConfigError(
                 f"{self.path} has no {', '.join(refused)}{'' if allow_missing is None else ask}"
             )
-        rest = self.weights.check({path: shapes[path] for path in there})
-        return Plan(self, shapes, there, missing, rest, asked.vocab_size - config.vocab_size)
+        unread = self.weights.check({path: shapes[path] for path in there})
+        return Plan(self, shapes, there, missing, unread, grown)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +146,7 @@ class Plan:
       shapes: {path: real shape} of all parameters, as far as the directory has their rows.
       there: paths that the directory has.
       missing: paths that it lacks, and may.
-      rest: names of tensors that are not read.
+      unread: names of tensors that are not read.
       grown: how many rows more than the directory's vocabulary the model has.
     """
 
@@ -171,7 +154,7 @@ class Plan:
     shapes: dict[str, tuple[int, ...]]
     there: list[str]
     missing: list[str]
-    rest: list[str]
+    unread: list[str]
     grown: int = 0
 
     def load(
@@ -179,10 +162,7 @@ class Plan:
     ) -> dict:
         """Return {path: array} of `there`, laid out as `abstract` {path: ShapeDtypeStruct}.
 
-        Args:
-          abstract: of the parameters.
-          fresh: {path: array} in the same layout, from which rows come that the directory lacks.
-          quiet: show no progress.
+        Rows that the directory lacks come from `fresh`, {path: array} in the same layout.
         """
         weights = self.directory.weights
         if self.grown and fresh is None:
@@ -191,9 +171,9 @@ class Plan:
                 f"{self.directory.path} has {rows} rows of its vocabulary and the model "
                 f"{rows + self.grown}; only training starts rows: set model.vocab_size={rows}"
             )
-        with Progress("load", weights.nbytes, unit="MB", scale=1e6, quiet=quiet) as bar:
-            asked = {path: abstract[path] for path in self.there}
-            loaded = weights.load(asked, self.shapes, warnings.warn, bar.add)
+        asked = {path: abstract[path] for path in self.there}
+        with Progress("load", weights.tensors.nbytes, unit="MB", scale=1e6, quiet=quiet) as bar:
+            loaded = weights.load(asked, self.shapes, bar.add)
         if self.grown:
             for path, array in loaded.items():
                 if self.shapes[path] != array.shape:
@@ -206,7 +186,7 @@ class Plan:
         return (
             f"{self.directory.path}: {self.directory.description.architecture}, "
             f"{len(self.there)} parameters loaded{rows}; fresh: {', '.join(self.missing) or 'none'}"
-            f"; not read: {', '.join(self.rest) or 'none'}"
+            f"; not read: {', '.join(self.unread) or 'none'}"
         )
 
 
@@ -242,29 +222,24 @@ def from_pretrained(
       MissingInput, DataError, ConfigError, Unsafe: what is wrong with it, in one line.
     """
     directory = Directory(name, revision)
-    described = directory.description
+    described, raw = directory.description, directory.description.raw
     config = dataclasses.replace(directory.weights.config, **changes)
     heads = directory.heads() if heads is None else heads
     abstract = abstract_params(described.model, config, heads)
     mesh = None if sharding is None else make_mesh(sharding)
     if mesh is not None:
-        axes = MODELS[described.model].axes
-        abstract = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            abstract,
-            param_shardings(axes, abstract, mesh, sharding),
-        )
+        shardings = param_shardings(MODELS[described.model].axes, abstract, mesh, sharding)
+        abstract = jax.tree.map(lambda x, place: x.update(sharding=place), abstract, shardings)
     flat = tree.flatten(abstract)
     plan = directory.plan(config, heads, allow_missing)
     params = plan.load(flat)
     if plan.missing:
         fresh = tree.flatten(init_params(described.model, config, heads, jax.random.key(0)))
         params |= {path: fresh[path] for path in plan.missing}
-    try:
+    tokenizer = None
+    with contextlib.suppress(MissingInput):
         tokenizer = directory.tokenizer()
         tokenizer.restrict(config.vocab_size)
-    except MissingInput:
-        tokenizer = None
     return TrainedModel(
         described.model,
         build(described.model, config, heads),
@@ -274,10 +249,8 @@ def from_pretrained(
         generation=directory.generation(),
         context=config.max_length if config.positions == "rotary" else 0,
         architecture=described.architecture if heads == described.heads else "",
-        special_ids={
-            k: v for k, v in described.raw.items() if k.endswith("_token_id") and v is not None
-        },
-        problem=described.raw.get("problem_type") or "",
+        special_ids={k: v for k, v in raw.items() if k.endswith("_token_id") and v is not None},
+        problem=raw.get("problem_type") or "",
         mesh=mesh,
         sharding=sharding,
     )
@@ -296,7 +269,7 @@ def save_pretrained(
 
     Args:
       directory: made if it is not there.
-      model: with its parameters.
+      model: any.
       architecture: class to write it as; empty for the one it came from, or the first that fits.
       dtype: of the tensors; empty for that of the parameters.
       limit: most bytes of a file of tensors.
@@ -311,44 +284,48 @@ def save_pretrained(
     old = {*path.glob("*.safetensors*"), *path.glob("config.json")}
     if old and not overwrite:
         raise Unsafe(f"{path} holds a model already ({min(old).name}); take another directory")
-    p = model
-    described = hf_config.write(
-        p.config, p.family, p.heads, p.labels, architecture or p.architecture
-    )
-    described = dataclasses.replace(described, fields=described.fields | {"tied": p.config.tied})
-    stored = np.dtype(dtype or p.config.param_dtype)
-    shapes = real_shapes(p.family, p.config, p.heads)
-    made = tensors_of(described, tree.flatten(p.params), shapes, stored)
-    raw = described.raw | {"dtype": stored.name, "torch_dtype": stored.name}
-    special = _special_ids(p, described)
-    raw |= special | ({"problem_type": p.problem} if p.problem else {})
+    config, heads = model.config, model.heads
+    architecture = architecture or model.architecture
+    described = hf_config.write(config, model.family, heads, model.labels, architecture)
+    described = dataclasses.replace(described, fields=described.fields | {"tied": config.tied})
+    stored = np.dtype(dtype or config.param_dtype)
+    shapes = real_shapes(model.family, config, heads)
+    tensors = tensors_of(described, tree.flatten(model.params), shapes, stored)
+    special = _special_ids(model, described)
+    raw = described.raw | {"dtype": stored.name, "torch_dtype": stored.name} | special
+    raw |= {"problem_type": model.problem} if model.problem else {}
     try:
         path.mkdir(parents=True, exist_ok=True)
-        saved = tensor_writer.save(path, made, limit)
+        saved = tensor_writer.save(path, tensors, limit)
         for stale in old - {*saved, path / "config.json"}:
             stale.unlink()
         files.replace(path / "config.json", json.dumps(raw, indent=2, sort_keys=True) + "\n")
-        if "lm" in p.heads:
-            written = special | generation.to_write(p)
-            files.replace(path / generation.FILE, json.dumps(written, indent=2) + "\n")
+        if "lm" in heads:
+            settings = special | generation.to_write(model)
+            files.replace(path / generation.FILE, json.dumps(settings, indent=2) + "\n")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from None
-    if p.tokenizer is not None:
-        types = getattr(p.config, "token_types", 0) > 1
-        most = p.config.max_length if getattr(p.config, "positions", "") == "learned" else 0
-        export_tokenizer(p.tokenizer, path, most, types)
+    if model.tokenizer is not None:
+        continues = model.traits.writes and not model.traits.encodes and "lm" in heads
+        export_tokenizer(
+            model.tokenizer,
+            path,
+            max_length=config.max_length if getattr(config, "positions", "") == "learned" else 0,
+            token_types=getattr(config, "token_types", 0) > 1,
+            after_bos=continues and model.trained_here,
+        )
     return saved
 
 
-def _special_ids(p: TrainedModel, described: Description) -> dict[str, int]:
+def _special_ids(model: TrainedModel, described: Description) -> dict[str, int]:
     """Return the keys of config.json that name special tokens."""
     ids = {}
-    if p.tokenizer is not None:
+    if model.tokenizer is not None:
         roles = ("bos", "eos", "pad", *(("cls", "sep") if described.model == "encoder" else ()))
-        ids = {f"{role}_token_id": getattr(p.tokenizer, f"{role}_id") for role in roles}
+        ids = {f"{role}_token_id": getattr(model.tokenizer, f"{role}_id") for role in roles}
         if described.model == "encoder_decoder":
-            ids["decoder_start_token_id"] = p.tokenizer.start_id
-    ids |= p.special_ids
+            ids["decoder_start_token_id"] = model.tokenizer.start_id
+    ids |= model.special_ids
     if "pad_token_id" in described.raw:  # RoBERTa's positions depend on it
         ids.pop("pad_token_id", None)
     return {name: index for name, index in ids.items() if index != -1}

@@ -13,50 +13,49 @@ import numpy as np
 from flaxlm.errors import ConfigError, choose
 
 
-def _same(value):
-    return value
-
-
 class Key(NamedTuple):
     """One key of a `config.json` and the field of `TransformerConfig` that it decides.
 
     Attributes:
       hf: its name there.
       ours: the field; several fields, joined by spaces, all get the value.
-      default: what a missing key stands for, as the library that wrote it has it; REQUIRED.
+      default: what a missing key stands for, in the library that wrote it.
       read, write: between the two values.
     """
 
     hf: str
     ours: str
     default: Any
-    read: Callable = _same
-    write: Callable = _same
+    read: Callable = lambda value: value
+    write: Callable = lambda value: value
 
 
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-}
+ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu"}
+ACTIVATIONS |= dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_fast"), "gelu_tanh")
+ACTIVATIONS |= {"relu": "relu", "silu": "silu", "swish": "silu", "tanh": "tanh"}
 
 
 def activation(hf: str, default: str, ours: str = "activation") -> Key:
     """Return the Key of an activation function."""
+    return Key(
+        *(hf, ours, default),
+        read=lambda name: ACTIVATIONS[choose(hf, name, ACTIVATIONS)],
+        write=lambda name: {"gelu_tanh": "gelu_pytorch_tanh"}.get(name, name),
+    )
 
-    def read(name):
-        return ACTIVATIONS[choose(hf, name, ACTIVATIONS)]
 
-    def write(name):
-        return {"gelu_tanh": "gelu_pytorch_tanh"}.get(name, name)
+# What most families call the fields that `sizes` sets.
+SIZES = "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
+SIZES += "max_position_embeddings initializer_range"
 
-    return Key(hf, ours, default, read, write)
+
+def sizes(*defaults: int | None, names: str = SIZES) -> list[Key]:
+    """Return the keys of a family's sizes, of which it has the `defaults`, under their `names`.
+
+    In this order: vocabulary, width, layers, heads, width of the feed-forward part, length.
+    """
+    fields = "vocab_size width num_layers num_heads mlp_width max_length init_std".split()
+    return [Key(*key) for key in zip(names.split(), fields, (*defaults, 0.02), strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,27 +71,22 @@ class Layout:
       part: which of the parts.
       parts: how many there are.
       inputs: how many leading dimensions of our kernel are inputs.
-      lead: dimensions of size 1 that the tensor has before its own.
     """
 
     order: str = "rows"
     part: int = 0
     parts: int = 1
     inputs: int = 1
-    lead: int = 0
 
     def shape(self, leaf: str, ours: tuple[int, ...]) -> tuple[int, ...]:
         """Return the tensor's shape for an array of ours (a kernel, or anything else)."""
-        lead = (1,) * self.lead
         if leaf != "kernel":
-            return lead + ((self.parts * math.prod(ours),) if leaf == "bias" else tuple(ours))
-        ins, outs = math.prod(ours[: self.inputs]), math.prod(ours[self.inputs :])
-        rows = (self.parts * outs, ins)
-        return lead + (rows[::-1] if self.order == "columns" else rows)
+            return (self.parts * math.prod(ours),) if leaf == "bias" else tuple(ours)
+        rows = (self.parts * math.prod(ours[self.inputs :]), math.prod(ours[: self.inputs]))
+        return rows[::-1] if self.order == "columns" else rows
 
     def view(self, tensor: np.ndarray, leaf: str, ours: tuple[int, ...]) -> np.ndarray:
         """Return a view of `tensor` in our shape: to read from, or to write into."""
-        tensor = tensor.reshape(tensor.shape[self.lead :])
         if leaf not in ("kernel", "bias"):
             return tensor.reshape(ours)
         n = self.inputs if leaf == "kernel" else 0
@@ -116,7 +110,6 @@ class Row(NamedTuple):
     Attributes:
       path: a parameter, or the module whose kernel or scale is `name.weight`, and bias `name.bias`.
       name: of the tensor or torch module; `{n}` is the layer, and `~` the backbone's prefix.
-      layout: how it lies there.
       start: the layer that the first of our stacked layers is.
     """
 
@@ -130,12 +123,10 @@ class Head(NamedTuple):
     """A class of a family: the backbone with heads.
 
     Attributes:
-      heads: names of heads of ours.
-      rows: where their parameters stand.
-      model: key of MODELS, where it is not the family's.
-      fields: of the config, where they are not the family's.
+      heads: names of heads of ours, whose parameters stand in `rows`.
+      model, prefix: as the family's, where they are others.
+      fields: of the config, besides the family's.
       zeros: tensors [1, V] that are no parameters; they must be 0, and are written so.
-      prefix: name of the backbone, where it is not the family's.
     """
 
     heads: tuple[str, ...] = ()
@@ -155,7 +146,6 @@ class Family:
       model: key of MODELS.
       prefix: name of the backbone in classes with heads.
       prefixed: ends of the classes that have the prefix; empty for all but the bare backbone.
-      keys: of `config.json`.
       fixed: {key: the values that are understood}; the first is the default.
       constants: fields of ours that all of its models have.
       classes: {end of the class name: Head}.
@@ -164,7 +154,7 @@ class Family:
       twins: names of one tensor, ours first: a file may hold it under any of them.
       ignored: regexes of tensors that nothing reads, besides those that no family reads.
       unused: keys of config.json that change nothing in these classes.
-      finish: (fields, rest of config.json) -> None; reads what a Key cannot, by popping it.
+      finish: (fields, keys not read yet) -> None; reads what a Key cannot, by popping it.
       finish_write: (config, the written keys) -> None; the other way.
     """
 
@@ -181,24 +171,13 @@ class Family:
     twins: tuple[tuple[str, ...], ...] = ()
     ignored: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
-    finish: Callable[[dict, dict], None] = lambda fields, rest: None
+    finish: Callable[[dict, dict], None] = lambda fields, unread: None
     finish_write: Callable[[Any, dict], None] = lambda config, out: None
 
     def architectures(self, model_type: str) -> dict[str, Head]:
         """Return {class name: Head} of one of its model types."""
         begin = self.model_types[model_type]
         return {begin + end: head for end, head in self.classes.items()}
-
-
-def layers(ours: str, theirs: str, names: dict, start: int = 0) -> list[Row]:
-    """Return rows of stacked layers: `{module of ours: its name, or (name, Layout)}`."""
-    rows = []
-    for path, name in names.items():
-        layout = JOINING if path.endswith("/out") else LINEAR
-        if isinstance(name, tuple):
-            name, layout = name
-        rows.append(Row(f"{ours}/{path}", f"{theirs}.{name}", layout, start))
-    return rows
 
 
 def need(condition: bool, message: str) -> None:

@@ -6,7 +6,7 @@ The format's own library wants all tensors of a file at once; here one exists at
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,29 +22,22 @@ Tensor = tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
 
 
 def save(
-    directory: pathlib.Path,
-    tensors: Iterable[Tensor],
-    limit: int = 5 * 10**9,
-    metadata: Mapping[str, str] = METADATA,
+    directory: pathlib.Path, tensors: Iterable[Tensor], limit: int = 5 * 10**9
 ) -> list[pathlib.Path]:
     """Write tensors as a Hugging Face directory; return the files, an index last.
 
     Each file appears complete or not at all, and the index after all that it names. Files of an
-    earlier save that had other names stay: remove them first, for `model.safetensors` comes before
-    an index.
+    earlier save that had other names stay.
 
     Args:
       directory: made if it is not there.
-      tensors: (name, shape, dtype, function that makes the array), which is called when the array
-        is written and not before, so that only one is there at a time.
+      tensors: (name, shape, dtype, function that makes the array when it is written).
       limit: most bytes of tensors in a file; a larger tensor has a file of its own.
-      metadata: strings for the header of each file.
 
     Raises:
       StorageError: a file cannot be written.
       ValueError: a name or dtype cannot be stored, or an array is not what was announced.
     """
-    directory = pathlib.Path(directory)
     shards = _shards(tensors, limit)
     paths = [directory / WHOLE]
     if len(shards) > 1:
@@ -54,22 +47,16 @@ def save(
         directory.mkdir(parents=True, exist_ok=True)
         for path, shard in zip(paths, shards, strict=True):
             with files.replacing(path) as file:
-                _write_shard(file, shard, metadata)
+                _write_shard(file, shard)
         if len(shards) > 1:
-            index = _index(paths, shards)
+            places = {t[0]: path.name for path, s in zip(paths, shards, strict=True) for t in s}
+            nbytes = sum(_nbytes(tensor) for shard in shards for tensor in shard)
+            facts = {"metadata": {"total_size": nbytes}, "weight_map": dict(sorted(places.items()))}
             paths.append(directory / INDEX)
-            files.replace(paths[-1], index)
+            files.replace(paths[-1], json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise StorageError(f"cannot write in {directory}: {error.strerror or error}") from None
     return paths
-
-
-def _index(paths: list[pathlib.Path], shards: list[list[Tensor]]) -> str:
-    """Return the text of the index."""
-    places = {t[0]: path.name for path, s in zip(paths, shards, strict=True) for t in s}
-    nbytes = sum(_nbytes(t) for shard in shards for t in shard)
-    index = {"metadata": {"total_size": nbytes}, "weight_map": dict(sorted(places.items()))}
-    return json.dumps(index, indent=2, ensure_ascii=False) + "\n"
 
 
 def _nbytes(tensor: Tensor) -> int:
@@ -87,7 +74,7 @@ def _shards(tensors: Iterable[Tensor], limit: int) -> list[list[Tensor]]:
         if name in names or name == "__metadata__":
             raise ValueError(f"tensor {name!r}: the name is taken")
         names.add(name)
-        tensor = name, tuple(int(dim) for dim in shape), dtype, make
+        tensor = name, tuple(map(int, shape)), dtype, make
         if shards[-1] and filled + _nbytes(tensor) > limit:
             shards.append([])
             filled = 0
@@ -96,10 +83,10 @@ def _shards(tensors: Iterable[Tensor], limit: int) -> list[list[Tensor]]:
     return shards
 
 
-def _write_shard(file: BinaryIO, shard: list[Tensor], metadata: Mapping[str, str]) -> None:
+def _write_shard(file: BinaryIO, shard: list[Tensor]) -> None:
     order = list(DTYPES)
     shard = sorted(shard, key=lambda t: (order.index(NAMES[t[2]]), t[0]))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, Any] = {"__metadata__": METADATA}
     begin = 0
     for tensor in shard:
         name, shape, dtype, _ = tensor

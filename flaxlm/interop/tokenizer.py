@@ -4,16 +4,18 @@ What is written is compared with what wrote it before anything lies in the direc
 """
 
 import json
-import os
 import pathlib
 import warnings
+
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, processors
+from tokenizers import Tokenizer as Library
 
 from flaxlm import files
 from flaxlm.data.hugging_face import HuggingFaceTokenizer
 from flaxlm.data.hugging_face_files import TOKENIZER
 from flaxlm.data.sentence_modules import read_modules
 from flaxlm.data.sentence_piece import SentencePieceTokenizer
-from flaxlm.data.template import Frame
+from flaxlm.data.template import Frame, Template
 from flaxlm.data.vocabulary import SPACE, Tokenizer
 from flaxlm.errors import ConfigError, DataError, StorageError
 
@@ -42,20 +44,14 @@ SAMPLE = (
 
 
 def export_tokenizer(
-    tokenizer: Tokenizer,
-    directory: str | os.PathLike,
-    max_length: int = 0,
-    token_types: bool = False,
+    tokenizer: Tokenizer, directory: pathlib.Path, max_length=0, token_types=False, after_bos=False
 ) -> None:
     """Write tokenizer.json and tokenizer_config.json (and a foreign SentencePiece model).
 
-    What another project's files said besides goes out again: lengths, sides, templates of chats,
-    flags of special tokens, and the modules of a sentence encoder.
-
-    Two differences remain. `transformers` finds special tokens spelt out in a text (`</s>`, and
-    `<0x41>` where `<` has no piece), which our own tokenizers read as text. And where two
-    segmentations by a unigram model score alike, rounding decides (single against double
-    precision).
+    What another project's files said besides goes out again. Two differences remain: `transformers`
+    finds special tokens spelt out in a text (`</s>`, and `<0x41>` where `<` has no piece), which
+    our own tokenizers read as text; and where two segmentations by a unigram model score alike,
+    rounding decides (single against double precision).
 
     Args:
       tokenizer: any but of kind `word`.
@@ -63,12 +59,13 @@ def export_tokenizer(
       max_length: the most tokens that the model reads, 0 for unknown: `model_max_length` is that
         or less.
       token_types: the model tells a second text by them, so `transformers` has to give them.
+      after_bos: the model goes on from a text, as it was trained to: BOS stands before the text
+        and nothing behind it, whatever other files said.
 
     Raises:
       ConfigError: a tokenizer of kind `word`, whose ids no Hugging Face model gives.
       DataError: the ids of the two differ on a sample of scripts, code and white space.
     """
-    directory = pathlib.Path(directory)
     if tokenizer.kind == "word":
         raise ConfigError(
             "a tokenizer of kind 'word' cannot be exported: its units, words with the space before "
@@ -76,14 +73,20 @@ def export_tokenizer(
             "exported are: unigram, bpe, char, byte and Hugging Face's own"
         )
     original, flags = _original(tokenizer)
+    template = Template.of([tokenizer.bos_id], [], [], 0) if after_bos else tokenizer.template
     if isinstance(tokenizer, HuggingFaceTokenizer):
         text, config = tokenizer.tokenizer_json, original | _special_tokens(tokenizer)
-        if tokenizer.add_bos_token and not tokenizer.has_template:
+        if after_bos and tokenizer.template.single != template.single:
+            library = Library.from_buffer(text)
+            _set_template(library, tokenizer, template)
+            text = library.to_str().encode()
+        if after_bos or (tokenizer.add_bos_token and not tokenizer.has_template):
             config["add_bos_token"] = True
     else:
         library = _converted(tokenizer, flags)
+        _set_template(library, tokenizer, template)
         text, config = library.to_str().encode(), _config(tokenizer, original, flags)
-    _verify(tokenizer, text)
+    _verify(tokenizer, template, text)
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if max_length:
         config["model_max_length"] = min(max_length, config.get("model_max_length") or max_length)
@@ -101,9 +104,8 @@ def export_tokenizer(
         "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n",
     }
     if tokenizer.kind == "sentencepiece":
-        written["tokenizer.model" if tokenizer.family == "llama" else "spiece.model"] = (
-            tokenizer.model
-        )
+        name = "tokenizer.model" if tokenizer.family == "llama" else "spiece.model"
+        written[name] = tokenizer.model
     try:
         for name, contents in written.items():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -128,17 +130,17 @@ def _original(tokenizer: Tokenizer) -> tuple[dict, dict[str, dict[str, bool]]]:
 
 def _special_tokens(tokenizer: HuggingFaceTokenizer) -> dict:
     """Return the special tokens with their flags, which `transformers` would reset otherwise."""
-    import tokenizers
+    added = Library.from_buffer(tokenizer.tokenizer_json).get_added_tokens_decoder().values()
+    flags = {token.content: {flag: getattr(token, flag) for flag in FLAGS} for token in added}
+    return {name: _token(piece, flags) for name, piece in tokenizer.special_tokens.items()}
 
-    library = tokenizers.Tokenizer.from_buffer(tokenizer.tokenizer_json)
-    added = {token.content: token for token in library.get_added_tokens_decoder().values()}
-    config: dict = {}
-    for name, content in tokenizer.special_tokens.items():
-        config[name] = content
-        if content in added:
-            values = {flag: getattr(added[content], flag) for flag in FLAGS}
-            config[name] = {"__type": "AddedToken", "content": content} | values
-    return config
+
+def _token(piece: str, flags: dict[str, dict[str, bool]]) -> str | dict:
+    """Return a special token as tokenizer_config.json has it."""
+    if piece not in flags:
+        return piece
+    values = {"special": True, "normalized": False} | flags[piece]
+    return {"__type": "AddedToken", "content": piece} | values
 
 
 def _config(tokenizer: Tokenizer, original: dict, flags: dict) -> dict:
@@ -152,30 +154,20 @@ def _config(tokenizer: Tokenizer, original: dict, flags: dict) -> dict:
         roles = {role: index for role, index in roles.items() if role in own}
     if len(tokenizer.sentinel_ids):
         config["additional_special_tokens"] = tokenizer.pieces(tokenizer.sentinel_ids)
-    for role, index in roles.items():
-        piece = config[f"{role}_token"] = tokenizer.pieces([index])[0]
-        if piece in flags:
-            values = {"special": True, "normalized": False} | flags[piece]
-            config[f"{role}_token"] = {"__type": "AddedToken", "content": piece} | values
-    return config
+    pieces = zip(roles, tokenizer.pieces(roles.values()), strict=True)
+    return config | {f"{role}_token": _token(piece, flags) for role, piece in pieces}
 
 
 def _converted(tokenizer: Tokenizer, flags: dict[str, dict[str, bool]]):
     """Return a `tokenizers.Tokenizer` that is meant to give the ids of one of ours.
 
-    Its special tokens have the flags that are given by their spelling.
+    `flags` are those of its special tokens, by their spelling.
     """
-    from tokenizers import AddedToken, decoders, models
-
     if isinstance(tokenizer, SentencePieceTokenizer):
         library = _of_sentence_piece(tokenizer)
     else:
-        import tokenizers
-
-        vocabulary = _vocabulary(tokenizer)
-        library = tokenizers.Tokenizer(
-            models.BPE(vocabulary, [], unk_token=_unknown(tokenizer), byte_fallback=True)
-        )
+        vocabulary, (unknown,) = _vocabulary(tokenizer), tokenizer.pieces([tokenizer.unk_id])
+        library = Library(models.BPE(vocabulary, [], unk_token=unknown, byte_fallback=True))
         library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     special = [*tokenizer.special_ids.values(), *tokenizer.sentinel_ids.tolist()]
     library.add_special_tokens(
@@ -184,7 +176,6 @@ def _converted(tokenizer: Tokenizer, flags: dict[str, dict[str, bool]]):
             for piece in tokenizer.pieces(sorted(set(special)))
         ]
     )
-    _set_template(library, tokenizer)
     return library
 
 
@@ -196,15 +187,9 @@ def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
     return vocabulary
 
 
-def _unknown(tokenizer: Tokenizer) -> str:
-    return tokenizer.pieces([tokenizer.unk_id])[0]
-
-
 def _of_sentence_piece(tokenizer: SentencePieceTokenizer):
     """Return a SentencePiece model in the terms of `tokenizers`."""
-    import tokenizers
     from sentencepiece import sentencepiece_model_pb2
-    from tokenizers import AddedToken, Regex, decoders, models, normalizers
 
     model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model)
     options, pieces = model.normalizer_spec, model.pieces
@@ -218,16 +203,16 @@ def _of_sentence_piece(tokenizer: SentencePieceTokenizer):
                 scores[index] = piece.piece, piece.score
             elif piece.type == USER_DEFINED:  # as SentencePiece scores them: before all others
                 scores[index] = piece.piece, len(piece.piece.encode()) * most - 0.1
-        made = models.Unigram(scores, unk_id=tokenizer.unk_id, byte_fallback=fallback)
+        segments = models.Unigram(scores, unk_id=tokenizer.unk_id, byte_fallback=fallback)
     elif kind in (BPE, CHAR):
         merges = _merges(pieces, vocabulary) if kind == BPE else []
-        unknown = _unknown(tokenizer)
-        made = models.BPE(
+        (unknown,) = tokenizer.pieces([tokenizer.unk_id])
+        segments = models.BPE(
             vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=fallback
         )
     else:
         raise ConfigError("a SentencePiece model of words cannot be exported to Hugging Face")
-    library = tokenizers.Tokenizer(made)
+    library = Library(segments)
 
     steps: list = []
     if tokenizer.family.startswith("albert"):
@@ -260,15 +245,13 @@ def _merges(pieces, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     merges = []
     for piece, score in normal.items():
         halves = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
-        found = [(a, b) for a, b in halves if a in normal and b in normal]
-        found.sort(key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
-        merges += [(-score, pair) for pair in found]
+        pairs = [(a, b) for a, b in halves if a in normal and b in normal]
+        pairs.sort(key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
+        merges += [(-score, pair) for pair in pairs]
     return [pair for _, pair in sorted(merges, key=lambda merge: merge[0])]
 
 
-def _set_template(library, tokenizer: Tokenizer) -> None:
-    from tokenizers import processors
-
+def _set_template(library, tokenizer: Tokenizer, template: Template) -> None:
     def spelt(frame: Frame) -> list[str]:
         parts: list[str] = []
         for number, ids in enumerate(frame.specials):
@@ -278,29 +261,32 @@ def _set_template(library, tokenizer: Tokenizer) -> None:
             parts += [f"{piece}:{kind}" for piece, kind in names]
         return parts
 
-    single, pair = tokenizer.template
-    used = sorted({i for ids in (*single.specials, *pair.specials) for i in ids})
-    library.post_processor = processors.TemplateProcessing(
-        single=spelt(single),
-        pair=spelt(pair),
+    used = sorted({i for frame in template for ids in frame.specials for i in ids})
+    around = processors.TemplateProcessing(
+        single=spelt(template.single),
+        pair=spelt(template.pair),
         special_tokens=list(zip(tokenizer.pieces(used), used, strict=True)),
     )
+    old = library.post_processor
+    offsets = isinstance(old, processors.ByteLevel)  # which it decides besides
+    library.post_processor = processors.Sequence([old, around]) if offsets else around
 
 
-def _verify(tokenizer: Tokenizer, text: bytes) -> None:
+def _verify(tokenizer: Tokenizer, template: Template, text: bytes) -> None:
     """Raise DataError where what `text` gives is not what the tokenizer gives."""
-    import tokenizers
-
-    library = tokenizers.Tokenizer.from_buffer(text)
+    library = Library.from_buffer(text)
     library.no_truncation()
     library.no_padding()
     ours = tokenizer.encode_batch(SAMPLE)
     theirs = [library.encode(line, add_special_tokens=False).ids for line in SAMPLE]
-    expected = tokenizer.with_specials(ours[0], ours[1])
-    pair = library.encode(*SAMPLE[:2])
-    for line, own, other in zip(
-        (*SAMPLE, "a pair of texts"), (*ours, expected[0]), (*theirs, pair.ids), strict=True
+    compared = list(zip(SAMPLE, ours, theirs, strict=True))
+    for what, frame, count in (
+        ("a text", template.single, 1),
+        ("a pair of texts", template.pair, 2),
     ):
+        framed, _ = frame.around(*ours[:count])
+        compared.append((what, framed.tolist(), library.encode(*SAMPLE[:count]).ids))
+    for line, own, other in compared:
         if own != other and not _tie(tokenizer, own, other):
             raise DataError(
                 f"the tokenizer (kind {tokenizer.kind}) cannot be exported: of {line!r} it makes "
@@ -309,10 +295,6 @@ def _verify(tokenizer: Tokenizer, text: bytes) -> None:
 
 
 def _tie(tokenizer: Tokenizer, own: list[int], other: list[int]) -> bool:
-    """Say whether two segmentations score alike: the same pieces in another order.
-
-    SentencePiece sums scores in single and `tokenizers` in double precision, so that rounding
-    decides between `> >>` and `>> >`.
-    """
+    """Return whether two segmentations score alike (`> >>`, `>> >`); see `export_tokenizer`."""
     unigram = tokenizer.kind in ("unigram", "sentencepiece") and sorted(own) == sorted(other)
     return unigram and tokenizer.decode(own) == tokenizer.decode(other)

@@ -1,9 +1,11 @@
 """Parameters of ours and tensors of a Hugging Face directory, each found by the other's name."""
 
+import collections
 import dataclasses
 import math
 import pathlib
 import re
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -43,14 +45,13 @@ class Weights:
 
     def __init__(self, directory: pathlib.Path, description: Description):
         self.directory = directory
-        self._tensors = Tensors.open(directory)
-        aliases = ALIASES + description.family.aliases
+        self.tensors = Tensors(directory)
         self._names: dict[str, str] = {}
         self._wrapped = ""
-        for name in self._tensors.infos:
+        for name in self.tensors.infos:
             known = WRAPPER.sub("", name)
             self._wrapped = self._wrapped or (name if known != name else "")
-            for pattern, replacement in aliases:
+            for pattern, replacement in ALIASES + description.family.aliases:
                 known = re.sub(pattern, replacement, known)
             if known in self._names:
                 raise DataError(f"{directory}: {name} and {self._names[known]} are both {known}")
@@ -62,23 +63,20 @@ class Weights:
         self.description = self._untie(description)
         self.config = self.description.config()
         self._rows = rows_of(self.description, self.prefix, self.config)
-        self._check_zeros()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return self._tensors.nbytes
+        for name in self.description.head.zeros:
+            if name in self._names and np.any(self._read(name)):
+                raise ConfigError(f"{directory}: {name} is not 0, which is not supported")
 
     @property
     def dtype(self) -> np.dtype:
         """The dtype of most of the parameters."""
-        sizes: dict[np.dtype, int] = {}
-        for info in self._tensors.infos.values():
-            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.end - info.begin
-        return max(sizes, key=lambda dtype: sizes[dtype])
+        sizes: collections.Counter = collections.Counter()
+        for info in self.tensors.infos.values():
+            sizes[info.dtype] += info.end - info.begin
+        return sizes.most_common(1)[0][0]
 
     def _info(self, name: str) -> Info:
-        return self._tensors.infos[self._names[name]]
+        return self.tensors.infos[self._names[name]]
 
     def _prefix(self, description: Description) -> str:
         """Return the prefix that the table of tokens is found with: files may lack or have it."""
@@ -94,10 +92,7 @@ class Weights:
         )
 
     def _name_twins(self, description: Description) -> list[tuple[str, str]]:
-        """Give tensors that go by several names the first one; return what copies are left.
-
-        DataError where the table of tokens has none of its names.
-        """
+        """Give tensors that go by several names the first one; return what copies are left."""
         family = description.family
         groups = [[name.replace("~", self.prefix) for name in names] for names in family.twins]
         token = family.rows(description.config())[0].name.replace("~", self.prefix)
@@ -121,12 +116,8 @@ class Weights:
         return copies
 
     def _class(self, description: Description) -> Description:
-        """Return the description of the class whose heads are in the file.
-
-        ConfigError where they may be those of several classes.
-        """
-        best: list[Description] = []
-        most = 0
+        """Return the description of the class whose heads are in the file, if it is only one."""
+        best, most = [], 0
         for name, head in description.family.architectures(description.model_type).items():
             # The backbone's own pooler says nothing, and an output table may be tied.
             own = [row for row in head.rows if row.path not in OUTPUTS and row.name[0] != "~"]
@@ -155,39 +146,31 @@ class Weights:
         return dataclasses.replace(description, fields=description.fields | {"tied": tied})
 
     def _same(self, one: str, other: str) -> bool:
-        """Return whether two tensors are the same, bit for bit."""
-        same = self._info(one)[1:3] == self._info(other)[1:3]
-        return same and np.array_equal(self._read(one), self._read(other))
-
-    def _check_zeros(self) -> None:
-        for name in self.description.head.zeros:
-            if name in self._names and np.any(self._read(name)):
-                raise ConfigError(f"{self.directory}: {name} is not 0, which is not supported")
+        """Return whether two tensors are the same."""
+        alike = self._info(one)[1:3] == self._info(other)[1:3]
+        return alike and np.array_equal(self._read(one), self._read(other))
 
     def _read(self, name: str, out: np.ndarray | None = None) -> np.ndarray:
-        return self._tensors.read(self._names[name], out)
+        return self.tensors.read(self._names[name], out)
 
     def offers(self, shapes: dict[str, tuple[int, ...]]) -> list[str]:
         """Return the paths among `shapes` whose tensors are all there."""
         return [path for path, shape in shapes.items() if self._complete(path, shape)]
 
     def _complete(self, path: str, shape: tuple[int, ...]) -> bool:
-        found = parts(path, shape, self._rows)
-        missing = [part.name for part in found if part.name not in self._names]
-        if missing and len(missing) < len(found):
+        names = [part.name for part in parts(path, shape, self._rows)]
+        missing = [name for name in names if name not in self._names]
+        if missing and len(missing) < len(names):
             raise DataError(f"{self.directory} lacks {_some(missing)}")
-        return bool(found) and not missing
+        return bool(names) and not missing
 
     def fits(self, path: str, shape: tuple[int, ...]) -> bool:
         """Return whether a parameter's tensors, which are there, have the right shapes."""
-        found = parts(path, shape, self._rows)
-        return all(self._info(part.name).shape == part.stored for part in found)
+        pieces = parts(path, shape, self._rows)
+        return all(self._info(part.name).shape == part.stored for part in pieces)
 
     def check(self, shapes: dict[str, tuple[int, ...]]) -> list[str]:
-        """Refuse tensors that are not understood or have other shapes; return those not read.
-
-        Args:
-          shapes: real shapes of the parameters that will be loaded.
+        """Return the names of tensors that are not read, for parameters of these real shapes.
 
         Raises:
           DataError: tensors of other shapes, or that no row of the class knows.
@@ -204,80 +187,75 @@ class Weights:
                     wrong.append(f"{part.name} is {info.dtype}, which is no floating type")
         if wrong:
             raise DataError(f"{self.directory}: tensors do not fit the config: {_some(wrong, 4)}")
-        rest = sorted(set(self._names) - used)
+        unread = sorted(set(self._names) - used)
         known = self._known()
         ignored = (NO_PARAMETERS, *self.description.family.ignored)
         unknown = [
             name
-            for name in rest
-            if not known(name) and not any(re.search(pattern, name) for pattern in ignored)
+            for name in unread
+            if name not in known and not any(re.search(pattern, name) for pattern in ignored)
         ]
         if unknown:
             raise DataError(
                 f"{self.directory} holds tensors that {self.description.architecture} does not "
                 f"have: {_some(unknown)}"
             )
-        return rest
+        return unread
 
-    def _known(self) -> Callable[[str], bool]:
-        """Return whether a tensor is one of this family's heads or backbone, read or not."""
-        families = self.description.family
-        rows = [*families.rows(self.config)]
-        for head in families.classes.values():
-            rows += head.rows
-        number = self.config.num_layers
-        names = {name for _, name in self._twins}
-        for row in rows:
+    def _known(self) -> set[str]:
+        """Return the names of all tensors of this family, in any of its classes, read or not."""
+        family = self.description.family
+        heads = family.classes.values()
+        names = {name for _, name in self._twins}.union(*(head.zeros for head in heads))
+        depth = max(self.config.num_layers, self.config.num_decoder_layers)
+        for row in (*family.rows(self.config), *(row for head in heads for row in head.rows)):
             name = row.name.replace("~", self.prefix)
-            for n in range(max(number, self.config.num_decoder_layers)):
-                there = name.replace("{n}", str(n + row.start))
-                names |= {there, f"{there}.weight", f"{there}.bias"}
-        for head in families.classes.values():
-            names |= set(head.zeros)
-        return names.__contains__
+            for n in range(depth):
+                numbered = name.replace("{n}", str(n + row.start))
+                names |= {numbered, f"{numbered}.weight", f"{numbered}.bias"}
+        return names
 
     def load(
-        self, abstract: dict[str, jax.ShapeDtypeStruct], shapes: dict, warn: Callable, step=None
+        self, abstract: dict[str, jax.ShapeDtypeStruct], shapes: dict, step: Callable[[int], None]
     ) -> dict[str, jax.Array]:
         """Return the arrays of `abstract`, each made shard by shard, tensor after tensor.
+
+        A tensor that holds NaN or infinity is warned of.
 
         Args:
           abstract: {path: shape, dtype and, if any, sharding} to load.
           shapes: {path: real shape}; what is above it in `abstract` is filled with 0.
-          warn: called with a line for each tensor that holds NaN or infinity.
           step: called with the number of bytes just read.
         """
         if self._wrapped:
-            warn(f"{self.directory}: names like {self._wrapped} are read without their wrapper's")
+            line = f"{self.directory}: names like {self._wrapped} are read without their wrapper's"
+            warnings.warn(line, stacklevel=2)
         for first, name in self._twins:
             if not self._same(first, name):
                 raise DataError(f"{self.directory}: {name} is not {first}; they must be one tensor")
         loaded = {}
         # Largest first: the buffers of one parameter exist beside all that is loaded by then.
         for path in sorted(abstract, key=lambda p: -int(np.prod(abstract[p].shape))):
-            loaded[path] = self._load(abstract[path], shapes[path], path, warn, step)
+            loaded[path] = self._load(abstract[path], shapes[path], path, step)
         return {path: loaded[path] for path in abstract}
 
-    def _load(self, leaf, real, path: str, warn: Callable, step) -> jax.Array:
-        sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(
-            jax.devices()[0]
-        )
-        indices = sharding.addressable_devices_indices_map(leaf.shape)
-        places = {_key(index, leaf.shape): None for index in indices.values()}
+    def _load(self, leaf, real, path: str, step: Callable) -> jax.Array:
+        sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        indices = sharding.addressable_devices_indices_map(leaf.shape).values()
         buffers = {
             key: _buffer([stop - start for start, stop in key], leaf.dtype, real != leaf.shape)
-            for key in places
+            for key in dict.fromkeys(_key(index, leaf.shape) for index in indices)
         }
         for part in parts(path, real, self._rows):
-            lead = () if part.layer is None else ((part.layer, part.layer + 1),)
-            here = {key: b for key, b in buffers.items() if _meets(key, lead)}
+            n = part.layer
+            here = {k: b for k, b in buffers.items() if n is None or k[0][0] <= n < k[0][1]}
             if not here:
                 continue
             tensor = self._read(part.name, _in_place(part, here, self._info(part.name).dtype))
             if not np.isfinite(tensor.sum(dtype=np.float32)) and not np.isfinite(tensor).all():
-                warn(f"{self.directory}: tensor {part.name} holds NaN or infinity")
-            if step is not None:
-                step(tensor.nbytes)
+                line = f"{self.directory}: tensor {part.name} holds NaN or infinity"
+                warnings.warn(line, stacklevel=2)
+            step(tensor.nbytes)
             view = part.view(tensor)
             for key, buffer in here.items():
                 target, cut = _place(part, key, buffer)
@@ -297,10 +275,6 @@ def _outputs(*heads: Head) -> list[str]:
 
 def _key(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     return tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
-
-
-def _meets(key, lead) -> bool:
-    return not lead or key[0][0] <= lead[0][0] < key[0][1]
 
 
 def _buffer(shape: list[int], dtype, zeros: bool) -> np.ndarray:

@@ -6,7 +6,8 @@ One table of names; the families differ in a few fields.
 from collections.abc import Callable
 
 from flaxlm.interop import rope
-from flaxlm.interop.spec import Family, Head, Key, Row, activation, layers, need
+from flaxlm.interop.patterns import ANSWERS, NO_BIAS, attention, layers, one_module
+from flaxlm.interop.spec import Family, Head, Key, Row, activation, need, sizes
 
 _NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 _SANDWICH = {
@@ -18,86 +19,63 @@ _SANDWICH = {
 
 
 def _rows(config) -> list[Row]:
+    names = {
+        **attention("self_attn", "q_proj k_proj v_proj o_proj"),
+        "attention/query_norm": "self_attn.q_norm",
+        "attention/key_norm": "self_attn.k_norm",
+        "mlp/gate": "mlp.gate_proj",
+        "mlp/up": "mlp.up_proj",
+        "mlp/down": "mlp.down_proj",
+        **(_SANDWICH if config.norm_position == "sandwich" else _NORMS),
+    }
     return [
         Row("embed/token", "~embed_tokens.weight"),
-        *layers(
-            "decoder/layers",
-            "~layers.{n}",
-            {
-                "attention/query": "self_attn.q_proj",
-                "attention/key": "self_attn.k_proj",
-                "attention/value": "self_attn.v_proj",
-                "attention/out": "self_attn.o_proj",
-                "attention/query_norm": "self_attn.q_norm",
-                "attention/key_norm": "self_attn.k_norm",
-                "mlp/gate": "mlp.gate_proj",
-                "mlp/up": "mlp.up_proj",
-                "mlp/down": "mlp.down_proj",
-                **(_SANDWICH if config.norm_position == "sandwich" else _NORMS),
-            },
-        ),
+        *layers("decoder/layers", "~layers.{n}", names),
         Row("decoder/final_norm", "~norm"),
     ]
 
 
-def _keys(vocab: int, width: int, mlp: int, number: int, heads: int, length: int, **more):
-    """Return the keys that all have, with a family's own defaults."""
-    kv_heads, head_dim = more.pop("kv_heads", None), more.pop("head_dim", None)
+def _keys(*own_sizes: int, kv_heads=None, head_dim=None, tied=False, act=("hidden_act", "silu")):
+    """Return the keys that all have, with a family's own defaults; for `own_sizes` see `sizes`."""
     return (
-        Key("vocab_size", "vocab_size", vocab),
-        Key("hidden_size", "width", width),
-        Key("intermediate_size", "mlp_width", mlp),
-        Key("num_hidden_layers", "num_layers", number),
-        Key("num_attention_heads", "num_heads", heads),
+        *sizes(*own_sizes),
         Key("num_key_value_heads", "num_kv_heads", kv_heads, lambda n: n or 0),
         Key("head_dim", "head_dim", head_dim, lambda n: n or 0),
-        activation(more.pop("act_key", "hidden_act"), more.pop("act", "silu")),
-        Key("max_position_embeddings", "max_length", length),
-        Key("initializer_range", "init_std", 0.02),
+        activation(*act),
         Key("rms_norm_eps", "norm_epsilon", 1e-6),
         Key("attention_dropout", "attention_dropout", 0.0),
-        Key("tie_word_embeddings", "tied", more.pop("tied", False)),
+        Key("tie_word_embeddings", "tied", tied),
     )
 
 
-_CONSTANTS = {
+_CONSTANTS = NO_BIAS | {
     "norm": "rmsnorm",
     "positions": "rotary",
     "gated": True,
-    "attention_bias": False,
-    "attention_out_bias": False,
-    "mlp_bias": False,
     "classification_bias": False,
 }
 _BIAS = Key("attention_bias", "attention_bias attention_out_bias", False)
 _CLASSES = {
     "Model": Head(),
-    "ForCausalLM": Head(("lm",), (Row("heads/lm", "lm_head"),)),
-    "ForSequenceClassification": Head(("classification",), (Row("heads/classification", "score"),)),
-    "ForTokenClassification": Head(
-        ("token_classification",), (Row("heads/token_classification", "score"),)
-    ),
-    "ForQuestionAnswering": Head(
-        ("question_answering",), (Row("heads/question_answering", "qa_outputs"),)
-    ),
+    "ForCausalLM": one_module("lm", "lm_head"),
+    "ForSequenceClassification": one_module("classification", "score"),
+    "ForTokenClassification": one_module("token_classification", "score"),
+    "ForQuestionAnswering": ANSWERS,
 }
 # Three of the families call their backbone otherwise in this one class.
-_OLD = _CLASSES | {
-    "ForQuestionAnswering": _CLASSES["ForQuestionAnswering"]._replace(prefix="transformer")
-}
+_OLD = _CLASSES | {"ForQuestionAnswering": ANSWERS._replace(prefix="transformer")}
 _SLIDING = {"sliding_attention": True, "full_attention": False}
 
 
-def windows(fields: dict, rest: dict, size, default: Callable[[int], bool]) -> None:
+def windows(fields: dict, unread: dict, size, default: Callable[[int], bool]) -> None:
     """Pop `layer_types`, and set each layer's window: `size` where the layer slides.
 
     `default` says of a layer whether it slides where the types are not given.
     """
     number = fields["num_layers"]
-    types = rest.pop("layer_types", None)
+    types = unread.pop("layer_types", None)
     if types is None:
-        types = ["full_attention", "sliding_attention"]
-        types = [types[default(i)] for i in range(number)]
+        types = [("full_attention", "sliding_attention")[default(i)] for i in range(number)]
     need(
         isinstance(types, list) and len(types) == number and all(t in _SLIDING for t in types),
         f"layer_types must name one of {', '.join(_SLIDING)} for each of {number} layers",
@@ -113,10 +91,10 @@ def windows(fields: dict, rest: dict, size, default: Callable[[int], bool]) -> N
 def layer_types(config) -> tuple[list[str], int | None]:
     """Return (the type of each layer, their window or None) to write."""
     pattern = config.windows or (0,)
-    sizes = [pattern[i % len(pattern)] for i in range(config.num_layers)]
-    need(len(set(sizes) - {0}) < 2, "windows of different sizes have no counterpart")
-    types = ["sliding_attention" if size else "full_attention" for size in sizes]
-    return types, max(sizes) or None
+    each = [pattern[i % len(pattern)] for i in range(config.num_layers)]
+    need(len(set(each) - {0}) < 2, "windows of different sizes have no counterpart")
+    types = ["sliding_attention" if window else "full_attention" for window in each]
+    return types, max(each) or None
 
 
 def _write_rope(config, out: dict) -> None:
@@ -126,14 +104,10 @@ def _write_rope(config, out: dict) -> None:
     out["rope_scaling"] = scaling if config.rope_scaling else None
 
 
-def _finish_llama(fields: dict, rest: dict) -> None:
-    rope.read_shared(fields, rest, 10_000.0)
-
-
-def _finish_mistral(fields: dict, rest: dict) -> None:
-    rope.read_shared(fields, rest, 10_000.0)
-    size = rest.pop("sliding_window", 4096)
-    windows(fields, rest, size, lambda i: size is not None)
+def _finish_mistral(fields: dict, unread: dict) -> None:
+    rope.read_shared(fields, unread)
+    size = unread.pop("sliding_window", 4096)
+    windows(fields, unread, size, lambda i: size is not None)
 
 
 def _write_mistral(config, out: dict) -> None:
@@ -142,11 +116,11 @@ def _write_mistral(config, out: dict) -> None:
     need(len(set(types)) == 1, "Mistral's layers all slide or none does")
 
 
-def _finish_qwen(fields: dict, rest: dict) -> None:
-    rope.read_shared(fields, rest, 10_000.0)
-    used = rest.pop("use_sliding_window", False)
-    size, first = rest.pop("sliding_window", 4096), rest.pop("max_window_layers", 28)
-    windows(fields, rest, size, lambda i: used and size is not None and i >= first)
+def _finish_qwen(fields: dict, unread: dict) -> None:
+    rope.read_shared(fields, unread)
+    used = unread.pop("use_sliding_window", False)
+    size, first = unread.pop("sliding_window", 4096), unread.pop("max_window_layers", 28)
+    windows(fields, unread, size, lambda i: used and size is not None and i >= first)
 
 
 def _write_qwen(config, out: dict) -> None:
@@ -155,26 +129,25 @@ def _write_qwen(config, out: dict) -> None:
     out["use_sliding_window"] = out["sliding_window"] is not None
 
 
-def _finish_gemma(fields: dict, rest: dict) -> None:
+def _finish_gemma(fields: dict, unread: dict) -> None:
     fields["embed_scale"] = fields["width"] ** 0.5
-    scalar = rest.pop("query_pre_attn_scalar", 256)
+    scalar = unread.pop("query_pre_attn_scalar", 256)
     need(isinstance(scalar, int | float) and scalar > 0, f"query_pre_attn_scalar={scalar!r}")
     fields["attention_scale"] = scalar**-0.5
 
 
-def _finish_gemma2(fields: dict, rest: dict) -> None:
-    _finish_gemma(fields, rest)
-    rope.read_shared(fields, rest, 10_000.0)
-    windows(fields, rest, rest.pop("sliding_window", 4096), lambda i: i % 2 == 0)
+def _finish_gemma2(fields: dict, unread: dict) -> None:
+    _finish_gemma(fields, unread)
+    rope.read_shared(fields, unread)
+    windows(fields, unread, unread.pop("sliding_window", 4096), lambda i: i % 2 == 0)
 
 
-def _finish_gemma3(fields: dict, rest: dict) -> None:
-    _finish_gemma(fields, rest)
-    keys = ("rope_theta", "rope_local_base_freq")
-    rope.read_by_layer(fields, rest, 1_000_000.0, 10_000.0, keys)
-    pattern = rest.pop("sliding_window_pattern", rest.pop("_sliding_window_pattern", 6))
+def _finish_gemma3(fields: dict, unread: dict) -> None:
+    _finish_gemma(fields, unread)
+    rope.read_by_layer(fields, unread, 1_000_000.0, ("rope_theta", "rope_local_base_freq"))
+    pattern = unread.pop("sliding_window_pattern", unread.pop("_sliding_window_pattern", 6))
     need(isinstance(pattern, int) and pattern > 0, f"sliding_window_pattern={pattern!r}")
-    windows(fields, rest, rest.pop("sliding_window", 4096), lambda i: (i + 1) % pattern != 0)
+    windows(fields, unread, unread.pop("sliding_window", 4096), lambda i: (i + 1) % pattern != 0)
 
 
 def _write_gemma(config, out: dict) -> None:
@@ -192,10 +165,7 @@ def _write_gemma2(config, out: dict) -> None:
 
 def _write_gemma3(config, out: dict) -> None:
     _write_gemma(config, out)
-    out["rope_parameters"] = {
-        "full_attention": rope.parameters(config),
-        "sliding_attention": rope.local_parameters(config),
-    }
+    out["rope_parameters"] = rope.parameters_by_layer(config)
     out["rope_theta"], out["rope_local_base_freq"] = config.rope_theta, config.rope_local_theta
 
 
@@ -207,86 +177,68 @@ def _family(kind: str, begin: str, keys, constants, finish, finish_write, **more
         keys=keys,
         fixed={},
         constants=_CONSTANTS | constants,
-        classes=more.pop("classes", _CLASSES),
         rows=_rows,
         finish=finish,
         finish_write=finish_write,
-        **more,
+        **{"classes": _CLASSES} | more,
     )
 
 
-def _cap(value) -> float:
-    return float(value or 0)
-
-
-def _uncap(value) -> float | None:
-    return value or None
-
-
 _GEMMA = {"norm_position": "sandwich", "norm_offset": 1.0}
-_CAPS = (
-    Key("attn_logit_softcapping", "attention_softcap", 50.0, _cap, _uncap),
-    Key("final_logit_softcapping", "output_softcap", 30.0, _cap, _uncap),
-)
-_NO_CAPS = tuple(key._replace(default=None) for key in _CAPS)
-_GEMMA_SIZES = {"kv_heads": 4, "head_dim": 256, "tied": True}
-_GEMMA_SIZES |= {"act_key": "hidden_activation", "act": "gelu_pytorch_tanh"}
+_GEMMA_KEYS = {"kv_heads": 4, "head_dim": 256, "tied": True}
+_GEMMA_KEYS["act"] = ("hidden_activation", "gelu_pytorch_tanh")
+
+
+def _caps(*defaults: float | None) -> list[Key]:
+    names = ("attn_logit_softcapping", "final_logit_softcapping")
+    ours = ("attention_softcap", "output_softcap")
+    both = (lambda cap: float(cap or 0), lambda cap: cap or None)
+    return [Key(*key, *both) for key in zip(names, ours, defaults, strict=True)]
+
 
 FAMILIES: tuple[Family, ...] = (
     _family(
-        "llama",
-        "Llama",
-        (*_keys(32_000, 4096, 11_008, 32, 32, 2048), _BIAS, Key("mlp_bias", "mlp_bias", False)),
+        *("llama", "Llama"),
+        (*_keys(32_000, 4096, 32, 32, 11_008, 2048), _BIAS, Key("mlp_bias", "mlp_bias", False)),
         {},
-        _finish_llama,
-        _write_rope,
+        *(rope.read_shared, _write_rope),
         classes=_OLD,
         # How a product was once split: the same numbers.
         unused=("pretraining_tp",),
     ),
     _family(
-        "mistral",
-        "Mistral",
-        _keys(32_000, 4096, 14_336, 32, 32, 131_072, kv_heads=8),
+        *("mistral", "Mistral"),
+        _keys(32_000, 4096, 32, 32, 14_336, 131_072, kv_heads=8),
         {},
-        _finish_mistral,
-        _write_mistral,
+        *(_finish_mistral, _write_mistral),
     ),
     _family(
-        "qwen2",
-        "Qwen2",
-        _keys(151_936, 4096, 22_016, 32, 32, 32_768, kv_heads=32),
+        *("qwen2", "Qwen2"),
+        _keys(151_936, 4096, 32, 32, 22_016, 32_768, kv_heads=32),
         {"attention_bias": True},
-        _finish_qwen,
-        _write_qwen,
+        *(_finish_qwen, _write_qwen),
         classes=_OLD,
     ),
     _family(
-        "qwen3",
-        "Qwen3",
-        (*_keys(151_936, 4096, 22_016, 32, 32, 32_768, kv_heads=32, head_dim=128), _BIAS),
+        *("qwen3", "Qwen3"),
+        (*_keys(151_936, 4096, 32, 32, 22_016, 32_768, kv_heads=32, head_dim=128), _BIAS),
         {"qk_norm": True},
-        _finish_qwen,
-        _write_qwen,
+        *(_finish_qwen, _write_qwen),
         classes=_OLD,
     ),
     _family(
-        "gemma2",
-        "Gemma2",
-        (*_keys(256_000, 2304, 9216, 26, 8, 8192, **_GEMMA_SIZES), _BIAS, *_CAPS),
+        *("gemma2", "Gemma2"),
+        (*_keys(256_000, 2304, 26, 8, 9216, 8192, **_GEMMA_KEYS), _BIAS, *_caps(50.0, 30.0)),
         _GEMMA,
-        _finish_gemma2,
-        _write_gemma2,
+        *(_finish_gemma2, _write_gemma2),
         classes={end: h for end, h in _CLASSES.items() if end != "ForQuestionAnswering"},
         unused=("hidden_act", "sliding_window_size"),
     ),
     _family(
-        "gemma3_text",
-        "Gemma3",
-        (*_keys(262_208, 2304, 9216, 26, 8, 131_072, **_GEMMA_SIZES), _BIAS, *_NO_CAPS),
+        *("gemma3_text", "Gemma3"),
+        (*_keys(262_208, 2304, 26, 8, 9216, 131_072, **_GEMMA_KEYS), _BIAS, *_caps(None, None)),
         _GEMMA | {"qk_norm": True},
-        _finish_gemma3,
-        _write_gemma3,
+        *(_finish_gemma3, _write_gemma3),
         classes={
             "TextModel": _CLASSES["Model"],
             "ForCausalLM": _CLASSES["ForCausalLM"],

@@ -1,19 +1,17 @@
 """ModernBERT (Warner et al., 2024): local and global attention in turn, rotary, gated."""
 
 from flaxlm.interop import rope
-from flaxlm.interop.names.bert import ANSWERS, CLASSIFIER, TOKENS
+from flaxlm.interop.names.bert import CLASSIFIER
 from flaxlm.interop.names.llama import layer_types, windows
-from flaxlm.interop.spec import Family, Head, Key, Layout, Row, activation, layers, need
+from flaxlm.interop.patterns import ANSWERS, QKV, TOKENS, fused, layers, masked_lm
+from flaxlm.interop.spec import Family, Head, Key, Row, activation, need, sizes
 
 _LAYER = {
     "attention_norm": "attn_norm",
-    "attention/query": ("attn.Wqkv", Layout("rows", 0, 3)),
-    "attention/key": ("attn.Wqkv", Layout("rows", 1, 3)),
-    "attention/value": ("attn.Wqkv", Layout("rows", 2, 3)),
+    **fused("attn.Wqkv", "rows", QKV),
     "attention/out": "attn.Wo",
     "mlp_norm": "mlp_norm",
-    "mlp/gate": ("mlp.Wi", Layout("rows", 0, 2)),
-    "mlp/up": ("mlp.Wi", Layout("rows", 1, 2)),
+    **fused("mlp.Wi", "rows", ("mlp/gate", "mlp/up")),
     "mlp/down": "mlp.Wo",
 }
 
@@ -32,17 +30,16 @@ def _rows(config) -> list[Row]:
 _POOLING = {"cls": "first", "mean": "mean"}
 
 
-def _finish(fields: dict, rest: dict) -> None:
-    keys = ("global_rope_theta", "local_rope_theta")
-    need(not rest.get("rope_scaling"), "rope_scaling is not supported in ModernBERT")
-    rope.read_by_layer(fields, rest, 160_000.0, 10_000.0, keys)
-    every = rest.pop("global_attn_every_n_layers", 3)
+def _finish(fields: dict, unread: dict) -> None:
+    need(not unread.get("rope_scaling"), "rope_scaling is not supported in ModernBERT")
+    rope.read_by_layer(fields, unread, 160_000.0, ("global_rope_theta", "local_rope_theta"))
+    every = unread.pop("global_attn_every_n_layers", 3)
     need(isinstance(every, int) and every > 0, f"global_attn_every_n_layers={every!r}")
     # The whole width of the local window: so far to either side, and the token itself.
-    width = rest.pop("local_attention", 128)
+    width = unread.pop("local_attention", 128)
     need(isinstance(width, int) and width > 0, f"local_attention={width!r}")
-    windows(fields, rest, width // 2 + 1, lambda i: i % every != 0)
-    pooling = rest.pop("classifier_pooling", "cls")
+    windows(fields, unread, width // 2 + 1, lambda i: i % every != 0)
+    pooling = unread.pop("classifier_pooling", "cls")
     need(pooling in ("cls", "mean"), f"classifier_pooling={pooling!r} is not cls or mean")
     fields["pooling"] = _POOLING[pooling]
 
@@ -50,30 +47,22 @@ def _finish(fields: dict, rest: dict) -> None:
 def _finish_write(config, out: dict) -> None:
     out["layer_types"], size = layer_types(config)
     out["local_attention"] = 2 * ((size or 65) - 1)
-    out["rope_parameters"] = {
-        "full_attention": rope.parameters(config),
-        "sliding_attention": rope.local_parameters(config),
-    }
+    out["rope_parameters"] = rope.parameters_by_layer(config)
     out["global_rope_theta"] = config.rope_theta
     out["local_rope_theta"] = config.rope_local_theta
     out["classifier_pooling"] = {v: k for k, v in _POOLING.items()}[config.pooling or "first"]
 
 
-_TRANSFORM = (Row("heads/transform", "head.dense"), Row("heads/transform_norm", "head.norm"))
+_MLM = masked_lm("head.dense", "head.norm", "decoder.weight", "decoder.bias")
+_TRANSFORM = _MLM.rows[:2]
 
 MODERNBERT = Family(
     model_types={"modernbert": "ModernBert"},
     model="encoder",
     prefix="model",
     keys=(
-        Key("vocab_size", "vocab_size", 50_368),
-        Key("hidden_size", "width", 768),
-        Key("intermediate_size", "mlp_width", 1152),
-        Key("num_hidden_layers", "num_layers", 22),
-        Key("num_attention_heads", "num_heads", 12),
+        *sizes(50_368, 768, 22, 12, 1152, 8192),
         activation("hidden_activation", "gelu"),
-        Key("max_position_embeddings", "max_length", 8192),
-        Key("initializer_range", "init_std", 0.02),
         Key("norm_eps", "norm_epsilon", 1e-5),
         Key("norm_bias", "norm_bias", False),
         Key("attention_bias", "attention_bias attention_out_bias", False),
@@ -96,14 +85,7 @@ MODERNBERT = Family(
     },
     classes={
         "Model": Head(),
-        "ForMaskedLM": Head(
-            ("mlm",),
-            (
-                *_TRANSFORM,
-                Row("heads/mlm/kernel", "decoder.weight"),
-                Row("heads/mlm/bias", "decoder.bias"),
-            ),
-        ),
+        "ForMaskedLM": _MLM,
         "ForSequenceClassification": Head(("classification",), (*_TRANSFORM, CLASSIFIER)),
         "ForTokenClassification": Head(TOKENS.heads, (*_TRANSFORM, *TOKENS.rows)),
         "ForQuestionAnswering": Head(
