@@ -77,6 +77,8 @@ def serve() -> None:
     # Of the package this leaves out `__main__`, which runs anew in each child.
     for verb in ("glue", "generate", "embed", "inspect", "convert"):
         importlib.import_module(f"flaxlm.commands.{verb}")
+    for late in ("grain", "matplotlib.figure", "orbax.checkpoint", "tensorboardX"):
+        importlib.import_module(late)
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         child = os.fork()
