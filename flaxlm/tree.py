@@ -156,18 +156,13 @@ def digest(x: jax.Array) -> jax.Array:
     return jnp.sum(h ^ (h >> 16), dtype=jnp.uint32)
 
 
-@jax.jit
-def _digest_all(leaves: list) -> jax.Array:
-    return jnp.stack([digest(leaf) for leaf in leaves])
+_compiled_digest = jax.jit(digest)  # a program for each shape, which parameters and moments share
 
 
 def digests(tree) -> dict[str, str]:
-    """Return `{path: 8 hexadecimal digits}`; one compiled call and one transfer."""
-    flat = flatten(tree)
-    if not flat:
-        return {}
-    values = np.asarray(_digest_all(list(flat.values())))
-    return {path: f"{value:08x}" for path, value in zip(flat, values, strict=True)}
+    """Return `{path: 8 hexadecimal digits}` of the leaves; they are computed where they lie."""
+    values = {path: _compiled_digest(leaf) for path, leaf in flatten(tree).items()}
+    return {path: f"{value:08x}" for path, value in jax.device_get(values).items()}
 
 
 def digest_of(tree) -> str:

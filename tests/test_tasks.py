@@ -223,13 +223,13 @@ def stdlib():
     files = {split: {} for split in SPLITS}
     for split, document in split_documents(STDLIB):
         files[split][document.id.removeprefix(f"{stdlib_root()}/")] = document.text
-    return tasks, files
+    trained = {" ".join(docstring.split()) for docstring in docstrings(files["train"])}
+    return tasks, files, trained
 
 
 @pytest.mark.parametrize("name", ["stdlib_package", "stdlib_summary"])
 def test_no_test_example_stands_in_what_was_trained_on(stdlib, name):
-    tasks, files = stdlib
-    trained = {" ".join(docstring.split()) for docstring in docstrings(files["train"])}
+    tasks, files, trained = stdlib
     assert len(trained) > 2000
     for split in SPLITS:
         for example in tasks[name][split]:
@@ -258,7 +258,7 @@ def docstrings(files: dict[str, str]):
 
 
 def test_packages_are_what_the_file_says_and_no_file_rules(stdlib):
-    tasks, _ = stdlib
+    tasks, _, _ = stdlib
     examples = tasks["stdlib_package"]
     assert len(examples["train"]) > 1000 and len(examples["test"]) > 200
     for split in SPLITS:
@@ -273,7 +273,7 @@ def test_packages_are_what_the_file_says_and_no_file_rules(stdlib):
 
 
 def test_summaries_are_short_and_not_in_their_code(stdlib):
-    tasks, _ = stdlib
+    tasks, _, _ = stdlib
     examples = tasks["stdlib_summary"]["train"]
     assert len(examples) > 2000
     for e in examples:
@@ -285,7 +285,7 @@ def test_summaries_are_short_and_not_in_their_code(stdlib):
 
 
 def test_stdlib_examples_are_the_same_in_another_process(stdlib):
-    tasks, _ = stdlib
+    tasks, _, _ = stdlib
     code = (
         "from flaxlm.tasks import TASKS; from flaxlm.data.sources import DataConfig; import sys;"
         "d = DataConfig(valid_fraction=0.05, test_fraction=0.25);"

@@ -36,6 +36,15 @@ class Documented(NamedTuple):
     code: str
 
 
+def _definitions(node: ast.AST) -> Iterable[ast.AST]:
+    """Yield a module and what is defined in it at any depth; expressions are passed by."""
+    if isinstance(node, DOCUMENTED):
+        yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from _definitions(child)
+
+
 def documented(source: str, file: str) -> list[Documented]:
     """Return the docstrings of modules, classes and functions in the order of their lines.
 
@@ -48,8 +57,8 @@ def documented(source: str, file: str) -> list[Documented]:
         return []
     lines = source.encode().split(b"\n")
     entries = []
-    for node in ast.walk(module):
-        if isinstance(node, DOCUMENTED) and (docstring := ast.get_docstring(node)):
+    for node in _definitions(module):
+        if docstring := ast.get_docstring(node):
             line = getattr(node, "lineno", 1)
             entries.append(Documented(file, line, docstring.strip(), _code(node, lines)))
     return sorted(entries)
