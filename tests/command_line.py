@@ -71,14 +71,16 @@ def trained(root: pathlib.Path, recipe: dict):
 
 def serve() -> None:
     """Fork for each request on standard input; answer with the exit code."""
+    import gc
     import importlib
 
     sys.path[0] = str(ROOT)  # as `python -m` has it there
     # Of the package this leaves out `__main__`, which runs anew in each child.
     for verb in ("glue", "generate", "embed", "inspect", "convert"):
         importlib.import_module(f"flaxlm.commands.{verb}")
-    for late in ("grain", "matplotlib.figure", "orbax.checkpoint", "tensorboardX"):
+    for late in ("grain", "matplotlib.backends.backend_agg", "orbax.checkpoint", "tensorboardX"):
         importlib.import_module(late)
+    gc.freeze()  # nothing of it is garbage for a child to look for
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         child = os.fork()

@@ -16,6 +16,7 @@ if not {"FLAXLM_PARITY", "FLAXLM_ZERO_SHOT"} & os.environ.keys():
         "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
     )
+os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")  # a wrapper around every call of JAX
 # Every program is worth keeping, for the other worker and for the commands that tests start.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # An instruction set that programs are compiled for, beside whatever else is asked for: `isas.py`.
@@ -39,11 +40,12 @@ SHARED = pathlib.Path(
 
 # The files that take longest, in turn: begun first, so that no worker is left alone with one.
 LONGEST = """
-test_train test_hf_parity test_models test_step test_hf_training test_exact_evaluation test_lora
-test_generate test_zero_shot_runs test_seeds test_glue_verb test_text_runs test_hf_verbs
-test_objective_models test_tagging_run test_question_answering_run test_checkpoint_damage
-test_presets test_freeze test_hf_tokenizer test_sequence_tasks test_bad_input test_regression
-test_likelihood test_hf_hostile test_processes test_decoding test_tasks test_parity
+test_hf_verbs test_train test_step test_models test_hf_parity test_labels test_hf_real
+test_processes test_text_runs test_hf_tokenizer test_zero_shot_runs test_continuations
+test_decoding test_generate test_tagging_run test_lora test_given test_objective_models
+test_exact_evaluation test_question_answering_run test_golden test_hf_training test_hf_hostile
+test_checkpoint_damage test_seeds test_glue_verb test_bad_input test_tasks test_entities
+test_question_answering test_bad_data test_regression test_hub_checkpoints test_own_task
 """.split()
 
 
@@ -51,6 +53,13 @@ def pytest_collection_modifyitems(items):
     """Order the files, the longest first; tests stay as they stand in theirs."""
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_collection_finish(session):
+    """Collect garbage less often, and not among what was imported: tracing allocates much."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="module", autouse=True)
