@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+import safetensors.numpy
 from command_line import ROOT
 
 from flaxlm.tasks import TASKS
@@ -163,3 +164,33 @@ def test_fine_tuning_takes_the_head_in_the_order_of_its_own_labels(run, model, r
     done = fine_tuned(one, tmp_path / "fresh", labels, f"--allow_missing={flag[1]}")
     assert done.code == 0, done.err
     assert re.search(r"fresh: .*heads/classification/kernel", done.err), done.err
+
+
+def test_a_head_that_answers_with_a_number_is_read_as_one(run, shared, tmp_path):
+    """The hub has one label for it, LABEL_0, where a regression here has none."""
+    place = tmp_path / "number"
+    shutil.copytree(shared("cases/models/bertnli"), place)
+    described = json.loads((place / "config.json").read_text())
+    described |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    (place / "config.json").write_text(json.dumps(described))
+    weights = safetensors.numpy.load_file(place / "model.safetensors")
+    weights |= {f"classifier.{n}": weights[f"classifier.{n}"][:1] for n in ("weight", "bias")}
+    safetensors.numpy.save_file(weights, place / "model.safetensors")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": "it rained", "score": n}) + "\n" for n in range(4)))
+    task = ("--config.task.name=regression", f"--config.data.path={rows}")
+    done = run("evaluate", f"--workdir=hf:{place}", *task)
+    assert done.code == 0 and "4 of 4" in done.out, done.err
+    # One model is asked, and it has no checkpoints.
+    for more, said in (
+        (f"--config.init=hf:{place}", "both name the model"),
+        ("--checkpoint=7", "has no checkpoints"),
+    ):
+        refused = run("evaluate", f"--workdir=hf:{place}", *task, more)
+        assert refused.code == 2 and said in refused.err
+    # Where classes are asked for, a number is none.
+    refused = run(
+        "evaluate", f"--workdir=hf:{place}", *OWN, f"--config.objective.labels={NLI}",
+        f"--config.data.path={rows}",
+    )  # fmt: skip
+    assert refused.code == 2 and "LABEL_0" in refused.err, refused.err

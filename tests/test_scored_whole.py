@@ -29,6 +29,7 @@ SPLIT = {"data": {"path": "a", "split": "file", "valid_path": "b"}}
         # Nothing else is asked for, or a part is.
         (RUN, {}, False, {}),
         (RUN, {"data.path": "mine.txt"}, False, {}),
+        (RUN, {"data.path": "./mine.txt"}, False, {}),
         ({}, {"data.path": "x.jsonl", "data.valid_fraction": "0.5"}, True, {}),
         ({}, {"data.path": "a", "data.valid_path": "b", "data.split": "file"}, True, {}),
         ({}, {"data.path": "stdlib", "task.name": "stdlib_package"}, True, {}),

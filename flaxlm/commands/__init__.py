@@ -14,7 +14,7 @@ COMMANDS = {
     "evaluate": "score a split with a run's checkpoint",
     "generate": "continue prompts, or fill [MASK] with an encoder",
     "embed": "write a vector for each text of a JSONL file",
-    "inspect": "print step, config, parameter count and digests of a checkpoint",
+    "inspect": "print step, parameter count and digests of a checkpoint",
     "convert": "turn a Hugging Face directory (hf:DIR) into a run directory, or the other way",
     "glue": "fine-tune and score every GLUE task of a folder, and print the table",
 }

@@ -43,12 +43,17 @@ def scored_whole(nested: dict, overrides: dict[str, str], foreign: bool) -> dict
     path = overrides.get("data.path")
     data, task = nested.get("data", {}), overrides.get("task.name", "")
     parts = task_defaults(task).get("data", {}) if task else data
-    known = not foreign and path == data.get("path")
+    known = not foreign and _place(path) == _place(data.get("path"))
     published = bool(parts.get("valid_path")) and os.path.isdir(os.path.expanduser(path or ""))
     said = any(f"data.{key}" in overrides for key in PARTS)
     if path in (None, STDLIB) or known or published or said:
         return overrides
     return overrides | {"data.split": "whole", "data.valid_path": "", "data.test_path": ""}
+
+
+def _place(path):
+    """Return where one path leads, however it is written; several are compared as they stand."""
+    return os.path.abspath(os.path.expanduser(path)) if isinstance(path, str) else path
 
 
 def in_buckets(nested: dict, overrides: dict[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`inspect`: print step, config, parameter count and digests of a checkpoint."""
+"""`inspect`: print step, parameter count and digests of a checkpoint."""
 
 import dataclasses
 import hashlib

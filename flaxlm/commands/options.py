@@ -122,6 +122,16 @@ def settle(verb: str, options, spec: str | None, overrides: dict[str, str]):
         )
     nested = options.default_recipe() if spec is None else recipe.load_recipe(spec)
     if options.foreign:
+        if "init" in overrides:
+            raise ConfigError(
+                f"--workdir={options.workdir} and --config.init={overrides['init']} both name the "
+                "model; leave one of them out"
+            )
+        if options.checkpoint not in ("", INIT):
+            raise ConfigError(
+                f"--checkpoint={options.checkpoint}: {options.workdir} is a model and no run, and "
+                "has no checkpoints; leave it out"
+            )
         nested["init"] = options.workdir
         name = re.sub(r"[^\w.-]+", "-", options.workdir.removeprefix(SCHEME)).strip("-.")
         options = dataclasses.replace(options, workdir=f"runs/hf-{name}", checkpoint=INIT)

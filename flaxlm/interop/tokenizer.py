@@ -73,7 +73,7 @@ def export_tokenizer(
             "exported are: unigram, bpe, char, byte and Hugging Face's own"
         )
     original, flags = _original(tokenizer)
-    template = Template.of([tokenizer.bos_id], [], [], 0) if after_bos else tokenizer.template
+    template = Template.of((tokenizer.bos_id,), (), (), 0) if after_bos else tokenizer.template
     if isinstance(tokenizer, HuggingFaceTokenizer):
         text, config = tokenizer.tokenizer_json, original | _special_tokens(tokenizer)
         if after_bos and tokenizer.template.single != template.single:
