@@ -184,3 +184,16 @@ def test_last_words_behind_blanks_are_those_of_the_whole_text(tmp_path):
     task = LastWord(word_column="")
     (example,) = task.examples(data, "valid")
     assert (example["text"], example["gold"]) == ("so it", "goes")
+
+
+@pytest.mark.parametrize("gold", ["2", "A"])
+def test_a_gold_that_means_two_choices_is_refused_with_a_way_out(gold, tmp_path):
+    row = {"context": "1 plus 1 is", "choices": ["1", "A", "0", "2"], "gold": gold}
+    with pytest.raises(DataError, match=f"line 1: .*'{gold}', which is the text of") as error:
+        MultipleChoice().examples(file_of(tmp_path / "a.jsonl", [row]), "valid")
+    for written in str(error.value).partition("write ")[2].partition(",")[0].split(" or "):
+        data = file_of(tmp_path / f"{written}.jsonl", [row | {"gold": written}])
+        assert MultipleChoice().examples(data, "valid")[0]["gold"] == int(written)
+    plain = row | {"choices": ["x", "2", "no"], "gold": "no"}
+    data = file_of(tmp_path / "plain.jsonl", [plain])
+    assert MultipleChoice().examples(data, "valid")[0]["gold"] == 2

@@ -136,13 +136,20 @@ def right_choice(record: Record, column: str, choices: Sequence[str]) -> int | N
         return None
     value = record.columns.get(column)
     if not isinstance(value, int) or isinstance(value, bool):
-        value = record.text(column)
-        if value.isdecimal():
-            value = int(value)
-        elif len(value) == 1 and value.isascii() and value.isalpha():
-            value = ord(value.upper()) - ord("A")
+        text = record.text(column)
+        meant = choices.index(text) if choices.count(text) == 1 else -1
+        if text.isdecimal():
+            value = int(text)
+        elif len(text) == 1 and text.isascii() and text.isalpha():
+            value = ord(text.upper()) - ord("A")
         else:
-            value = choices.index(value) if choices.count(value) == 1 else -1
+            value = meant
+        if meant not in (-1, value) and value < len(choices):
+            raise DataError(
+                f"{record.place}: column {column!r} holds {text!r}, which is the text of "
+                f"choice {meant} and the place of choice {value}: write 0{meant} or 0{value}, the "
+                "right place"
+            )
     if not 0 <= value < len(choices):
         raise DataError(
             f"{record.place}: column {column!r} holds {shown(record.columns[column])}, which is "
