@@ -95,7 +95,8 @@ def test_columns_are_chosen_by_name_or_number(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"w": ["a", "b"], "ner": [1, 0]}\n')
     assert next(read(path, MOST, "w", "ner")).columns["tags"] == [1, 0]
     task = TASKS["ner"](word_column="w", tag_column="ner")
-    (found,) = task.examples(DataConfig(path=path, split="whole"), "test", LABELS)
+    with pytest.warns(UserWarning, match=f"line 1: tags are numbers, .*: 0 as {LABELS[0]}, 1 as"):
+        (found,) = task.examples(DataConfig(path=path, split="whole"), "test", LABELS)
     assert found["tags"] == [1, 0] and task.golds([found])[0].tags == ("B-L", "O")
 
 

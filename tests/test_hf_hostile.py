@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pickle
+import re
 import shutil
 import time
 import tracemalloc
@@ -216,6 +217,21 @@ def test_the_command_line_says_it_in_one_line(good, tmp_path, compilation_cache)
         change(tmp_path / name)
         done = run("generate", f"--workdir=hf:{tmp_path / name}", "--prompt=a")
         assert done.code in (65, 77) and len(done.errors) == 1 and "Traceback" not in done.err
+    # A verb that can start nothing fresh names no flag for it; one that can does as it is told.
+    weights = safetensors.numpy.load_file(good / "gpt2" / "model.safetensors")
+    short = next(name for name in weights if name.endswith("ln_f.weight"))
+    shutil.copytree(good / "gpt2", tmp_path / "short")
+    del weights[short]
+    safetensors.numpy.save_file(weights, tmp_path / "short" / "model.safetensors")
+    source = f"hf:{tmp_path / 'short'}"
+    done = run("inspect", f"--workdir={source}")
+    assert done.code and "has no" in done.err and "allow_missing" not in done.err
+    done = run("convert", f"--from={source}", f"--to=hf:{tmp_path / 'whole'}")
+    flag = re.search(r"--allow_missing='([^']+)'", done.err)
+    assert done.code == 2 and flag, done.err
+    again = (f"--to=hf:{tmp_path / 'whole'}", f"--allow_missing={flag[1]}")
+    done = run("convert", f"--from={source}", *again)
+    assert done.code == 0, done.err
     shutil.copytree(good / "gpt2", tmp_path / "nan")
     replace(ROW, to=lambda a: a * np.nan)(tmp_path / "nan")
     done = run("inspect", f"--workdir=hf:{tmp_path / 'nan'}")

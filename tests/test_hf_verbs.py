@@ -204,6 +204,9 @@ def test_vectors_are_those_of_torch(name, pooling, hub, run, tmp_path):
         ("convert --from=hf:{H}/bert --to=hf:{H}/b --architecture=GPT2LMHeadModel", 2, "no known"),
         ("convert --from=hf:{H}/bert --to=hf:{H}/b --dtype=int8", 2, "float32, bfloat16, float16"),
         ("convert --from=hf:{H}/bert --to={H}/b --config.seed=1", 2, "takes the config"),
+        ("convert --from=hf:{H}/bert --to=hf:{H}/b --checkpoint=5", 2, "--checkpoint=5 has no"),
+        ("convert --from=hf:{H}/bert --to={H}/b --architecture=BertModel", 2, "has no meaning"),
+        ("convert --from={H}/a --to=hf:{H}/b --allow_missing=x", 2, "--allow_missing=x has no"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_in_one_line(arguments, code, message, hub, run):

@@ -55,12 +55,21 @@ def convert(
     `source` and `target` are the `from_` and `to` of `Options`, which describes the rest too.
     """
     choose("--dtype", dtype, ("", *DTYPES))
+    given = {"architecture": architecture, "checkpoint": checkpoint, "allow_missing": allow_missing}
+    unused = {"checkpoint"} if source.startswith(SCHEME) else {"allow_missing"}
+    unused |= set() if target.startswith(SCHEME) else {"architecture"}
+    for name in sorted(unused):
+        if given[name]:
+            raise ConfigError(
+                f"--{name}={given[name]} has no meaning from {source} to {target}; leave it out"
+            )
     if source.startswith(SCHEME):
         stored = Directory(source).weights.dtype.name
         if not target.startswith(SCHEME):
             workdir = pathlib.Path(target).absolute()
             return import_run(source, workdir, dtype or stored, allow_missing)
-        model = from_pretrained(source.removeprefix(SCHEME), param_dtype=stored)
+        name = source.removeprefix(SCHEME)
+        model = from_pretrained(name, allow_missing=allow_missing, param_dtype=stored)
     elif target.startswith(SCHEME):
         model = export_run(pathlib.Path(source).absolute(), checkpoint)
     else:

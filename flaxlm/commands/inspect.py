@@ -62,7 +62,7 @@ def inspect(config, workdir: pathlib.Path, checkpoint: str) -> dict:
 
 def inspect_pretrained(source: str) -> dict:
     """Return what a Hugging Face directory holds, with the digest of its parameters."""
-    model = from_pretrained(source)
+    model = from_pretrained(source, allow_missing=None)
     return {
         "architecture": model.architecture or "backbone",
         "model": model.family,

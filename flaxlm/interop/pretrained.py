@@ -204,7 +204,7 @@ def from_pretrained(
     *,
     revision: str | None = None,
     heads: dict[str, int] | None = None,
-    allow_missing: str = "",
+    allow_missing: str | None = "",
     sharding: ShardingConfig | None = None,
     **changes,
 ) -> TrainedModel:
@@ -214,7 +214,7 @@ def from_pretrained(
       name: a directory, or a name as `owner/model`, fetched through `huggingface_hub`.
       revision: branch, tag or commit of a name.
       heads: {head: output size} in place of the class's own; {} for the backbone.
-      allow_missing: regex of parameters that may start fresh, from seed 0.
+      allow_missing: regex of parameters that may start fresh, from seed 0; None: none may.
       sharding: how the parameters are split over all devices; None: all on the first one.
       changes: fields of the model's config, such as dtype or param_dtype.
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -57,14 +58,25 @@ class Tagging(Task):
         labels = tuple(labels)
         ids = label_ids(labels)
         self.check(labels)
+        numbered: list[str] = []  # where the first tags stand that are numbers
 
         def example(record: Record) -> Example:
             words = record.columns["words"]
             tags = _tag_ids(record, ids) if record.graded else None
+            if tags and not numbered and not isinstance(record.columns["tags"][0], str):
+                numbered.append(record.place)
             sentence = {"id": record.id, "text": "".join(words), "words": words}
             return sentence | {"tag_set": labels, "tags": tags}
 
-        return read_split(data, split, example, "tags", self._reader(data), task=self)
+        examples = read_split(data, split, example, "tags", self._reader(data), task=self)
+        if numbered:
+            meaning = ", ".join(f"{i} as {label}" for i, label in enumerate(labels[:20]))
+            warnings.warn(
+                f"{numbered[0]}: tags are numbers, the places of objective.labels: {meaning}"
+                + ", …" * (len(labels) > 20),
+                stacklevel=2,
+            )
+        return examples
 
     def _reader(self, data: DataConfig) -> Reader:
         fields = ("word_column", "tag_column", "spaces")
