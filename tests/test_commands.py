@@ -81,6 +81,39 @@ def test_help_has_every_flag_with_its_default_and_says_what_it_is(verb, capsys):
     assert ("--config.help" in "".join(lines)) == bool(cls.takes_config)
 
 
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_a_flag_that_is_given_twice_is_refused_unless_it_is_a_list(verb):
+    cls = options_of(verb)
+    needed = [f for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+    for field in dataclasses.fields(cls):
+        name = field.name.rstrip("_")
+        others = [f"--{f.name.rstrip('_')}=x" for f in needed if f is not field]
+        twice = [*others, f"--{name}=1", f"--{name}=1"]
+        if isinstance(field.default, tuple) and "commas" not in field.metadata:
+            assert getattr(flags.parse(cls, twice), name) == ("1", "1")
+            continue
+        with pytest.raises(ConfigError, match=f"--{name} is given twice; "):
+            flags.parse(cls, twice)
+
+
+def test_a_hugging_face_model_has_no_checkpoints_in_any_verb():
+    verbs = [verb for verb in COMMANDS if options_of(verb).reads_hub]
+    assert {"evaluate", "generate", "embed", "inspect"} <= {*verbs}
+    for verb in verbs:
+        needed = ["--input=x", "--output=x"] * (verb == "embed")
+        with pytest.raises(ConfigError, match="--checkpoint=7: hf:x is a model and no run"):
+            command.run([verb, "--workdir=hf:x", "--checkpoint=7", *needed])
+
+
+def test_a_key_that_is_given_twice_is_refused():
+    message = r"--config.train.steps=1 and --config.train.steps=2 are both given; leave one"
+    for verb in ("train", "inspect"):
+        with pytest.raises(ConfigError, match=message):
+            command.run([verb, "--config.train.steps=1", "--x=3", "--config.train.steps=2"])
+    with pytest.raises(ConfigError, match=r"--config=a and --config=a are both given"):
+        command.run(["train", "--config=a", "--config=a", "--workdir=x"])
+
+
 def test_no_option_of_generation_and_embedding_is_said_twice():
     from flaxlm.inference.embed import EmbedConfig
     from flaxlm.inference.generate import GenerateConfig

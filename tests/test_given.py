@@ -212,11 +212,40 @@ def test_a_duration_that_is_typed_takes_the_place_of_the_recipes(stated, given):
     assert values == DURATIONS | {given: 3}
 
 
+@pytest.mark.parametrize(
+    ("nested", "typed", "message"),
+    [
+        ({"preset": "gpt2", "name": "encoder"}, {}, "is of model.name='decoder'.*is 'encoder'"),
+        ({"preset": "bert_tiny"}, {"model.name": "decoder"}, "set model.preset=''"),
+        ({}, {"model.preset": "gpt2", "model.name": "encoder"}, "leave one of them out"),
+        ({"name": "encoder"}, {"model.preset": "gpt2"}, ""),  # takes the place of the recipe's
+        ({"preset": "bert_tiny"}, {"model.preset": "", "model.name": "decoder"}, ""),
+    ],
+)
+def test_a_preset_beside_the_name_of_another_family_is_refused(nested, typed, message):
+    nested = {"train": {"steps": 1}, "model": nested}
+    if message:
+        with pytest.raises(ConfigError, match=message):
+            recipe.configure(nested, typed)
+    else:
+        assert recipe.configure(nested, typed).model_name == "decoder"
+
+
+def test_a_run_that_states_the_preset_of_another_family_goes_on_without_it(tmp_path):
+    full = recipe.configure({"train": {"steps": 2}}, {}).raw
+    full["model"]["preset"] = "bert_tiny"
+    (tmp_path / "config.json").write_text(json.dumps(full))
+    model = run_config.build(run_config.read_run(str(tmp_path))).raw["model"]
+    assert model == full["model"] | {"preset": ""}
+
+
 def test_two_durations_or_warmups_in_one_place_are_refused():
     with pytest.raises(ConfigError, match=r"train.steps=2 and train.epochs=3.0 are two durations"):
         recipe.configure({"train": {"steps": 2, "epochs": 3.0}}, {})
-    with pytest.raises(ConfigError, match="are two durations"):
+    with pytest.raises(ConfigError, match=r"tokens=9 and train.epochs=1.0 are two durations"):
         recipe.configure({"train": {"steps": 2}}, {"train.epochs": "1", "train.tokens": "9"})
+    with pytest.raises(ConfigError, match=r"steps=1, train.tokens=9 and .* are three durations"):
+        recipe.configure({"train": {"steps": 1, "tokens": 9, "epochs": 1.0}}, {})
     nested = {"train": {"steps": 2}, "optimizer": {"warmup_steps": 5}}
     optimizer = recipe.configure(nested, {"optimizer.warmup_fraction": "0.1"}).optimizer
     assert (optimizer.warmup_steps, optimizer.warmup_fraction) == (0, 0.1)

@@ -72,7 +72,10 @@ def parse(cls, arguments: list[str]):
         raise ConfigError(f"argument {unread[0]!r} is not a flag; write --flag=value")
     options = {}
     for name, field, required in _fields(cls):
-        value = values[name].value
+        value, commas = values[name].value, "commas" in field.metadata
+        if values[name].present > 1 and not isinstance(values[name], flags.MultiFlag):
+            way = f"write --{name}=a,b" if commas else "leave one of them out"
+            raise ConfigError(f"--{name} is given twice; {way}")
         if required and not value:
             raise ConfigError(f"--{name}={required} is required")
         options[field.name] = tuple(value) if isinstance(value, list) else value

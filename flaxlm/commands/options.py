@@ -98,6 +98,9 @@ def apart(arguments: list[str]) -> tuple[list[str], str | None, dict[str, str]]:
             plain.append(argument)
         elif not equals and key != "config.help":
             raise ConfigError(f"write --{key}=value, in one argument")
+        elif key in typed:
+            both = f"--{key}={typed[key]} and {argument}"
+            raise ConfigError(f"{both} are both given; leave one of them out")
         else:
             typed[key] = value
     spec = typed.pop("config", None)
@@ -110,6 +113,12 @@ def settle(verb: str, options, spec: str | None, overrides: dict[str, str]):
     A Hugging Face model in the place of a run becomes `init`, and --workdir a directory for the
     results. The config is None where the verb takes none.
     """
+    read = options.foreign and options.reads_hub
+    if read and options.checkpoint not in (type(options).checkpoint, INIT):
+        raise ConfigError(
+            f"--checkpoint={options.checkpoint}: {options.workdir} is a model and no run, and "
+            "has no checkpoints; leave it out"
+        )
     if not options.takes_config:
         if spec or overrides:
             key = "config" if spec else f"config.{next(iter(overrides))}"
@@ -126,11 +135,6 @@ def settle(verb: str, options, spec: str | None, overrides: dict[str, str]):
             raise ConfigError(
                 f"--workdir={options.workdir} and --config.init={overrides['init']} both name the "
                 "model; leave one of them out"
-            )
-        if options.checkpoint not in ("", INIT):
-            raise ConfigError(
-                f"--checkpoint={options.checkpoint}: {options.workdir} is a model and no run, and "
-                "has no checkpoints; leave it out"
             )
         nested["init"] = options.workdir
         name = re.sub(r"[^\w.-]+", "-", options.workdir.removeprefix(SCHEME)).strip("-.")

@@ -130,6 +130,11 @@ def expand(recipe: dict, inherited: dict | None = None) -> dict:
         if section in TABLES:
             base["name"] = stated.get("name") or base.get("name") or TABLES[section][1]
         cls = section_class(section, base.get("name", ""))
+        if (family := _family(base)) != base.get("name"):
+            raise ConfigError(
+                f"model.preset={base['preset']!r} is of model.name={family!r}, and model.name is "
+                f"{base['name']!r}: leave one of them out, or set model.preset=''"
+            )
         fields = [field for field in dataclasses.fields(cls) if field.init]
         valid = [*(field.name for field in fields), *(k for k in ("name", "preset") if k in base)]
         for key in (key for key in stated if key not in valid):
@@ -145,6 +150,11 @@ def expand(recipe: dict, inherited: dict | None = None) -> dict:
             full[section]["vocab_size"] = ids
     follow(full, {f"{s}.{key}" for s in (*SECTIONS, *TABLES) for key in recipe.get(s, {})})
     return full
+
+
+def _family(model: dict) -> str | None:
+    """Return the `model.name` that the preset of a `model` section has, or else its own."""
+    return PRESETS.get(model.get("preset"), model).get("name")
 
 
 def model_vocab(tokenizer: dict) -> int:
@@ -319,7 +329,11 @@ def read_run(run: str) -> dict:
     train = recipe.get("train", {})
     for name in [name for name in DURATIONS if train.get(name)][1:]:
         train[name] = type(train[name])()
-    # They may also state a metric and the mode that keeps its worst.
+    # They may state the preset of one family beside the name of another, which held,
+    model = recipe.get("model", {})
+    if model.get("name", _family(model)) != _family(model):
+        model["preset"] = ""
+    # and a metric and the mode that keeps its worst.
     judged = recipe.get("eval", {})
     better = direction(judged.get("metric", ""))
     if judged.get("mode", better) != better and better:

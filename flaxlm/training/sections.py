@@ -39,8 +39,11 @@ class TrainConfig:
         if not durations:
             raise ConfigError("no duration: set train.steps, train.tokens or train.epochs")
         if len(durations) > 1:
-            stated = " and ".join(f"{key}={value}" for key, value in durations.items())
-            raise ConfigError(f"{stated} are two durations; set all but one to 0")
+            *others, last = (f"{key}={value}" for key, value in durations.items())
+            how_many = "two" if len(others) == 1 else "three"
+            raise ConfigError(
+                f"{', '.join(others)} and {last} are {how_many} durations; set all but one to 0"
+            )
         if self.batch_size % self.microbatches:
             raise ConfigError(
                 f"train.batch_size={self.batch_size} does not divide into "
