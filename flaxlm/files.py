@@ -146,7 +146,7 @@ def text_lines(
     path: str | os.PathLike,
     most: int,
     progress: Callable[[int], None] | None = None,
-    keep_nul: bool = False,
+    strip_control: bool | None = None,
     whole: bool = False,
 ) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, text with its end) of each line; DataError on a bad line.
@@ -154,24 +154,26 @@ def text_lines(
     The mark of an encoding before the first is left out. A carriage return within a line is a
     character like any other, but DataError where there are such alone, so that the file would be
     one line, unless it is read as a `whole` anyway. `most` bounds a line in bytes, so that a file
-    without newlines cannot fill the memory; `progress` is as in `opened`.
+    without newlines cannot fill the memory; it is data.max_line_bytes, and 0, which stands for
+    MOST_LINE_BYTES, where no config says so. NUL is let through where `strip_control`, which is
+    data.strip_control, or None where that is not asked. `progress` is as in `opened`.
     """
-    name = str(path)
+    name, limit = str(path), most or MOST_LINE_BYTES
     with opened(path, progress) as file:
         _refuse_wide(file.peek(HEAD)[:HEAD], name)
         number = offset = 0
-        while line := file.readline(most + 1):
+        while line := file.readline(limit + 1):
             number += 1
-            if len(line) > most and not line.endswith(b"\n"):
+            if len(line) > limit and not line.endswith(b"\n"):
                 raise DataError(
-                    f"{name}, line {number} is longer than {most:,} bytes; break it up, or raise "
-                    "data.max_line_bytes"
+                    f"{name}, line {number} is longer than {limit:,} bytes; break it up"
+                    + ", or raise data.max_line_bytes" * bool(most)
                 )
-            nul = -1 if keep_nul else line.find(b"\0")
+            nul = -1 if strip_control else line.find(b"\0")
             if nul >= 0:
                 raise DataError(
-                    f"{name}, byte {offset + nul} (line {number}) is NUL, so this is not "
-                    "text; remove it, or for plain text set data.strip_control=True"
+                    f"{name}, byte {offset + nul} (line {number}) is NUL, so this is not text; "
+                    "remove it" + ", or set data.strip_control=True" * (strip_control is False)
                 )
             text = _decoded(line, name, number, offset)
             if number == 1:
@@ -214,7 +216,7 @@ def _piped(name: str, command: str) -> str:
 
 def bare_lines(
     path: str | os.PathLike,
-    most: int = MOST_LINE_BYTES,
+    most: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, text without its end) of each line; see `text_lines`."""

@@ -25,6 +25,7 @@ OTHERS = ("config", "help", "flag", "key", "always", "dirty", "abbrev", "xla_gpu
 GUARDED = {
     "allow_missing": "None for verbs that cannot be asked; see `Directory.plan`",
     "checkpoint": "`train` and `glue` read what they have just saved, and the best of an init",
+    "init": "said where the verb has it, else --config.init",
     "split": "`glue` names the splits itself",
     "workdir": "`convert` takes no recipe, and calls its directories --from and --to",
 }

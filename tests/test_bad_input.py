@@ -139,7 +139,7 @@ RUNS = {
     # A run's tuples come from JSON as lists, for which ml_collections has no parser.
     "tuple of a run": ("evaluate {R} --split=x --config.optimizer.no_decay=('x',)", 2, "--split"),
     "unknown split": ("evaluate {R} --split=vald", 2, "did you mean 'valid'"),
-    "split of nothing": ("evaluate {R} --split=test", 2, "test_fraction is 0"),
+    "split of nothing": ("evaluate {R} --split=test", 2, "one of: train, valid; .*data.path=FILE"),
     "other model": ("evaluate {R} --config.model.width=48", 77, "of another model"),
     "changed config": (
         "train {R} --config.optimizer.b1=0.8 --config.seed=3",

@@ -128,6 +128,8 @@ BAD = {
     "tag.conll": ("a\tO\nb\tB-X\n", r"line 2: tag 'B-X' of the word 'b'.*valid: O, B-L, I-L"),
     "near.conll": ("a\tB-LL\n", r"line 1: tag 'B-LL'.*did you mean 'B-L'"),
     "raw.txt": ("今天天气很好。\n", r"raw.txt has one column \('今天天气很好。' …\), and CoNLL"),
+    "line.txt": ("我 爱 北京 天安门\n", r"line.txt looks like text.*data.format='conll'"),
+    "lines.txt": ("我 爱 北京\n\n你 爱 上海\n", r"lines.txt looks like text: taken for CoNLL"),
     "mac.conll": ("a\tO\rb\tO\r", r"its lines end in a carriage return"),
     "wide.conll": ("a\tO\nb\tO\n".encode("utf-16"), r"begins with the mark of UTF-16"),
     "deep.jsonl": ('{"tokens": ' + "[" * 100_000, r"line 1 is not JSON: it is nested too deeply"),

@@ -16,6 +16,7 @@ from flaxlm.training.metrics import folded
 WHOLE = {"data.split": "whole", "data.valid_path": "", "data.test_path": ""}
 RUN = {"data": {"path": "mine.txt", "split": "hash"}}
 MODEL = {"vocab_size": 281}
+PAIR = {"data": {"path": ("a", "b"), "split": "hash"}}
 SPLIT = {"data": {"path": "a", "split": "file", "valid_path": "b"}}
 
 
@@ -34,12 +35,31 @@ SPLIT = {"data": {"path": "a", "split": "file", "valid_path": "b"}}
         ({}, {"data.path": "a", "data.valid_path": "b", "data.split": "file"}, True, {}),
         ({}, {"data.path": "stdlib", "task.name": "stdlib_package"}, True, {}),
         ({}, {"data.path": "{here}", "task.name": "multi30k"}, True, {}),
+        # A recipe's own path, where it says nothing of splits and no run was trained on it.
+        ({"data": {"path": "mine.txt"}}, {}, True, WHOLE),
+        ({"data": {"path": "mine.txt"}}, {}, False, {}),
+        ({"data": {"path": "a.conll"}, "task": {"name": "wnut17"}}, {}, True, WHOLE),
+        ({"data": {"path": ("a", "b")}}, {}, True, WHOLE),
+        ({"data": {"path": "{here}"}, "task": {"name": "multi30k"}}, {}, True, {}),
+        ({"data": {"path": "stdlib"}}, {}, True, {}),
+        (RUN, {}, True, {}),
+        (RUN, {"data.path": "./mine.txt"}, True, {}),
+        (RUN, {"data.path": "other.txt"}, True, WHOLE),
+        ({"data": {"path": "mine.txt", "valid_fraction": 0.5}}, {}, True, {}),
+        # Several paths.
+        (RUN, {"data.path": "('mine.txt',)"}, False, {}),
+        (PAIR, {"data.path": "('./a', 'b')"}, False, {}),
+        (PAIR, {"data.path": "['a', 'b']"}, False, {}),
+        (PAIR, {"data.path": "('a', 'c')"}, False, WHOLE),
+        (PAIR, {"data.path": "a"}, False, WHOLE),
     ],
 )
 def test_a_file_that_nothing_was_trained_on_is_scored_whole(
     nested, overrides, foreign, added, tmp_path
 ):
     overrides = {key: value.format(here=tmp_path) for key, value in overrides.items()}
+    if nested.get("data", {}).get("path") == "{here}":
+        nested = nested | {"data": {"path": str(tmp_path)}}
     assert scored_whole(nested, overrides, foreign) == overrides | added
 
 

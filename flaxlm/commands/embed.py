@@ -18,8 +18,6 @@ from flaxlm.tasks import records
 from flaxlm.training.metrics import report
 from flaxlm.training.opened import INIT, open_run
 
-MOST_LINE_BYTES = 16 << 20
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(ReadOptions, embedding.EmbedConfig):
@@ -47,7 +45,7 @@ def run(options: Options, config) -> None:
 
 def read_texts(path: str) -> list[str]:
     """Return the field `text` of every line of a JSONL file; the errors name file and line."""
-    rows = records.read_table(path, MOST_LINE_BYTES)
+    rows = records.read_table(path)
     # An empty text is one; anything else that is no text is named.
     texts = ["" if row.columns.get("text") == "" else row.text("text") for row in rows]
     if not texts:

@@ -3,10 +3,12 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 
+from flaxlm.commands import recipe
 from flaxlm.commands.options import ProcessOptions, ReadOptions
-from flaxlm.data.sources import SPLITS, STDLIB
-from flaxlm.errors import choose
+from flaxlm.data.sources import SPLITS, STDLIB, DataConfig
+from flaxlm.errors import ConfigError, choose
 from flaxlm.evaluation.report import examine
 from flaxlm.progress import say
 from flaxlm.tasks import TASKS
@@ -38,22 +40,27 @@ def scored_whole(nested: dict, overrides: dict[str, str], foreign: bool) -> dict
 
     That is a `data.path` on the command line other than the run's, where nothing is said of
     splits. The directory of a published set has its parts, and `stdlib` is split as in training.
-    No file here was held out from a `foreign` model, a Hugging Face one.
+    No file here was held out from a `foreign` model, a Hugging Face one, and for it a recipe's own
+    path counts as one on the command line does.
     """
-    path = overrides.get("data.path")
     data, task = nested.get("data", {}), overrides.get("task.name", "")
-    parts = task_defaults(task).get("data", {}) if task else data
-    known = not foreign and _place(path) == _place(data.get("path"))
-    published = bool(parts.get("valid_path")) and os.path.isdir(os.path.expanduser(path or ""))
-    said = any(f"data.{key}" in overrides for key in PARTS)
-    if path in (None, STDLIB) or known or published or said:
+    path, typed = data.get("path"), overrides.get("data.path")
+    if typed is not None:
+        path = recipe.read_value("data.path", DataConfig.__annotations__["path"], typed)
+    own = _places(path) == _places(data.get("path"))
+    parts = task_defaults(task or nested.get("task", {}).get("name", "text")).get("data", {})
+    parts = parts if task else parts | data
+    published = bool(parts.get("valid_path")) and all(map(os.path.isdir, _places(path)))
+    said = any(f"data.{key}" in overrides or (own and key in data) for key in PARTS)
+    if path in (None, STDLIB) or (own and not foreign) or published or said:
         return overrides
     return overrides | {"data.split": "whole", "data.valid_path": "", "data.test_path": ""}
 
 
-def _place(path):
-    """Return where one path leads, however it is written; several are compared as they stand."""
-    return os.path.abspath(os.path.expanduser(path)) if isinstance(path, str) else path
+def _places(path: str | Sequence[str] | None) -> list[str]:
+    """Return where one path, or several, lead, however they are written."""
+    paths = [path] if isinstance(path, str) else path or ()
+    return [os.path.abspath(os.path.expanduser(path)) for path in paths]
 
 
 def in_buckets(nested: dict, overrides: dict[str, str]) -> dict[str, str]:
@@ -68,6 +75,13 @@ def in_buckets(nested: dict, overrides: dict[str, str]) -> dict[str, str]:
 def run(options: Options, config) -> None:
     """Score a split and print the table."""
     choose("--split", options.split, SPLITS)
+    if options.split not in config.data.split_names():
+        other = "; --config.data.path=FILE scores all of another file"
+        fixed = config.task.objective and config.data.path == STDLIB
+        raise ConfigError(
+            f"--split={options.split}: there is no such split here; choose one of: "
+            f"{', '.join(config.data.split_names())}{'' if fixed else other}"
+        )
     result = evaluate(config, options.place, options.split, options.checkpoint)
     part = "whole" if config.data.split == "whole" else options.split
     report(options.place, result, f"evaluate: {options.place.name}, {part}")

@@ -125,9 +125,10 @@ def settle(verb: str, options, spec: str | None, overrides: dict[str, str]):
             raise ConfigError(f"--{key}: {verb} takes the config that stands there")
         return options, None
     if options.foreign and not options.reads_hub:
+        flag = "--init" if hasattr(options, "init") else "--config.init"
         raise ConfigError(
             f"{verb} writes to its run directory: name one with --workdir=DIR, and the model with "
-            f"--config.init={options.workdir}"
+            f"{flag}={options.workdir}"
         )
     nested = options.default_recipe() if spec is None else recipe.load_recipe(spec)
     if options.foreign:

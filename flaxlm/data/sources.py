@@ -294,7 +294,8 @@ def _rows(source: Source, config: DataConfig, progress) -> Iterator[Document]:
     for row in tables.rows(
         name, config.max_line_bytes, source.format, columns=[field], progress=progress
     ):
-        text = dataclasses.replace(row, keys={field: "data.field"}).string(field)
+        advice = {field: "set data.field to one of them"}
+        text = dataclasses.replace(row, advice=advice).string(field)
         if "\0" in text and not config.strip_control:
             raise DataError(
                 f"{row.place}: character {text.index(chr(0))} of column {field!r} is NUL; set "

@@ -35,14 +35,14 @@ class Row:
     """One row: where it stands, and its columns by name.
 
     `line` is the number of its line, or that of the row in a file that is not made of lines, where
-    `where` says so; `keys` are the config keys that choose columns, by column.
+    `where` says so; `advice` is what to do where a column is not there, by column.
     """
 
     file: str
     line: int
     columns: dict
     where: str = ""
-    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    advice: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -52,10 +52,10 @@ class Row:
     def string(self, column: str) -> str:
         """Return a column's text, which may be empty; DataError where it is absent or no text."""
         if column not in self.columns:
-            key = self.keys.get(column)
+            advice = self.advice.get(column, "")
             raise DataError(
                 f"{self.place}: there is no column {column!r}{nearest(column, self.columns)}; "
-                f"columns: {_listed(self.columns)}{f'; set {key} to one of them' if key else ''}"
+                f"columns: {_listed(self.columns)}{'; ' * bool(advice)}{advice}"
             )
         value = self.columns[column]
         if not isinstance(value, str):
@@ -69,6 +69,16 @@ class Unreadable:
     """Stands for a value that Python cannot hold, such as a date of the year 12000."""
 
     type: str
+
+
+def integer(value: object) -> int | None:
+    """Return a whole number, None of anything else.
+
+    3.0 is one as well: so the numbers of a column are written in which one is missing.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def shown(value: object) -> str:
@@ -128,7 +138,7 @@ def rows(
 
     Args:
       path: of the file.
-      most: bytes of a line.
+      most: bytes of a line; see `files.text_lines`.
       form: `auto`, by the ending of the name, or one of `TABLES`.
       header: names the columns of a CSV or TSV file that does not name them itself.
       skipped: takes what is wrong with rows that have more or fewer fields than the header, which
@@ -140,9 +150,10 @@ def rows(
     form = format_of(path) if form == "auto" else form
     if form not in TABLES:
         endings = ", ".join(ending for ending, known in SUFFIXES.items() if known in TABLES)
+        key = f"Set data.format to one of {', '.join(TABLES)}, or let" if most else "Let"
         raise DataError(
-            f"{path}: what kind of table is this? Set data.format to one of {', '.join(TABLES)}, "
-            f"or let its name end in {endings}, and {' or '.join(COMPRESSED)} if it is compressed"
+            f"{path}: what kind of table is this? {key} its name end in {endings}, and "
+            f"{' or '.join(COMPRESSED)} if it is compressed"
         )
     if form in DELIMITERS:
         yield from _delimited(path, most, form, header, skipped, progress)

@@ -1,13 +1,14 @@
 """Multiple choice and last words, by likelihood: HellaSwag, LAMBADA, and files of one's own."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from flaxlm.data.sources import DataConfig
-from flaxlm.data.tables import shown
+from flaxlm.data.tables import integer, shown
 from flaxlm.errors import ConfigError, DataError, choose
 from flaxlm.inference.requests import Reader, Request, Scores, cloze, request
 from flaxlm.metrics.measure import Measure, perplexity
@@ -134,12 +135,12 @@ def right_choice(record: Record, column: str, choices: Sequence[str]) -> int | N
     """Return the place of the right choice: from a number, a letter, its text; None: not known."""
     if not record.graded:
         return None
-    value = record.columns.get(column)
-    if not isinstance(value, int) or isinstance(value, bool):
+    value = integer(record.columns.get(column))
+    if value is None:
         text = record.text(column)
         meant = choices.index(text) if choices.count(text) == 1 else -1
-        if text.isdecimal():
-            value = int(text)
+        if re.fullmatch(r"\d+(\.0+)?", text):
+            value = int(text.partition(".")[0])
         elif len(text) == 1 and text.isascii() and text.isalpha():
             value = ord(text.upper()) - ord("A")
         else:

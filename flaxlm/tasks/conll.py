@@ -91,7 +91,7 @@ def _record(path: str, sentence: Sentence, word_column: str, tag_column: str, sp
     line, columns, lines, glued, where = sentence
     record = Record(path, line, {"lines": lines}, where)
     if word_column not in columns:
-        raise DataError(f"{record.place}: {_absent(word_column, columns)}")
+        raise DataError(f"{record.place}: {_absent(word_column, columns, 'word_column')}")
     words = _list(record, word_column, columns[word_column], "words")
     for index, word in enumerate(words):
         if not isinstance(word, str) or not word.strip():
@@ -102,7 +102,7 @@ def _record(path: str, sentence: Sentence, word_column: str, tag_column: str, sp
     spaced = _spaced([word.strip() for word in words], glued, spaces)
     sentence_columns = {"words": spaced, "lines": lines}
     if tag_column not in columns:
-        sentence_columns["untagged"] = _absent(tag_column, columns)
+        sentence_columns["untagged"] = _absent(tag_column, columns, "tag_column")
         return dataclasses.replace(record, columns=sentence_columns)
     if columns[tag_column] is columns[word_column]:
         raise DataError(
@@ -118,8 +118,11 @@ def _record(path: str, sentence: Sentence, word_column: str, tag_column: str, sp
     return dataclasses.replace(record, columns=sentence_columns | {"tags": tags})
 
 
-def _absent(column: str, columns: dict) -> str:
-    return f"there is no column {column!r}{nearest(column, columns)}; columns: {', '.join(columns)}"
+def _absent(column: str, columns: dict, key: str) -> str:
+    return (
+        f"there is no column {column!r}{nearest(column, columns)}; columns: {', '.join(columns)}; "
+        f"set task.{key} to one of them"
+    )
 
 
 def _list(record: Record, column: str, value, what: str) -> list:
@@ -180,6 +183,7 @@ def _plain(path: str, most: int, narrow: bool) -> Iterator[Sentence]:
             "line, parted by a tab or spaces; if these are words without tags, set "
             "data.format='conll', and if it is a table, set it to one of: " + ", ".join(TABLES)
         )
+    longest = 0
     for block in _blocks(lines, ends):
         numbers, rows = [], []
         for number, line in block:
@@ -198,7 +202,13 @@ def _plain(path: str, most: int, narrow: bool) -> Iterator[Sentence]:
             named = {str(i): column for i, column in enumerate(columns)}
             if width > 1:
                 named |= {str(i - width): column for i, column in enumerate(columns)}
+            longest = max(longest, len(rows))
             yield Sentence(numbers[0], named, numbers)
+    if longest == 1 and not narrow and not tabs:
+        raise DataError(
+            f"{path} looks like text: taken for CoNLL, which has a word and its tag on each line, "
+            f"it has no sentence of two words ({shape[:20]!r} …); if it is, set data.format='conll'"
+        )
 
 
 def _universal(path: str, most: int) -> Iterator[Sentence]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from flaxlm import files
 from flaxlm.data import tables
 from flaxlm.data.sources import DataConfig
-from flaxlm.tasks.labels import find_label, label_ids
+from flaxlm.tasks.labels import find_label, label_ids, label_text
 from flaxlm.tasks.records import Record, read_split, read_table
 from flaxlm.tasks.regression import NumberTask
 from flaxlm.tasks.task import Answers, Example, Examples, Labels, LabelTask, Task
@@ -50,7 +50,8 @@ class Glue(Task):
             names = [present(record, columns) or columns[0] for columns in self.texts]
             texts = dict(zip(("text", "text_pair"), map(record.text, names), strict=False))
             index = present(record, self.index)
-            number = {"index": str(record.columns[index])} if index else {}
+            number = record.columns[index] if index else None
+            number = {"index": label_text(number) or str(number)} if index else {}
             return {"id": record.id} | number | texts | answer(record)
 
         rows = functools.partial(self._rows, form=data.format, skipped=skipped)
@@ -133,7 +134,8 @@ class GlueLabels(Glue, LabelTask):
 
         def answer(record: Record) -> Example:
             column = present(record, self.gold) or self.gold[0]
-            value = str(record.columns.get(column))
+            value = record.columns.get(column)
+            value = label_text(value) or str(value)
             if column in record.columns and value not in ids:
                 if value.isdecimal() and int(value) < len(self.names):
                     value = self.names[int(value)]

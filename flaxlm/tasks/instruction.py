@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError, nearest
-from flaxlm.tasks.records import Record, read_split, read_table
+from flaxlm.tasks.records import Record, column_advice, read_split, read_table
 from flaxlm.tasks.task import Example, TableTask
 from flaxlm.tasks.text_to_text import TextTask, learnt, texts_of
 
@@ -102,13 +102,14 @@ class Chat(TextTask):
             target = {"target": columns["answer"] if record.graded else None}
             return {"id": record.id + columns["which"], **columns["asked"]} | target
 
-        rows = functools.partial(self._read, form=data.format)
+        rows = functools.partial(self._read, data=data)
         return self.checked(read_split(data, split, example, "answer", rows, task=self))
 
-    def _read(self, path: str, most: int, form: str) -> Iterator[Record]:
+    def _read(self, path: str, most: int, data: DataConfig) -> Iterator[Record]:
         """Yield a Record {which, asked, answer?, last} for each answer to learn."""
-        for record in read_table(path, most, form):
-            turns = self._messages(record)
+        advice = column_advice(self, data, path)
+        for record in read_table(path, most, data.format):
+            turns = self._messages(dataclasses.replace(record, advice=advice))
             last = turns[-1][0]
             answers = [n for n, (role, _) in enumerate(turns) if role == "assistant"]
             wanted = answers if self.every_turn else answers[-1:]

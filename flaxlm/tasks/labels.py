@@ -1,15 +1,81 @@
 """What classes are called: by a set, by a config, and by the model that a head comes from."""
 
+import json
 import re
 import sys
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 
-from flaxlm.errors import ConfigError
+from flaxlm.data.tables import integer
+from flaxlm.errors import ConfigError, DataError, nearest
 
 
-def label_ids(labels: Sequence[str]) -> dict[str, int]:
+class LabelIds(dict[str, int]):
+    """{label: id}, which finds the label that a row means: by its name, or by a number.
+
+    Where no label is a number, numbers are places among the labels, which is warned of.
+    """
+
+    def __init__(self, labels: Sequence[str]):
+        super().__init__((label, index) for index, label in enumerate(labels))
+        self._known: dict[str, int | None] = {}
+        self._places = not any(map(str.isdecimal, labels))  # whether a number is one
+        self._kind = ""  # what the rows have had so far
+
+    def find(self, name: str, place: str, what: str = "labels") -> int | None:
+        """Return the id of the label that the row at `place` means, None where there is none.
+
+        `what` such names are in a warning. DataError where names and numbers stand side by side.
+        """
+        if name not in self._known:
+            digits = re.sub(r"^(\d+)\.0+$", r"\1", name)  # so a table of texts writes 1.0
+            label, number = (
+                find_label(name, self) or find_label(digits, self),
+                self._is_place(digits),
+            )
+            if number and int(digits) < len(self):
+                self._known[name] = int(digits)
+            else:
+                self._known[name] = None if label is None else self[label]
+            if self._known[name] is not None:
+                self._one_kind("numbers" if number else "names", name, place, what)
+        return self._known[name]
+
+    def lack(self, name: str) -> str:
+        """Return what an error says of a name that `find` does not find."""
+        numbers = f", or 0 … {len(self) - 1}" if self._is_place(name) else ""
+        return f"not in objective.labels{nearest(name, self)}; valid: {', '.join(self)}{numbers}"
+
+    def _is_place(self, name: str) -> bool:
+        return self._places and name.isdecimal()
+
+    def _one_kind(self, kind: str, name: str, place: str, what: str) -> None:
+        if self._kind and kind != self._kind:
+            raise DataError(
+                f"{place}: {name!r} stands for one of the {what}, and rows before it have "
+                f"{self._kind}; write names everywhere"
+            )
+        if not self._kind and kind == "numbers":
+            meaning = ", ".join(f"{i} as {label}" for i, label in enumerate(list(self)[:20]))
+            warnings.warn(
+                f"{place}: {what} are numbers, the places of objective.labels: {meaning}"
+                + ", …" * (len(self) > 20),
+                stacklevel=4,
+            )
+        self._kind = kind
+
+
+def label_text(value: object) -> str | None:
+    """Return how a row's value names a label, a number by its digits; None where it cannot."""
+    if isinstance(value, bool | str):
+        return value if isinstance(value, str) else json.dumps(value)
+    number = integer(value)
+    return None if number is None else str(number)
+
+
+def label_ids(labels: Sequence[str]) -> LabelIds:
     """Return {label: id}; ConfigError unless `labels` names at least two, each once."""
-    ids = {label: index for index, label in enumerate(labels)}
+    ids = LabelIds(labels)
     if len(ids) < 2 or len(ids) != len(labels):
         raise ConfigError(
             f"objective.labels={tuple(labels)!r} must name at least two labels, each once"

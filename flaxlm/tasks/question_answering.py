@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from flaxlm.data.sources import DataConfig
+from flaxlm.data.tables import integer
 from flaxlm.errors import DataError, check_range, choose
 from flaxlm.metrics.answers import STYLES, best_threshold, has_answer, span_measures, span_values
 from flaxlm.metrics.measure import Measure
@@ -118,8 +119,8 @@ class QuestionAnswering(Task):
         name = self.id_column or "id"
         if not self.id_column and name not in record.columns:
             return record.id
-        value = record.columns.get(name)
-        return str(value) if type(value) is int else record.text(name)
+        number = integer(record.columns.get(name))
+        return record.text(name) if number is None else str(number)
 
     def _check(self, questions: list[Example], split: str, places: Mapping[str, str]) -> None:
         """Refuse questions without an answer, or whose answer cannot be learnt."""

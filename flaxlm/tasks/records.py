@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from flaxlm.data import tables
 from flaxlm.data.sources import DataConfig, sources
 from flaxlm.data.split import split_by_hash
-from flaxlm.errors import DataError, choose, nearest
-from flaxlm.tasks.labels import find_label
+from flaxlm.errors import DataError, choose
+from flaxlm.tasks.labels import LabelIds, label_text
 from flaxlm.tasks.task import SPLITS, Example, Examples, Task
 
 # Yields the rows of a file, given its path and the most bytes of a line.
@@ -35,8 +34,8 @@ class Record(tables.Row):
     def identity(self) -> Example:
         """{row, own_id} of a row with a column `id`: where it stands, and what that says."""
         own = self.columns.get("id")
-        named = isinstance(own, str | int) and not isinstance(own, bool) and str(own).strip()
-        return {"row": self.id, "own_id": own} if named else {}
+        own = own if isinstance(own, str) else tables.integer(own)
+        return {"row": self.id, "own_id": own} if own is not None and str(own).strip() else {}
 
     @property
     def id(self) -> str:
@@ -54,30 +53,29 @@ class Record(tables.Row):
         """Return a column's text, the right answer; None where the split has none."""
         return self.text(column) if self.graded else None
 
-    def label(self, column: str, ids: dict[str, int]) -> int | None:
+    def label(self, column: str, ids: LabelIds) -> int | None:
         """Return the id of a column's label, None where the split has none."""
         return self._id(self.label_name(column), column, ids) if self.graded else None
 
     def label_name(self, column: str) -> str:
         """Return a column's label as it is named; a number or truth value by its JSON text.
 
-        A whole number is one even as 3.0, which an integer column becomes where one is missing.
+        3.0 is named as 3 is; see `tables.integer`.
         """
         value = self.columns.get(column)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        return json.dumps(value) if isinstance(value, bool | int) else self.text(column)
+        name = None if isinstance(value, str) else label_text(value)
+        return self.text(column) if name is None else name
 
-    def _id(self, name: str, column: str, ids: dict[str, int]) -> int:
-        label = find_label(name, ids)
-        if label is None:
+    def _id(self, name: str, column: str, ids: LabelIds) -> int:
+        number = ids.find(name, self.place)
+        if number is None:
             raise DataError(
-                f"{self.place}: column {column!r} holds the label {name[:60]!r}, which is not in "
-                f"objective.labels{nearest(name, ids)}; valid: {', '.join(ids)}"
+                f"{self.place}: column {column!r} holds the label {name[:60]!r}, which is "
+                f"{ids.lack(name)}"
             )
-        return ids[label]
+        return number
 
-    def labels(self, column: str, ids: dict[str, int], separator: str) -> tuple[bool, ...] | None:
+    def labels(self, column: str, ids: LabelIds, separator: str) -> tuple[bool, ...] | None:
         """Return whether the row has each label; None where the split has none."""
         if not self.graded:
             return None
@@ -92,8 +90,8 @@ class Record(tables.Row):
         value = self.columns.get(column)
         if isinstance(value, str):
             names = [name.strip() for name in value.split(separator)] if value.strip() else []
-        elif isinstance(value, list) and all(isinstance(name, str | int) for name in value):
-            names = [name if isinstance(name, str) else json.dumps(name) for name in value]
+        elif isinstance(value, list) and None not in map(label_text, value):
+            names = list(map(label_text, value))
         else:
             self.text(column)  # names what is wrong with anything else but a list
             raise DataError(f"{self.place}: column {column!r} must be a list of texts")
@@ -197,14 +195,27 @@ def records(
     """Yield the rows of the files behind a split; see `read_split`."""
     header = getattr(task, "columns", ())
     read = read or functools.partial(read_table, form=data.format, header=header)
-    keys = [f.name for f in dataclasses.fields(task or Task) if f.name.endswith("_column")]
-    keys = {getattr(task, key): f"task.{key}" for key in keys}
     paths = [source.path for source in sources(data, split)]
     root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     for path in paths:
-        name = os.path.relpath(path, root)
+        name, advice = os.path.relpath(path, root), column_advice(task or Task(), data, path)
         for record in read(path, data.max_line_bytes):
-            yield dataclasses.replace(record, name=name, keys=keys)
+            yield dataclasses.replace(record, name=name, advice=advice)
+
+
+def column_advice(task: Task, data: DataConfig, path: str) -> dict[str, str]:
+    """Return what to do where a column that a key of the task names is not in a file."""
+    form = tables.format_of(path) if data.format == "auto" else data.format
+    headless = form in tables.DELIMITERS and getattr(task, "columns", None) == ()
+    more = ", or name all in task.columns=('…', '…') if the first line is a row already" * headless
+    advice: dict[str, str] = {}
+    for key in (field.name for field in dataclasses.fields(task)):
+        names = getattr(task, key)
+        if key.endswith("_columns"):
+            advice |= dict.fromkeys(names, f"name others in task.{key}{more}")
+        elif key.endswith("_column") or key in ("source", "target"):
+            advice[names] = f"set task.{key} to one of them{more}"
+    return advice
 
 
 def count_labels(
@@ -222,7 +233,7 @@ def count_labels(
 
 def read_table(
     path: str,
-    max_line_bytes: int,
+    max_line_bytes: int = 0,
     form: str = "auto",
     header: Sequence[str] = (),
     skipped: list[str] | None = None,

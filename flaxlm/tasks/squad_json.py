@@ -102,11 +102,13 @@ def answers_of(record: Record, column: str) -> list[tuple[str, int]]:
     if isinstance(value, dict):
         texts, starts = value.get("text"), value.get("answer_start")
         lists = isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)
-        value = list(zip(texts, starts, strict=True)) if lists else None
+        value = list(zip(texts, map(tables.integer, starts), strict=True)) if lists else None
     elif isinstance(value, list) and all(isinstance(pair, dict) for pair in value):
-        value = [(pair.get("text"), pair.get("answer_start")) for pair in value]
+        value = [(pair.get("text"), tables.integer(pair.get("answer_start"))) for pair in value]
+    else:
+        value = None
     good = isinstance(value, list) and all(
-        isinstance(text, str) and text.strip() and type(start) is int for text, start in value
+        isinstance(text, str) and text.strip() and start is not None for text, start in value
     )
     if not good:
         raise DataError(

@@ -2,18 +2,17 @@
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from flaxlm.data.sources import DataConfig
-from flaxlm.errors import ConfigError, DataError, choose, nearest
+from flaxlm.errors import ConfigError, DataError, choose
 from flaxlm.metrics.entities import SCHEMES, check_labels, entities, entity_measure, tag_measure
 from flaxlm.metrics.measure import Measure
 from flaxlm.tasks import conll
-from flaxlm.tasks.labels import find_label, label_ids
+from flaxlm.tasks.labels import LabelIds, label_ids, label_text
 from flaxlm.tasks.records import Reader, Record, count_labels, read_split
 from flaxlm.tasks.task import Answer, Answers, Decisions, Example, Labels, Task, values_of
 
@@ -58,25 +57,14 @@ class Tagging(Task):
         labels = tuple(labels)
         ids = label_ids(labels)
         self.check(labels)
-        numbered: list[str] = []  # where the first tags stand that are numbers
 
         def example(record: Record) -> Example:
             words = record.columns["words"]
             tags = _tag_ids(record, ids) if record.graded else None
-            if tags and not numbered and not isinstance(record.columns["tags"][0], str):
-                numbered.append(record.place)
             sentence = {"id": record.id, "text": "".join(words), "words": words}
             return sentence | {"tag_set": labels, "tags": tags}
 
-        examples = read_split(data, split, example, "tags", self._reader(data), task=self)
-        if numbered:
-            meaning = ", ".join(f"{i} as {label}" for i, label in enumerate(labels[:20]))
-            warnings.warn(
-                f"{numbered[0]}: tags are numbers, the places of objective.labels: {meaning}"
-                + ", …" * (len(labels) > 20),
-                stacklevel=2,
-            )
-        return examples
+        return read_split(data, split, example, "tags", self._reader(data), task=self)
 
     def _reader(self, data: DataConfig) -> Reader:
         fields = ("word_column", "tag_column", "spaces")
@@ -143,22 +131,19 @@ def _tagged(example: Example, ids: Sequence[int]) -> Tagged:
     return Tagged(words, tuple(example["tag_set"][i] for i in ids))
 
 
-def _tag_ids(record: Record, ids: Mapping[str, int]) -> list[int]:
-    """Return the id of each tag; a number is one already."""
+def _tag_ids(record: Record, ids: LabelIds) -> list[int]:
+    """Return the id of each tag."""
     if "tags" not in record.columns:
         raise DataError(f"{record.place}: {record.columns['untagged']}")
-    tag_ids = []
+    tag_ids, place = [], record.place
     for index, tag in enumerate(record.columns["tags"]):
-        number = isinstance(tag, int) and not isinstance(tag, bool)
-        label = None if number else find_label(str(tag), ids)
-        if (number and not 0 <= tag < len(ids)) or (not number and label is None):
-            near = "" if number else nearest(str(tag), ids)
+        name = label_text(tag) or str(tag)
+        tag_ids.append(ids.find(name, place, "tags"))
+        if tag_ids[-1] is None:
             raise DataError(
                 f"{conll.place_of(record, index)}: tag {tag!r} of the word "
-                f"{record.columns['words'][index].strip()!r} is not in objective.labels{near}; "
-                f"valid: {', '.join(ids)}" + (f", or 0 … {len(ids) - 1}" if number else "")
+                f"{record.columns['words'][index].strip()!r} is {ids.lack(name)}"
             )
-        tag_ids.append(tag if number else ids[label])
     return tag_ids
 
 
