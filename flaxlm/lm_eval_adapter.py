@@ -97,13 +97,16 @@ class FlaxLM(LM):
         words = dict(words)
         stop = words.pop("until", ())
         samples = words.pop("do_sample", words.get("temperature", 0) > 0)
+        drawing = {
+            "temperature": float(words.pop("temperature", 1.0)),
+            "top_k": int(words.pop("top_k", 0)),
+            "top_p": float(words.pop("top_p", 1.0)),
+        }
         options = {
             "stop": (stop,) if isinstance(stop, str) else tuple(filter(None, stop or ())),
             "max_new_tokens": int(words.pop("max_gen_toks", self.new_tokens)),
-            "temperature": float(words.pop("temperature", 1.0)) if samples else 0.0,
-            "top_k": int(words.pop("top_k", 0)),
-            "top_p": float(words.pop("top_p", 1.0)),
             "batch_size": self.batch_size,
+            **(drawing if samples else {"temperature": 0.0}),
         }
         if words:
             raise ConfigError(

@@ -17,6 +17,8 @@ from flaxlm.data.vocabulary import ByteTokenizer
 from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.inference import prompts, sampling
 from flaxlm.inference.generate import GenerateConfig, decode, generate, join_ids, split_blanks
+from flaxlm.inference.settings import GREEDY as GREEDILY
+from flaxlm.inference.settings import SAMPLING, SEARCHING, UNREAD
 from flaxlm.models.config import TransformerConfig
 from flaxlm.models.recurrent import RecurrentConfig
 from flaxlm.trained import TrainedModel
@@ -242,7 +244,7 @@ def test_prompts_of_one_bucket_are_compiled_once():
     params = chain()
     sizes = sampling.start._cache_size(), sampling.advance._cache_size()
     texts = ["x" * n for n in (*range(1, 31), 5, 9, 31)]
-    options = dataclasses.replace(GREEDY, max_new_tokens=23, batch_size=2, num_samples=2)
+    options = GenerateConfig(max_new_tokens=23, batch_size=2, num_samples=2)
     generate(table(params), texts, options)
     generate(table(params), texts[:7], dataclasses.replace(options, seed=1))
     # 16 and 32 tokens of prompt; the length of the cache tells the two loops apart in a real
@@ -318,14 +320,14 @@ def test_blanks_are_filled_with_the_likeliest_tokens(words, encoder):
 
 def test_what_an_encoder_cannot_fill_is_refused(words, encoder):
     with pytest.raises(DataError, match=r"prompt 1 holds no \[MASK\]"):
-        generate(encoder, ["[MASK]", "<extra_id_0>"], GREEDY)
+        generate(encoder, ["[MASK]", "<extra_id_0>"], GenerateConfig())
     with pytest.raises(ConfigError, match="max_length=32; shorten"):
-        generate(encoder, ["[MASK]" * 40], GREEDY)
+        generate(encoder, ["[MASK]" * 40], GenerateConfig())
     bare = dataclasses.replace(encoder, module=models.build("encoder", encoder.config))
     with pytest.raises(ConfigError, match="no mlm head"):
-        generate(bare, ["[MASK]"], GREEDY)
+        generate(bare, ["[MASK]"], GenerateConfig())
     with pytest.raises(MissingInput, match="no tokenizer"):
-        generate(dataclasses.replace(encoder, tokenizer=None), ["[MASK]"], GREEDY)
+        generate(dataclasses.replace(encoder, tokenizer=None), ["[MASK]"], GenerateConfig())
     with pytest.raises(ConfigError, match=r"family='gpt'.*decoder"):
         dataclasses.replace(encoder, family="gpt")
 
@@ -364,6 +366,42 @@ def test_an_answer_with_sentinels_fills_the_prompt():
 def test_options_out_of_range_are_refused_by_name(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         GenerateConfig(**wrong)
+
+
+# Another value of every option; bos, which a Table cannot tell, is tried where it is explained.
+OTHER = {"max_new_tokens": 1, "temperature": 0.25, "top_k": 1, "top_p": 0.1, "seed": 3,
+         "stop": ("~",), "num_samples": 2, "num_beams": 3, "length_penalty": 5.0}  # fmt: skip
+WAYS = {SAMPLING: {}, GREEDILY: {"temperature": 0.0}, SEARCHING: {"num_beams": 2}}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_option_has_an_effect_or_is_refused(way):
+    logits = 2 * np.random.default_rng(3).normal(size=(BYTES.vocab_size,) * 2)
+    ends = BYTES.encode("~")[0]
+    logits[:, [BYTES.eos_id, ends]] += 6  # so that texts end, and hold what they may stop at
+    model, asked = table({"table": jnp.asarray(logits, jnp.float32)}), {"max_new_tokens": 16}
+    asked |= WAYS[way]
+    usual = generate(model, ["a", "b", "c"], GenerateConfig(**asked))
+    assert {*OTHER, "batch_size", "bos"} == {f.name for f in dataclasses.fields(GenerateConfig)}
+    for name in OTHER.keys() - WAYS[way]:
+        if name in UNREAD[way].split():
+            with pytest.raises(ConfigError, match=rf"{name}=.* has no meaning with .*=.*leave it"):
+                generate(model, ["a", "b", "c"], GenerateConfig(**asked | {name: OTHER[name]}))
+        else:
+            options = GenerateConfig(**asked | {name: OTHER[name]})
+            assert generate(model, ["a", "b", "c"], options) != usual, name
+
+
+def test_an_encoder_refuses_all_that_it_does_not_read(encoder):
+    texts = ["the [MASK] sat"]
+    usual = generate(encoder, texts, GenerateConfig())
+    assert generate(encoder, texts, GenerateConfig(temperature=0.0, top_p=1.0)) == usual
+    for name, value in (OTHER | {"bos": "never"}).items():
+        if name == "top_k":
+            assert generate(encoder, texts, GenerateConfig(top_k=value)) != usual
+        else:
+            with pytest.raises(ConfigError, match=rf"{name}=.* model.name='encoder'.*; leave it "):
+                generate(encoder, texts, GenerateConfig(**{name: value}))
 
 
 def test_no_prompts_give_no_texts(built):

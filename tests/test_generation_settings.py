@@ -14,9 +14,11 @@ GREEDY = {"do_sample": False}
 SUMMARY = {"num_beams": 4, "max_length": 142, "min_length": 56, "forced_bos_token_id": 0}
 
 
-def model(fields, encodes=False, trained_here=False):
-    traits = types.SimpleNamespace(encodes=encodes)
-    return types.SimpleNamespace(generation=fields, traits=traits, trained_here=trained_here)
+def model(fields, encodes=False, trained_here=False, fills=False):
+    traits = types.SimpleNamespace(encodes=encodes, bidirectional=fills)
+    return types.SimpleNamespace(
+        family="encoder", generation=fields, traits=traits, trained_here=trained_here
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,12 @@ def model(fields, encodes=False, trained_here=False):
         ({"num_return_sequences": 2}, {}, {"num_samples": 2}, "num_samples 2"),
         ({"stop_strings": "\n"}, {}, {"stop": ("\n",)}, "stop ('\\n',)"),
         ({"max_new_tokens": 9}, {}, {"max_new_tokens": 9}, "max_new_tokens 9"),
+        (
+            GREEDY | {"num_return_sequences": 2},
+            {},
+            {"temperature": 0.0},
+            "temperature 0.0; not applied: num_samples 2",
+        ),
         ({"max_length": 20}, {}, {}, ""),
         ({"max_length": 99}, {}, {}, "not applied: max_length 99"),
         (
@@ -56,6 +64,36 @@ def test_the_files_of_the_model_fill_what_is_not_asked_for(fields, asked, expect
     assert said == (f"generation_config.json: {line}" if line else "")
     assert options == GenerateConfig(**USUAL | expected)
     assert resolve(options, model(fields))[0] == options, "what is complete stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked", "message"),
+    [
+        (
+            GREEDY,
+            {"seed": 3},
+            "seed=3 has no meaning with do_sample=False of generation_",
+        ),
+        (GREEDY, {"num_samples": 2}, "num_samples=2 has .*, or set temperature=1"),
+        (
+            {"num_beams": 3},
+            {"seed": 3},
+            "seed=3 has no meaning with num_beams=3 of generation",
+        ),
+        ({}, {"length_penalty": 2.0}, "length_penalty=2.0 has .*; leave it out, or set num_beams"),
+    ],
+)
+def test_what_the_files_leave_without_effect_is_refused(fields, asked, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(GenerateConfig(**asked), model(fields))
+
+
+def test_an_encoder_is_told_what_its_files_say_in_vain():
+    fields = {"temperature": 0.6, "num_beams": 3, "max_new_tokens": 9, "stop_strings": "x"}
+    options, said = resolve(GenerateConfig(), model(fields, fills=True))
+    assert options == GenerateConfig(**USUAL) and said.count("not applied: ") == 1
+    assert all(f"{name} " in said.partition("not applied: ")[2] for name in fields)
+    assert resolve(options, model(fields, fills=True))[0] == options
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,11 @@ def stages(family: str, runs: pathlib.Path) -> list[tuple[str, pathlib.Path, str
     pretrain = f"--config={RECIPE}:family={family}"
     finetune = [f"--config={RECIPE}:family={family},stage=finetune", f"--config.init={base}"]
     prompts = [f"--prompt={prompt}" for prompt in PROMPTS[family]]
-    options = ["--temperature=0.7", "--top_k=40", "--max_new_tokens=48", "--seed=1"]
-    if family == "t5":
-        options = ["--temperature=0", "--max_new_tokens=32"]
+    options = {
+        "gpt": ["--temperature=0.7", "--top_k=40", "--max_new_tokens=48", "--seed=1"],
+        "bert": ["--top_k=40"],  # alternatives for each [MASK]
+        "t5": ["--temperature=0", "--max_new_tokens=32"],
+    }[family]
     writer = tuned if family == "t5" else base
     return [
         ("tokenize", base, "train/tokens", ["tokenize", pretrain]),

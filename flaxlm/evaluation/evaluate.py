@@ -259,7 +259,7 @@ def answers(
         temperature=0.0,
         batch_size=batch_size_of(program),
         num_beams=objective.num_beams,
-        length_penalty=objective.length_penalty,
+        length_penalty=objective.length_penalty if objective.num_beams > 1 else None,
     ).complete()
     prompts = objective.prompts(plan)
     quiet = not label or jax.process_index() != 0

@@ -18,6 +18,14 @@ USUAL = {
     "length_penalty": 0.6,
 }
 DRAWING = ("temperature", "top_k", "top_p")
+# Ways to choose tokens: the options that each does not read.
+FILLING, SEARCHING, GREEDY, SAMPLING = "fill", "search", "greedy", "sample"
+UNREAD = {
+    FILLING: "max_new_tokens temperature top_p seed stop num_samples num_beams length_penalty bos",
+    SEARCHING: "temperature top_k top_p seed stop",
+    GREEDY: "top_k top_p seed num_samples length_penalty",
+    SAMPLING: "length_penalty",
+}
 # Fields of generation_config.json that are options here, by their names there;
 OPTIONS = dict.fromkeys(("max_new_tokens", *DRAWING, "num_beams"), "") | {
     "num_return_sequences": "num_samples"
@@ -86,32 +94,40 @@ class GenerateConfig:
             raise ConfigError(f"stop={self.stop!r} must be a tuple of strings, none empty")
         choose("bos", self.bos, ("auto", "always", "never"))
         if (self.num_beams or 1) > 1:
-            self._check_beams()
+            self.refuse_unread(SEARCHING, f"num_beams={self.num_beams}")
+            if (self.num_samples or 1) > self.num_beams:
+                raise ConfigError(
+                    f"num_samples={self.num_samples} must be at most num_beams={self.num_beams}: a "
+                    "beam search ends with as many texts as it has beams"
+                )
+        elif self.temperature == 0:
+            self.refuse_unread(GREEDY, "temperature=0")
 
     def _check(self, name: str, fits: Callable[[Any], bool], rule: str) -> None:
         value = getattr(self, name)
         if value is not None and not fits(value):
             raise ConfigError(f"{name}={value} must be {rule}")
 
-    def _check_beams(self) -> None:
-        """Refuse beside beams what only makes sense where tokens are drawn one after the other."""
-        drawn = {
-            "temperature": self.temperature not in (None, 0.0, 1.0),
-            "top_k": bool(self.top_k),
-            "top_p": self.top_p not in (None, 1.0),
-            "stop": bool(self.stop),
-        }
-        for name, conflicts in drawn.items():
-            if conflicts:
+    def refuse_unread(self, way: str, why: str) -> None:
+        """Raise ConfigError for an option that is not read in one of the ways of `UNREAD`.
+
+        What says that it is off is no such option; `why` says where the way was chosen.
+        """
+        does, instead = {
+            FILLING: ("fills each [MASK] with its most likely token", ""),
+            SEARCHING: ("searches for the likeliest whole texts", ", or set num_beams=1"),
+            GREEDY: ("takes the most likely token each time", ", or set temperature=1"),
+            SAMPLING: ("draws one token after the other", ", or set num_beams above 1"),
+        }[way]
+        usual = {field.name: field.default for field in dataclasses.fields(self)} | USUAL
+        off = {"temperature": (None, 0.0, 1.0)}  # nothing is drawn
+        for name in UNREAD[way].split():
+            value = getattr(self, name)
+            if value not in off.get(name, (None, usual[name])):
                 raise ConfigError(
-                    f"{name}={getattr(self, name)!r} has no meaning with num_beams="
-                    f"{self.num_beams}, which searches for the likeliest whole texts; drop one"
+                    f"{name}={value!r} has no meaning with {why}, which {does}; "
+                    f"leave it out{instead}"
                 )
-        if (self.num_samples or 1) > self.num_beams:
-            raise ConfigError(
-                f"num_samples={self.num_samples} must be at most num_beams={self.num_beams}: a "
-                "beam search ends with as many texts as it has beams"
-            )
 
     def complete(self, **values) -> "GenerateConfig":
         """Return the options with `values`, or else the usual ones, where they say nothing."""
@@ -153,15 +169,24 @@ def resolve(options: GenerateConfig, model: TrainedModel) -> tuple[GenerateConfi
     contradicted = set()
     if beams > 1 and (do_sample or draws or options.stop or samples > beams):
         contradicted, beams = {"num_beams"}, 1
-    searches = (options.num_beams or beams) > 1
-    if searches or greedy or do_sample is False:
+    if model.traits.bidirectional:
+        way, why = FILLING, f"model.name={model.family!r}"
+    elif (options.num_beams or beams) > 1:
+        way, why = SEARCHING, f"num_beams={beams} of {file}"
+    elif greedy:
+        way, why = GREEDY, f"do_sample=False of {file}"
+    else:
+        way, why = SAMPLING, "num_beams=1"
+    options.refuse_unread(way, why)
+    contradicted |= {*UNREAD[way].split()}
+    if greedy or do_sample is False:
         contradicted |= {*DRAWING}
     left = {name: added.pop(name) for name in [*added] if name in contradicted} | fields
     if left.get("top_k") == 50 and not do_sample:
         del left["top_k"]  # the default there
-    if greedy and not searches and options.temperature is None:
+    if way == GREEDY and options.temperature is None:
         added["temperature"] = 0.0
-    if "stop_strings" in left and not searches:
+    if "stop_strings" in left and way in (GREEDY, SAMPLING):
         stop = left.pop("stop_strings")
         added |= {} if options.stop else {"stop": (stop,) if isinstance(stop, str) else tuple(stop)}
     try:

@@ -40,6 +40,8 @@ def unread(config: RunConfig) -> dict[str, str]:
         (not positions and model.tied, "model", "init", "model.tied=True leaves it nothing"),
         (label and family != "encoder_decoder", "objective", "target_length",
          f"model.name={family!r} writes no label"),
+        (getattr(config.objective, "num_beams", 2) == 1, "objective", "length_penalty",
+         "objective.num_beams=1 searches among no texts"),
         (True, "objective", "model", "model.name decides it"),
         (not config.eval.split, "eval", "every batch_size metric mode patience", "eval.split=''"),
         (not config.eval.split, "checkpoint", "keep_best", "eval.split=''"),
