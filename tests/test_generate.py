@@ -4,26 +4,22 @@ import dataclasses
 import functools
 import itertools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import chisquare
+from table_model import BYTES, OTHER, Table, table
 
 from flaxlm import models, sharding
 from flaxlm.data.tokenizer import TokenizerConfig, train_tokenizer
-from flaxlm.data.vocabulary import ByteTokenizer
 from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.inference import prompts, sampling
 from flaxlm.inference.generate import GenerateConfig, decode, generate, join_ids, split_blanks
-from flaxlm.inference.settings import GREEDY as GREEDILY
-from flaxlm.inference.settings import SAMPLING, SEARCHING, UNREAD
 from flaxlm.models.config import TransformerConfig
 from flaxlm.models.recurrent import RecurrentConfig
 from flaxlm.trained import TrainedModel
 
-BYTES = ByteTokenizer(sentinels=4)
 GREEDY = GenerateConfig(temperature=0, max_new_tokens=12, batch_size=4)
 # A large init makes the choices of a random model clear and different at every step.
 TINY = {"vocab_size": BYTES.vocab_size, "width": 32, "num_layers": 2, "init_std": 0.3}
@@ -59,24 +55,6 @@ def built():
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def fresh(family, config, heads):
     return models.init_params(family, config, heads, jax.random.key(1))
-
-
-class Table(nn.Module):
-    """A model that is a table: the next token's logits [V, V] by the last token."""
-
-    config: RecurrentConfig = RecurrentConfig()
-
-    def prefill(self, batch, cache_length):
-        table_VV = self.get_variable("params", "table")
-        return table_VV[batch["tokens"][:, -1]], {"seen": batch["segment_ids"].sum(axis=1)}
-
-    def decode_step(self, tokens_B1, cache):
-        table_VV = self.get_variable("params", "table")
-        return table_VV[tokens_B1[:, 0]], {"seen": cache["seen"] + 1}
-
-
-def table(params: dict, family: str = "decoder") -> TrainedModel:
-    return TrainedModel(family, Table(), params, BYTES)
 
 
 def chain(*steps: tuple[int, int]) -> dict:
@@ -366,30 +344,6 @@ def test_an_answer_with_sentinels_fills_the_prompt():
 def test_options_out_of_range_are_refused_by_name(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         GenerateConfig(**wrong)
-
-
-# Another value of every option; bos, which a Table cannot tell, is tried where it is explained.
-OTHER = {"max_new_tokens": 1, "temperature": 0.25, "top_k": 1, "top_p": 0.1, "seed": 3,
-         "stop": ("~",), "num_samples": 2, "num_beams": 3, "length_penalty": 5.0}  # fmt: skip
-WAYS = {SAMPLING: {}, GREEDILY: {"temperature": 0.0}, SEARCHING: {"num_beams": 2}}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_every_option_has_an_effect_or_is_refused(way):
-    logits = 2 * np.random.default_rng(3).normal(size=(BYTES.vocab_size,) * 2)
-    ends = BYTES.encode("~")[0]
-    logits[:, [BYTES.eos_id, ends]] += 6  # so that texts end, and hold what they may stop at
-    model, asked = table({"table": jnp.asarray(logits, jnp.float32)}), {"max_new_tokens": 16}
-    asked |= WAYS[way]
-    usual = generate(model, ["a", "b", "c"], GenerateConfig(**asked))
-    assert {*OTHER, "batch_size", "bos"} == {f.name for f in dataclasses.fields(GenerateConfig)}
-    for name in OTHER.keys() - WAYS[way]:
-        if name in UNREAD[way].split():
-            with pytest.raises(ConfigError, match=rf"{name}=.* has no meaning with .*=.*leave it"):
-                generate(model, ["a", "b", "c"], GenerateConfig(**asked | {name: OTHER[name]}))
-        else:
-            options = GenerateConfig(**asked | {name: OTHER[name]})
-            assert generate(model, ["a", "b", "c"], options) != usual, name
 
 
 def test_an_encoder_refuses_all_that_it_does_not_read(encoder):

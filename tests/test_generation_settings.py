@@ -1,12 +1,18 @@
 """Defaults of a model's files: applied where nothing was asked for, or said not to be applied."""
 
+import dataclasses
 import json
 import types
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from table_model import BYTES, OTHER, table
 
 from flaxlm.errors import ConfigError, DataError
-from flaxlm.inference.settings import USUAL, GenerateConfig, resolve
+from flaxlm.inference import settings
+from flaxlm.inference.generate import generate
+from flaxlm.inference.settings import UNREAD, USUAL, GenerateConfig, resolve
 from flaxlm.interop import generation
 
 SAMPLED = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
@@ -86,6 +92,31 @@ def test_the_files_of_the_model_fill_what_is_not_asked_for(fields, asked, expect
 def test_what_the_files_leave_without_effect_is_refused(fields, asked, message):
     with pytest.raises(ConfigError, match=message):
         resolve(GenerateConfig(**asked), model(fields))
+
+
+WAYS = {
+    settings.SAMPLING: {},
+    settings.GREEDY: {"temperature": 0.0},
+    settings.SEARCHING: {"num_beams": 2},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_option_has_an_effect_or_is_refused(way):
+    logits = 2 * np.random.default_rng(3).normal(size=(BYTES.vocab_size,) * 2)
+    ends = BYTES.encode("~")[0]
+    logits[:, [BYTES.eos_id, ends]] += 6  # so that texts end, and hold what they may stop at
+    model, asked = table({"table": jnp.asarray(logits, jnp.float32)}), {"max_new_tokens": 16}
+    asked |= WAYS[way]
+    usual = generate(model, ["a", "b", "c"], GenerateConfig(**asked))
+    assert {*OTHER, "batch_size", "bos"} == {f.name for f in dataclasses.fields(GenerateConfig)}
+    for name in OTHER.keys() - WAYS[way]:
+        if name in UNREAD[way].split():
+            with pytest.raises(ConfigError, match=rf"{name}=.* has no meaning with .*=.*leave it"):
+                generate(model, ["a", "b", "c"], GenerateConfig(**asked | {name: OTHER[name]}))
+        else:
+            options = GenerateConfig(**asked | {name: OTHER[name]})
+            assert generate(model, ["a", "b", "c"], options) != usual, name
 
 
 def test_an_encoder_is_told_what_its_files_say_in_vain():
