@@ -54,12 +54,14 @@ BASES = {
     "recurrent": dict(
         model=dict(name="recurrent", width=24, num_layers=1),
         objective=dict(name="causal_lm"),
+        data=dict(path="rows.jsonl"),
         tokenizer=dict(kind="unigram", vocab_size=50, sentinels=0, byte_fallback=False),
     ),
     "classifier": dict(
         model=dict(name="encoder", **SIZE),
         task=dict(name="classification"),
         objective=dict(name="classification", labels=("a", "b")),
+        data=dict(path="rows.jsonl"),
         train=dict(buckets=(8,)),
     ),
 }
@@ -70,13 +72,14 @@ OTHER = {"auto": "text", "line": "file", "hash": "tail", "learned": "rotary", "c
 # Not read here, and not refused: what they are for may come later, or lie elsewhere.
 ELSEWHERE = (
     r"train\.(tokens|epochs)",  # take the place of train.steps where they are given
-    r"data\.field",  # of JSON lines and Parquet, which other paths may be
     r"model\.(mlm|classification)_bias|model\.(transform|pool|output)\w*",  # heads to come, by init
 )
 # Read and refused: what is made of them is not used.
 UNUSED = (
     r"checkpoint\.keep_best|eval\.(metric|mode|patience)",  # there is no evaluation
     r"optimizer\.decay_steps|objective\.model",
+    r"data\.(document|sentences|weights)",  # handed on to who does not look at it
+    r"baseline",
 )
 
 
@@ -99,16 +102,17 @@ def corpus(tmp_path_factory):
 
 
 def nested_of(base, corpus) -> dict:
-    name = "rows.jsonl" if base == "classifier" else "text.txt"
-    data = {"path": str(corpus / name), "valid_fraction": 0.2}
+    name = BASES[base].get("data", {}).get("path", "text.txt")
+    data = {"valid_fraction": 0.2}
     nested = {
-        "data": data if base == "classifier" else data | {"document": "line"},
+        "data": data | ({"document": "line"} if name == "text.txt" else {}),
         "tokenizer": {"kind": "byte", "sentinels": 30},
         "train": {"steps": 2, "length": 16, "batch_size": 4},
         "eval": {"batch_size": 4},
     }
     for section, values in BASES[base].items():
         nested[section] = nested.get(section, {}) | values
+    nested["data"]["path"] = str(corpus / name)
     return nested
 
 
@@ -198,6 +202,68 @@ def test_another_value_of_any_key_stands_in_the_config_or_is_refused(base, corpu
     refused = unread(config)
     for key in keys_of(config):
         assert arrives(base, corpus, key, config) <= (key not in refused), key
+
+
+READERS = [
+    ("text.txt", {}, {"field": "body"}, "data.field=body would .*: data.path is text, and has no"),
+    ("text.txt", {}, {"document": "line"}, ""),
+    ("rows.jsonl", {}, {"field": "label"}, ""),
+    ("rows.jsonl", {}, {"document": "line"}, "data.document=line would .*: data.path is jsonl"),
+    ("rows.jsonl", {}, {"document": "line", "format": "text"}, ""),
+    ("*", {}, {"document": "line"}, ""),  # both of them
+    ("*", {}, {"field": "body"}, ""),
+    ("text.txt", {"split": "file", "valid_path": "rows.jsonl"}, {"field": "label"}, ""),
+    ("absent.txt", {}, {"field": "body"}, ""),  # that it is not there is said first
+    ("set", {}, {"include": "a*"}, "data.include=a. would .*: data.path is one data set"),
+    ("stdlib", {}, {"format": "jsonl"}, "data.format=jsonl would .*'stdlib' is Python files"),
+    ("stdlib", {}, {"document": "line"}, "data.document=line would .*'stdlib' is Python files"),
+    ("stdlib", {"document": "line"}, {"document": "file"}, ""),
+    ("stdlib", {}, {"field": "body"}, "data.field=body would have no effect"),
+    ("text.txt", {}, {"weights": "(1.0,)"}, "data.weights=.* would .*: data.path is one path"),
+    ("text.txt", {"threads": 0}, {"prefetch": "3"}, "data.prefetch=3 would .*: data.threads=0"),
+    ("text.txt", {}, {"sentences": "True"}, "data.sentences=.*'causal_lm' predicts no next sent"),
+]
+
+
+@pytest.mark.parametrize(("path", "stated", "typed", "message"), READERS)
+def test_what_the_readers_of_a_corpus_do_not_read_is_refused(path, stated, typed, message, corpus):
+    (corpus / "set").mkdir(exist_ok=True)
+    (corpus / "set" / "state.json").write_text("{}")
+    held = {key: str(corpus / value) for key, value in stated.items() if key.endswith("path")}
+    data = {"path": path if path == "stdlib" else str(corpus / path)} | stated | held
+    nested, typed = nested_of("decoder", corpus), {f"data.{k}": v for k, v in typed.items()}
+    nested["data"] = data
+    if not message:
+        recipe.configure(nested, typed)
+        return
+    with pytest.raises(ConfigError, match=message):
+        recipe.configure(nested, typed)
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "typed"),
+    [
+        ("classification", {}, {"data.document": "line"}),
+        ("classification", {}, {"data.field": "body"}),
+        ("multiple_choice", {}, {"task.seed": "3"}),
+        ("multiple_choice", {"choice_columns": ("a", "b")}, {"task.choices_column": "c"}),
+        ("schema", {"context_columns": ("a", "b")}, {"task.contexts_column": "c"}),
+        ("question_answering", {}, {"task.null_threshold": "1.0"}),
+        ("summarization", {}, {"objective.length_penalty": "1.0"}),
+        ("text", {}, {"baseline": "runs/other"}),
+    ],
+)
+def test_what_a_task_does_not_read_is_refused(name, stated, typed):
+    nested = {"train": {"steps": 1}, "task": stated | {"name": name}}
+    nested["data"] = {"path": "rows.jsonl"}
+    nested |= {"objective": {"labels": ("a", "b")}} if name == "classification" else {}
+    (key,) = typed
+    with pytest.raises(ConfigError, match=rf"--config.{key}=.* would have no effect: "):
+        recipe.configure(nested, typed)
+    read = {"task.seed": {"shots": 2}, "task.null_threshold": {"unanswerable": True}}.get(key)
+    if read:
+        nested["task"] |= read
+        recipe.configure(nested, typed)
 
 
 DURATIONS = {"steps": 0, "tokens": 0, "epochs": 0.0}

@@ -74,7 +74,7 @@ def configure(nested: dict, overrides: dict[str, str]):
     if not stated and (follows or "tokenizer.vocab_size" in overrides):
         full["model"]["vocab_size"] = size
     config = run_config.build(full)
-    for key, why in unread(config).items():
+    for key, why in unread(config).items() if changed else ():
         if key in changed:
             raise ConfigError(f"--config.{key}={overrides[key]} would have no effect: {why}")
     return config

@@ -204,6 +204,8 @@ class Translation(TableTask, TextTask):
         if not beside or form not in ("auto", "text"):
             yield from read_table(path, most, form, self.columns)
             return
+        if self.columns:
+            raise DataError(f"task.columns names the columns of a table, and {path} is text")
         other = next(filter(os.path.exists, beside), "")
         lines = list(files.bare_lines(path, most))
         translations = [line for _, line in files.bare_lines(other, most)] if other else []

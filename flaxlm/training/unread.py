@@ -1,5 +1,7 @@
 """Keys that nothing reads, as the others stand: who sets one is told so instead of ignored."""
 
+from flaxlm.data.sources import STDLIB, DataConfig, sources
+from flaxlm.errors import FlaxlmError
 from flaxlm.interop.pretrained import SCHEME
 from flaxlm.objectives.sequence import SequenceObjective
 from flaxlm.training.config import RunConfig
@@ -16,6 +18,8 @@ def unread(config: RunConfig) -> dict[str, str]:
     family, positions = config.model_name, getattr(model, "positions", "")
     rows = bool(task.objective) or task.ranks
     label = isinstance(config.objective, SequenceObjective)
+    formats = set() if rows and not task.reads_documents else _formats(data)
+    said = ", ".join(sorted(formats))
     byte, char, loaded = tokenizer.kind == "byte", tokenizer.kind == "char", bool(tokenizer.path)
     rules = (
         # Whether, section, keys, why.
@@ -26,8 +30,17 @@ def unread(config: RunConfig) -> dict[str, str]:
         (byte, "tokenizer", TRAINED, "tokenizer.kind='byte' has the bytes"),
         (char, "tokenizer", "vocab_size character_coverage", "each character has an id"),
         (rows, "data", "weights append_eos sentences cache_dir workers", "a task reads examples"),
-        (rows and not task.reads_documents, "data", "nfc strip_control dedup min_chars field",
-         "the task reads rows of a table"),
+        (rows and not task.reads_documents, "data",
+         "nfc strip_control dedup min_chars field document", "the task reads rows of a table"),
+        ({*data.paths} == {STDLIB}, "data", "format" + " document" * (data.document != "file"),
+         "data.path='stdlib' is Python files, each a document"),
+        (formats and "text" not in formats, "data", "document", f"data.path is {said}"),
+        (formats == {"text"}, "data", "field", "data.path is text, and has no columns"),
+        (formats == {"datasets"}, "data", "include exclude", "data.path is one data set"),
+        (len(data.paths) == 1, "data", "weights", "data.path is one path"),
+        (not data.threads, "data", "prefetch", "data.threads=0 makes each batch when it is due"),
+        (not getattr(config.objective, "nsp", False), "data", "sentences",
+         f"objective.name={config.objective_name!r} predicts no next sentence"),
         (data.split in ("file", "whole"), "data", "valid_fraction test_fraction",
          f"data.split={data.split!r}"),
         (family != "encoder_decoder", "model", "num_decoder_layers separate_positions",
@@ -42,6 +55,14 @@ def unread(config: RunConfig) -> dict[str, str]:
          f"model.name={family!r} writes no label"),
         (getattr(config.objective, "num_beams", 2) == 1, "objective", "length_penalty",
          "objective.num_beams=1 searches among no texts"),
+        (not rows, "", "baseline", f"task.name={config.task_name!r} gives no answers to compare"),
+        (not getattr(task, "shots", 1), "task", "seed", "task.shots=0"),
+        (not getattr(task, "unanswerable", True), "task", "null_threshold",
+         "task.unanswerable=False"),
+        (getattr(task, "choice_columns", ()), "task", "choices_column",
+         "task.choice_columns names columns of one choice each"),
+        (getattr(task, "context_columns", ()), "task", "contexts_column",
+         "task.context_columns names columns of one context each"),
         (True, "objective", "model", "model.name decides it"),
         (not config.eval.split, "eval", "every batch_size metric mode patience", "eval.split=''"),
         (not config.eval.split, "checkpoint", "keep_best", "eval.split=''"),
@@ -60,3 +81,12 @@ def unread(config: RunConfig) -> dict[str, str]:
         if holds
         for key in keys.split()
     }
+
+
+def _formats(data: DataConfig) -> set[str]:
+    """Return the formats of the files that a corpus is read from; none where they are not there."""
+    splits = data.split_names() if data.split == "file" else ["train"]
+    try:
+        return {source.format for split in splits for source in sources(data, split)}
+    except FlaxlmError:  # what is not there is named where it is read
+        return set()
