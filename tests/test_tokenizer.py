@@ -243,7 +243,7 @@ def test_word_starts_are_where_words_start(tokenizers, kind):
         ({"normalization": "nfd"}, "identity"),
         ({"vocab_size": 100}, "no room"),
         ({"sentinels": -1}, "sentinels"),
-        ({"character_coverage": 0.5}, "0.9"),
+        ({"character_coverage": 0.9}, "0.98"),
         ({"train_chars": 0}, "train_chars"),
     ],
 )

@@ -76,11 +76,11 @@ def run(options: Options, config) -> None:
     """Score a split and print the table."""
     choose("--split", options.split, SPLITS)
     if options.split not in config.data.split_names():
-        other = "; --config.data.path=FILE scores all of another file"
         fixed = config.task.objective and config.data.path == STDLIB
         raise ConfigError(
             f"--split={options.split}: there is no such split here; choose one of: "
-            f"{', '.join(config.data.split_names())}{'' if fixed else other}"
+            + ", ".join(config.data.split_names())
+            + ("" if fixed else "; --config.data.path=FILE scores all of another file")
         )
     result = evaluate(config, options.place, options.split, options.checkpoint)
     part = "whole" if config.data.split == "whole" else options.split

@@ -295,8 +295,8 @@ def _check_splits(config: DataConfig, splits: set[str]) -> None:
         if split not in splits:
             drop = "set it to 0" + ", and eval.split=''" * (split == "valid")
             fix = {
-                "hash": f"raise its fraction, use data.split='tail', or {drop}",
-                "tail": f"raise its fraction, or {drop}",
+                "hash": f"raise data.{split}_fraction, use data.split='tail', or {drop}",
+                "tail": f"raise data.{split}_fraction, or {drop}",
                 "file": f"check {getattr(config, f'{split}_path', '') or where}",
             }[config.split]
             if split == "train" and config.split != "file":

@@ -54,7 +54,7 @@ class TokenizerConfig:
         choose("tokenizer.normalization", self.normalization, NORMALIZATIONS)
         check_range("tokenizer", self, "sentinels")
         check_range("tokenizer", self, "train_chars", low=1)
-        check_range("tokenizer", self, "character_coverage", low=0.9, high=1)
+        check_range("tokenizer", self, "character_coverage", low=0.98, high=1)
         if self.kind not in ("char", "byte", READY) and self.vocab_size <= self.sentinels + 5:
             raise ConfigError(
                 f"tokenizer.vocab_size={self.vocab_size} leaves no room for pieces beside "

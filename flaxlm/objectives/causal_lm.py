@@ -40,7 +40,7 @@ class CausalLM(Objective):
         if self.prefix and not MODELS[model_name].prefix:
             fit = ", ".join(name for name in self.models() if MODELS[name].prefix)
             raise ConfigError(
-                "objective.prefix=True needs attention in both directions, which model "
+                "objective.prefix=True needs attention in both directions, which model.name="
                 f"{model_name!r} does not have; it works on: {fit}"
             )
         return heads

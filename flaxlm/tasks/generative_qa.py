@@ -9,6 +9,7 @@ from flaxlm.errors import ConfigError, DataError
 from flaxlm.metrics.answers import span_measures, span_values
 from flaxlm.metrics.measure import Measure
 from flaxlm.metrics.texts import text_measures
+from flaxlm.tasks.labels import label_text
 from flaxlm.tasks.records import Record, read_split
 from flaxlm.tasks.squad_json import note_id, read_questions
 from flaxlm.tasks.task import Answer, Example, values_of
@@ -43,7 +44,8 @@ class GenerativeQA(TextTask):
         places: dict[str, str] = {}
 
         def example(record: Record) -> Example:
-            name = str(record.columns.get("id", record.id))
+            own = record.columns.get("id", record.id)
+            name = label_text(own) or str(own)
             note_id(places, name, record)
             context = record.text(self.context_column)
             question = record.text(self.question_column)

@@ -29,16 +29,11 @@ class LabelIds(dict[str, int]):
         """
         if name not in self._known:
             digits = re.sub(r"^(\d+)\.0+$", r"\1", name)  # so a table of texts writes 1.0
-            label, number = (
-                find_label(name, self) or find_label(digits, self),
-                self._is_place(digits),
-            )
-            if number and int(digits) < len(self):
-                self._known[name] = int(digits)
-            else:
-                self._known[name] = None if label is None else self[label]
+            label = find_label(name, self) or find_label(digits, self)
+            number = int(digits) if self._is_place(digits) and int(digits) < len(self) else None
+            self._known[name] = number if label is None else self[label]
             if self._known[name] is not None:
-                self._one_kind("numbers" if number else "names", name, place, what)
+                self._one_kind("names" if number is None else "numbers", name, place, what)
         return self._known[name]
 
     def lack(self, name: str) -> str:
@@ -60,7 +55,7 @@ class LabelIds(dict[str, int]):
             warnings.warn(
                 f"{place}: {what} are numbers, the places of objective.labels: {meaning}"
                 + ", …" * (len(self) > 20),
-                stacklevel=4,
+                stacklevel=1,
             )
         self._kind = kind
 

@@ -178,7 +178,8 @@ class Inputs:
             )
         if self.config.data.split == "whole":
             raise ConfigError(
-                "data.split='whole' holds nothing out to be judged by; choose hash, tail or file"
+                "data.split='whole' holds nothing out to be judged by; choose hash, tail, or file "
+                "with data.valid_path"
             )
         plans = self._plans("train", shuffle=True)
         plan = Mixture(plans, self.config.data.weights) if len(plans) > 1 else plans[0]
