@@ -26,8 +26,12 @@ def set_up_jax(options) -> None:
         jax.config.update("jax_compilation_cache_dir", str(path))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     coordinator = getattr(options, "coordinator", None)
+    places = [n for n in ("num_processes", "process_id") if getattr(options, n, None) is not None]
     detected = any(name in os.environ for name in ("SLURM_NTASKS", "TPU_WORKER_HOSTNAMES"))
-    if coordinator or (detected and options.joins and _several_hosts()):
+    found = detected and options.joins and _several_hosts()
+    if places and not (coordinator or found):
+        raise ConfigError(f"--{places[0]} needs --coordinator=HOST:PORT beside it")
+    if coordinator or found:
         if coordinator and None in (options.num_processes, options.process_id):
             raise ConfigError("--coordinator needs --num_processes and --process_id beside it")
         jax.distributed.initialize(

@@ -137,7 +137,7 @@ RUNS = {
     "unknown checkpoint": ("inspect {R} --checkpoint=7", 2, "choose latest, best or 2"),
     "no best": ("evaluate {R} --checkpoint=best", 66, "with an evaluation score"),
     # A run's tuples come from JSON as lists, for which ml_collections has no parser.
-    "tuple of a run": ("evaluate {R} --split=x --config.optimizer.no_decay=('x',)", 2, "--split"),
+    "tuple of a run": ("evaluate {R} --split=x --config.data.exclude=('x',)", 2, "--split"),
     "unknown split": ("evaluate {R} --split=vald", 2, "did you mean 'valid'"),
     "split of nothing": ("evaluate {R} --split=test", 2, "one of: train, valid; .*data.path=FILE"),
     "other model": ("evaluate {R} --config.model.width=48", 77, "of another model"),
@@ -162,7 +162,12 @@ RUNS = {
         2,
         "brings its tokenizer along.*sentinels: 20 -> 10",
     ),
-    "regex": ("train {C} {W} --allow_missing=(", 2, "is not a regex"),
+    "regex": ("train {C} {W} --config.init={T}/run --allow_missing=(", 2, "is not a regex"),
+    "nothing to lack": ("train {C} {W} --allow_missing=x", 2, "and none are loaded here"),
+    "lonely process": ("train {C} {W} --process_id=1", 2, "--process_id needs --coordinator=HOST"),
+    "split of training": ("evaluate {R} --config.eval.split=test", 2, "evaluate has --split of"),
+    "seed of training": ("generate {R} --prompt=a --config.seed=3", 2, "generate has --seed of"),
+    "steps of a run": ("inspect {R} --config.train.steps=9", 2, "no effect in inspect; leave"),
     "unknown label": (
         "train {W} --config={T}/tune.json",
         65,

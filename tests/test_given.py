@@ -7,6 +7,7 @@ the package reads; what is noted and what `unread` would refuse share no key and
 import dataclasses
 import functools
 import json
+import operator
 import re
 import sys
 import warnings
@@ -18,8 +19,8 @@ import pytest
 import tiny_runs as tiny
 
 from flaxlm import __main__ as command
-from flaxlm.commands import recipe
-from flaxlm.commands.evaluate import evaluate
+from flaxlm.commands import embed, evaluate, generate, inspect, recipe
+from flaxlm.commands.options import settle
 from flaxlm.data.tokenizer import load_tokenizer
 from flaxlm.errors import ConfigError, FlaxlmError
 from flaxlm.sharding import make_mesh
@@ -149,14 +150,32 @@ def traced(function, **options):
     return call
 
 
-@pytest.mark.parametrize("base", BASES)
-def test_what_a_run_does_not_read_is_refused(base, corpus, tmp_path, monkeypatch):
-    config = recipe.configure(nested_of(base, corpus), {})
+def noted_in(config, function) -> set[str]:
+    """Return the keys that a function reads of a config."""
     noted: set[str] = set()
     sections = {name: noting(getattr(config, name), name, noted) for name in SECTIONS}
-    monkeypatch.setattr(jax, "jit", traced)
     noted.clear()
-    train(dataclasses.replace(config, **sections), tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", traced)
+        function(dataclasses.replace(config, **sections))
+    return noted
+
+
+@pytest.fixture(scope="module")
+def trained(corpus):
+    """Return function: base -> (config, keys that training read, run directory), made once."""
+
+    @functools.cache
+    def get(base: str):
+        config, run = recipe.configure(nested_of(base, corpus), {}), corpus / base
+        return config, noted_in(config, lambda noting: train(noting, run)), run
+
+    return get
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_what_a_run_does_not_read_is_refused(base, corpus, trained):
+    config, noted, _ = trained(base)
     refused = unread(config)
     for key in keys_of(config):
         read, elsewhere = key in noted, re.fullmatch("|".join(ELSEWHERE), key)
@@ -236,8 +255,41 @@ def test_a_character_model_is_as_large_as_its_tokenizer(corpus, tmp_path, monkey
     train(config, run)
     size = load_tokenizer(run / "tokenizer").vocab_size
     assert run_config.read_run(str(run))["model"]["vocab_size"] == size < 200
-    evaluate(recipe.configure(run_config.read_run(str(run)), {}), run, "valid", "")
+    evaluate.evaluate(recipe.configure(run_config.read_run(str(run)), {}), run, "valid", "")
     longer = recipe.configure(nested, {"train.steps": "3"})
     assert train(longer, run)["step"] == 3  # the recipe again, which leaves the size open
     # Inherited by `init`, and not asked of a tokenizer that might have another size.
     assert recipe.configure({"init": str(run), "train": {"steps": 1}}, {}).model.vocab_size == size
+
+
+# Read, and refused: to find the best checkpoint, by a score that another value would not have.
+IN_VAIN = "eval.split"
+# Accepted, and not read here: of labels, caches and tables, of other objectives, or as a last way.
+MADE = r"(model|task|data|objective)\..*|(train|eval)\.batch_size|baseline|seed"
+VERBS = {
+    evaluate: {},
+    generate: {"prompt": ("a",)},
+    embed: {"input": "in.jsonl", "output": "out.npy"},
+    inspect: {},
+}
+
+
+@pytest.mark.parametrize("base", ["rotary", "encoder", "classifier"])
+def test_a_verb_refuses_the_keys_that_it_does_not_read(base, trained, tmp_path, monkeypatch):
+    run = trained(base)[2]
+    config = recipe.configure(run_config.read_run(str(run)), {})
+    monkeypatch.setattr(generate.generation, "generate", lambda *arguments: [])
+    monkeypatch.setattr(embed.embedding, "embed", lambda *arguments: np.zeros((1, 2)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n')
+    for verb, more in VERBS.items():
+        options = verb.Options(workdir=str(run), **more)
+        noted = noted_in(config, functools.partial(verb.run, options))
+        for key in keys_of(config):
+            if re.fullmatch(options.reads, key):
+                assert key in noted or key in unread(config) or re.fullmatch(MADE, key), key
+                continue
+            assert key not in noted or key == IN_VAIN, key
+            before = operator.attrgetter(key)(config)
+            with pytest.raises(FlaxlmError, match=f"no effect|{key.rpartition('.')[2]}"):
+                settle(verb.__name__.rpartition(".")[2], options, None, {key: other(before)})

@@ -4,9 +4,10 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import ClassVar
 
 from flaxlm.commands import recipe
-from flaxlm.commands.options import ProcessOptions, ReadOptions
+from flaxlm.commands.options import DATA, ProcessOptions, ReadOptions
 from flaxlm.data.sources import SPLITS, STDLIB, DataConfig
 from flaxlm.errors import ConfigError, choose
 from flaxlm.evaluation.report import examine
@@ -21,6 +22,7 @@ from flaxlm.training.opened import INIT, open_run
 class Options(ReadOptions, ProcessOptions):
     """What is scored."""
 
+    reads: ClassVar[str] = rf"{ReadOptions.reads}|{DATA}|eval\.batch_size|baseline"
     split: str = "valid"  # train, valid or test
 
     def configure(self, nested: dict, overrides: dict[str, str]):

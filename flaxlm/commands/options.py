@@ -14,12 +14,19 @@ from flaxlm.interop.pretrained import SCHEME
 from flaxlm.training import config as run_config
 from flaxlm.training.opened import INIT
 
+# The keys that are read to open a trained model, and those that its data is read by.
+MODEL = r"model\..*|objective\.(name|labels|nsp|prefix|pooling)|task\.name|train\.length"
+MODEL += r"|eval\.(metric|mode|patience)"
+DATA = r"seed|task\..*|objective\.(?!label_smoothing|z_loss|class_weights).*"
+DATA += r"|data\.(?!threads|prefetch).*|train\.(batch_size|buckets)"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerbOptions:
     """What every verb has, with what holds unless its own dataclass says otherwise."""
 
     takes_config: ClassVar[bool] = True  # --config and its overrides
+    reads: ClassVar[str] = ".*"  # regex of the keys of a run's config that it looks at
     reads_hub: ClassVar[bool] = False  # hf:NAME_OR_DIR in the place of a run directory
     platform: ClassVar[str] = ""  # where jax runs unless JAX_PLATFORMS says so; '': what it finds
     joins: ClassVar[bool] = False  # processes that Slurm or a TPU slice started find each other
@@ -63,6 +70,7 @@ class ReadOptions(RunOptions, CheckpointOptions):
     """A verb that reads a trained model: a run's, or a Hugging Face model."""
 
     reads_hub: ClassVar[bool] = True
+    reads: ClassVar[str] = rf"{MODEL}|sharding\..*"
     workdir: str  # run directory or hf:NAME_OR_DIR
 
 
@@ -140,4 +148,13 @@ def settle(verb: str, options, spec: str | None, overrides: dict[str, str]):
         nested["init"] = options.workdir
         name = re.sub(r"[^\w.-]+", "-", options.workdir.removeprefix(SCHEME)).strip("-.")
         options = dataclasses.replace(options, workdir=f"runs/hf-{name}", checkpoint=INIT)
-    return options, options.configure(nested, overrides)
+    config = options.configure(nested, overrides)
+    # Who gives a recipe repeats the command line of the run, whatever the verb makes of it.
+    for key in overrides if spec is None else ():
+        if not re.fullmatch(options.reads, key):
+            flag = key.rpartition(".")[2]
+            own = f"{verb} has --{flag} of its own" if hasattr(options, flag) else "leave it out"
+            raise ConfigError(
+                f"--config.{key}={overrides[key]} would have no effect in {verb}; {own}"
+            )
+    return options, config

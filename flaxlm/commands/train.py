@@ -33,6 +33,11 @@ class Options(RunOptions, FreshOptions, ProcessOptions):
 
 def run(options: Options, config) -> None:
     """Train a run, or the same run from several seeds."""
+    if options.allow_missing and not (config.init and config.init_weights):
+        raise ConfigError(
+            f"--allow_missing={options.allow_missing} is for parameters that a model given by "
+            "--config.init=RUN lacks, and none are loaded here; leave it out"
+        )
     trainer = train_seeds if config.seeds > 1 else train
     trainer(config, options.place, options.allow_missing, started=STARTED)
 
