@@ -35,7 +35,7 @@ class CommandLine:
 
     def __init__(self, directory: pathlib.Path, cwd: pathlib.Path = ROOT):
         self.directory = directory
-        environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "XDG_CACHE_HOME": str(directory)}
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "XDG_CACHE_HOME": str(directory)}
         self.server = subprocess.Popen(
             [sys.executable, __file__], cwd=cwd, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -18,7 +18,6 @@ from numerics import EPS
 from flaxlm import tree
 from flaxlm.commands import evaluate, inspect
 from flaxlm.errors import ConfigError, Diverged, Preempted, StorageError, Unsafe
-from flaxlm.train import train
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
 
@@ -28,6 +27,13 @@ DIGESTS = ("step", "digest/params", "digest/opt_state", "digest/next_batch")
 
 
 pytestmark = pytest.mark.usefixtures("one_device")
+SMALL = dict(num_layers=1, scan_layers=False, remat="none", norm="rmsnorm")  # compiles quickly
+
+
+@pytest.fixture(scope="module")
+def train(one_device):
+    with tiny.shared_programs() as train:
+        yield train
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +50,10 @@ def corpus(tmp_path_factory):
 
 def config_of(corpus, family="causal", **sections):
     """Return a run's config; the causal one is spread over all eight devices."""
+    small = {"num_layers": 1} if family == "recurrent" else SMALL
     recipe = tiny.recipe(
         family,
-        model=tiny.FAMILIES[family]["model"] | {"vocab_size": 281} | sections.pop("model", {}),
+        model=small | {"vocab_size": 281} | sections.pop("model", {}),
         data=dict(path=str(corpus), document="paragraph", valid_fraction=0.1,
                   sentences=family == "masked") | sections.pop("data", {}),
         sharding=dict(data=8 if family == "causal" else 1),
@@ -67,7 +74,7 @@ def steps_of(workdir, key="loss"):
 
 
 @pytest.fixture(scope="module")
-def finished(corpus, tmp_path_factory):
+def finished(train, corpus, tmp_path_factory):
     """One run of each family, six steps without interruption."""
     runs = {}
     for family in tiny.FAMILIES:
@@ -93,7 +100,7 @@ def test_training_learns_and_reports(family, finished):
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_resumed_equals_uninterrupted(family, corpus, finished, tmp_path):
+def test_resumed_equals_uninterrupted(train, family, corpus, finished, tmp_path):
     config, whole, _ = finished[family]
     short = config_of(corpus, family, train=dict(steps=4),
                       model={"embed_dropout": 0.1}, eval=dict(every=3))  # fmt: skip
@@ -103,7 +110,7 @@ def test_resumed_equals_uninterrupted(family, corpus, finished, tmp_path):
     assert steps_of(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
 
 
-def test_resuming_after_the_end_changes_nothing(finished):
+def test_resuming_after_the_end_changes_nothing(train, finished):
     config, workdir, result = finished["causal"]
     before = digests(config, workdir)
     assert train(config, workdir)["step"] == 6
@@ -111,7 +118,7 @@ def test_resuming_after_the_end_changes_nothing(finished):
     assert json.loads((workdir / "result.json").read_text())["valid/loss"] == result["valid/loss"]
 
 
-def test_a_sigterm_saves_and_asks_for_a_restart(corpus, finished, tmp_path):
+def test_a_sigterm_saves_and_asks_for_a_restart(train, corpus, finished, tmp_path):
     config = config_of(corpus, "recurrent", train=dict(steps=10**6), checkpoint=dict(every=0))
     timer = threading.Timer(1.0, lambda: signal.raise_signal(signal.SIGTERM))
 
@@ -129,14 +136,14 @@ def test_a_sigterm_saves_and_asks_for_a_restart(corpus, finished, tmp_path):
     assert train(longer, tmp_path / "run")["step"] == step + 2
 
 
-def test_changed_config_is_refused_and_listed(corpus, finished):
+def test_changed_config_is_refused_and_listed(train, corpus, finished):
     _, workdir, _ = finished["causal"]
     changed = config_of(corpus, train=dict(steps=6), optimizer=dict(b1=0.8))
     with pytest.raises(Unsafe, match=r"optimizer.b1: 0.9 -> 0.8"):
         train(changed, workdir)
 
 
-def test_divergence_stops_with_step_and_last_good_checkpoint(corpus, tmp_path):
+def test_divergence_stops_with_step_and_last_good_checkpoint(train, corpus, tmp_path):
     config = config_of(
         corpus,
         train=dict(steps=30, skip_nonfinite=2),
@@ -146,7 +153,7 @@ def test_divergence_stops_with_step_and_last_good_checkpoint(corpus, tmp_path):
         train(config, tmp_path / "run")
 
 
-def test_early_stopping_ends_the_run_and_stays_ended(corpus, tmp_path, capfd):
+def test_early_stopping_ends_the_run_and_stays_ended(train, corpus, tmp_path, capfd):
     config = config_of(
         corpus,
         "recurrent",
@@ -164,7 +171,7 @@ def test_early_stopping_ends_the_run_and_stays_ended(corpus, tmp_path, capfd):
     assert evaluate.evaluate(config, tmp_path / "run", "valid", "latest")["step"] == result["step"]
 
 
-def test_unknown_eval_metric_names_the_valid_ones(corpus, tmp_path):
+def test_unknown_eval_metric_names_the_valid_ones(train, corpus, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'accuracy'"):  # before there is a mode
         config_of(corpus, train=dict(steps=2), eval=dict(metric="acuracy"))
     config = config_of(corpus, train=dict(steps=2), eval=dict(metric="acuracy", mode="max"))
@@ -193,7 +200,7 @@ def params_of(workdir):
 
 
 @pytest.mark.parametrize("family", ["causal", "masked", "spans"])
-def test_fine_tuning_starts_from_another_run(family, finished, tmp_path, capfd):
+def test_fine_tuning_starts_from_another_run(train, family, finished, tmp_path, capfd):
     """One step that moves nothing: what the run began with is what it holds."""
     source = finished[family][1]
     rows = [{"text": f"{word} {i}", "label": "ab"[i % 2]} for i, word in enumerate(WORDS)]
@@ -224,7 +231,7 @@ def test_fine_tuning_starts_from_another_run(family, finished, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("family", ["causal", "spans"])
-def test_text_to_text_is_scored_by_what_is_written(family, finished, tmp_path):
+def test_text_to_text_is_scored_by_what_is_written(train, family, finished, tmp_path):
     rows = [{"input": w, "target": "yes" if i % 2 else "no"} for i, w in enumerate(WORDS[:8])]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -250,7 +257,7 @@ def test_text_to_text_is_scored_by_what_is_written(family, finished, tmp_path):
         assert right == 1.0 and result["valid/rouge_l"] == pytest.approx(1.0)
 
 
-def test_only_heads_may_start_fresh(corpus, finished, tmp_path):
+def test_only_heads_may_start_fresh(train, corpus, finished, tmp_path):
     deeper = tiny.FAMILIES["causal"]["model"] | {"vocab_size": 281, "positions": "learned"}
     data = dict(path=str(corpus), document="paragraph", valid_fraction=0.1)
     recipe = tiny.recipe("causal", data=data, init=str(finished["masked"][1]), model=deeper)
@@ -258,7 +265,7 @@ def test_only_heads_may_start_fresh(corpus, finished, tmp_path):
         train(run_config.from_dict(recipe), tmp_path / "run")
 
 
-def test_damaged_checkpoint_falls_back_with_a_warning(corpus, finished, tmp_path, caplog):
+def test_damaged_checkpoint_falls_back_with_a_warning(train, corpus, finished, tmp_path, caplog):
     config, whole, _ = finished["causal"]
     train(config, tmp_path / "run")
     newest = sorted((tmp_path / "run" / "checkpoints").glob("step_*"))[-1]
@@ -273,7 +280,7 @@ def test_damaged_checkpoint_falls_back_with_a_warning(corpus, finished, tmp_path
     assert digests(config, tmp_path / "run") == digests(config, whole)
 
 
-def test_workdir_that_cannot_be_written_is_refused_at_once(corpus, tmp_path):
+def test_workdir_that_cannot_be_written_is_refused_at_once(train, corpus, tmp_path):
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(StorageError, match="cannot write"):
         train(config_of(corpus), tmp_path / "file" / "run")

@@ -1,13 +1,17 @@
 """The one tiny size of every test of a run: three families, awkward vocabulary and head counts."""
 
 import contextlib
+import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
 
 from flaxlm import sharding, tree
-from flaxlm.training.step import denominators_of, mean_gradients
+from flaxlm.train import train
+from flaxlm.training import opened
+from flaxlm.training.step import denominators_of, make_train_step, mean_gradients
 
 VOCAB = 101  # a prime: divides over no mesh axis
 SIZES = dict(vocab_size=VOCAB, width=24, num_layers=2, num_heads=3, head_dim=8, max_length=32)
@@ -60,6 +64,34 @@ def one_device():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "make_mesh", mesh)
         yield
+
+
+@contextlib.contextmanager
+def shared_programs():
+    """Trace and compile once for all runs that compute the same; yield `train`.
+
+    What a schedule without decay computes does not depend on the last step.
+    """
+    kept = {}
+
+    def shared(make):
+        def get(config, mesh, *arguments):
+            parts = dataclasses.asdict(config)
+            for name in ("raw", "data", "checkpoint", "eval", "tokenizer", "init", "task"):
+                del parts[name]
+            key = [make, mesh, parts, config.objective, *arguments]
+            if config.optimizer.schedule == "constant" and make is make_train_step:
+                del parts["train"]["steps"], key[-1]
+            key = repr(key)
+            if key not in kept:
+                kept[key] = make(config, mesh, *arguments)
+            return dataclasses.replace(kept[key], config=config)
+
+        return get
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opened, "make_program", shared(opened.make_program))
+        yield functools.partial(train, make=shared(make_train_step))
 
 
 def random_batch(spec: dict, seed: int, vocab: int = VOCAB) -> dict:

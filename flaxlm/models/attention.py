@@ -15,7 +15,7 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
 from flaxlm.models.config import TransformerConfig
-from flaxlm.models.layers import Dense, Norm, aligned, dropout, kernel_axes, rates
+from flaxlm.models.layers import Dense, Norm, aligned, dropout, kernel_axes, parameter, rates
 from flaxlm.sharding import constrain
 
 AXES = (
@@ -95,7 +95,7 @@ class RelativeBias(nn.Module):
         c = self.config
         std = c.width**-0.5 if c.init == "t5" else c.init_std
         rows, init = c.relative_buckets, nn.initializers.normal(std)
-        table = self.param("table", init, (rows, c.num_heads), c.param_dtype)
+        table = parameter(self, "table", init, (rows, c.num_heads), c.param_dtype)
         bucket_LM = relative_bucket(distance_LM, rows, c.relative_max_distance, self.causal)
         # As a product with one-hot rows the gradient is a product, instead of a scatter of L · M.
         one_hot = jax.nn.one_hot(bucket_LM, rows, dtype=jnp.float32)

@@ -46,11 +46,11 @@ class VocabularyOutput(nn.Module):
                 )
         else:
             init = nn.initializers.normal(c.width**-0.5 if c.init == "t5" else c.init_std)
-            kernel = self.param("kernel", init, (x.shape[-1], rows), c.param_dtype)
+            kernel = layers.parameter(self, "kernel", init, (x.shape[-1], rows), c.param_dtype)
         y = layers.projected(self, x.astype(c.dtype), kernel, 1, jnp.float32)
         y = constrain(y, "batch", "length", "vocab")
         if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, (rows,), c.param_dtype)
+            bias = layers.parameter(self, "bias", nn.initializers.zeros, (rows,), c.param_dtype)
             y += layers.aligned(bias.astype(jnp.float32), y.ndim)
         return y[..., : c.vocab_size]
 

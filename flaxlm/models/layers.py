@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 from jax.ad_checkpoint import checkpoint_name
 
 from flaxlm.errors import ConfigError
@@ -83,6 +84,22 @@ def _product_backward(n, dtype, kept, g):
 product.defvjp(_product_forward, _product_backward)
 
 
+def parameter(module: nn.Module, name: str, init, shape: tuple[int, ...], dtype) -> jax.Array:
+    """Return `module.param(…)`; where it is there already, `init` is not traced to compare shapes.
+
+    Flax does that for each parameter at every call, which takes long where a model is traced.
+
+    Raises:
+      flax.errors.ScopeParamShapeError: it is there in another shape.
+    """
+    if not module.has_variable("params", name):
+        return module.param(name, init, shape, dtype)
+    value = module.get_variable("params", name)
+    if value.shape != tuple(shape):
+        raise ScopeParamShapeError(name, module.scope.path_text, value.shape, tuple(shape))
+    return value
+
+
 class Dense(nn.Module):
     """y = x · kernel + bias over the last `len(inputs)` dimensions of x.
 
@@ -100,10 +117,10 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return [..., *outputs] in the compute dtype from x [..., *inputs]."""
         c, init = self.config, nn.initializers.normal(self.std)
-        kernel = self.param("kernel", init, self.inputs + self.outputs, c.param_dtype)
+        kernel = parameter(self, "kernel", init, self.inputs + self.outputs, c.param_dtype)
         y = projected(self, x.astype(c.dtype), kernel, len(self.inputs))
         if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, self.outputs, c.param_dtype)
+            bias = parameter(self, "bias", nn.initializers.zeros, self.outputs, c.param_dtype)
             y += aligned(bias.astype(c.dtype), y.ndim)
         return y
 
@@ -150,10 +167,10 @@ class Norm(nn.Module):
             y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + c.norm_epsilon)
         init = nn.initializers.constant(1 - c.norm_offset)
-        scale = self.param("scale", init, x.shape[-1:], c.param_dtype).astype(jnp.float32)
+        scale = parameter(self, "scale", init, x.shape[-1:], c.param_dtype).astype(jnp.float32)
         y = y * aligned(scale + c.norm_offset if c.norm_offset else scale, y.ndim)
         if kind == "layernorm" and c.norm_bias:
-            bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], c.param_dtype)
+            bias = parameter(self, "bias", nn.initializers.zeros, x.shape[-1:], c.param_dtype)
             y = y + aligned(bias.astype(jnp.float32), y.ndim)
         return y.astype(c.dtype)
 
@@ -240,15 +257,17 @@ class Embed(nn.Module):
         c = self.config
         std = 1.0 if c.init == "t5" else c.init_std
         shape = (padded_vocab(c), c.embed_width)
-        self.token = self.param("token", nn.initializers.normal(std), shape, c.param_dtype)
+        self.token = parameter(self, "token", nn.initializers.normal(std), shape, c.param_dtype)
         init = nn.initializers.normal(c.init_std)
         sides = self.sides
         if c.positions == "learned":
             rows = (c.max_length + c.position_offset, c.embed_width)
-            self.tables = {s: self.param(f"{s}position", init, rows, c.param_dtype) for s in sides}
+            self.tables = {
+                s: parameter(self, f"{s}position", init, rows, c.param_dtype) for s in sides
+            }
         if c.token_types:
             rows = (c.token_types, c.embed_width)
-            self.token_type = self.param("token_type", init, rows, c.param_dtype)
+            self.token_type = parameter(self, "token_type", init, rows, c.param_dtype)
         if c.embed_norm:
             for s in sides:
                 setattr(self, f"{s}norm", Norm(c))

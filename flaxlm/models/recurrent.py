@@ -11,7 +11,7 @@ from flaxlm.errors import check_range
 from flaxlm.models import heads, layers
 from flaxlm.models.config import check_fields, padded_vocab
 from flaxlm.models.heads import Heads
-from flaxlm.models.layers import Dense, dropout, dropout_words, segments_of
+from flaxlm.models.layers import Dense, dropout, dropout_words, parameter, segments_of
 from flaxlm.sharding import constrain
 
 AXES = (
@@ -128,7 +128,7 @@ class RecurrentStack(nn.Module):
         """
         c = self.config
         shape, init = (padded_vocab(c), c.width), nn.initializers.normal(c.init_std)
-        table_VD = self.param("token", init, shape, c.param_dtype)
+        table_VD = parameter(self, "token", init, shape, c.param_dtype)
         x_BLD = layers.take_rows(table_VD, tokens_BL).astype(c.dtype)
         word = dropout_words(self, train and c.embed_dropout > 0)[0]
         x_BLD = dropout(x_BLD, c.embed_dropout, word)
