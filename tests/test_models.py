@@ -65,7 +65,7 @@ def test_field_equals_oracle(case):
     batch = tiny.packed()
     if case == "windows":  # with a prefix too: both hide and show keys
         batch["prefix_mask"] = (batch["positions"] < 3).astype(np.int32)
-    ours = jax.jit(module.apply)({"params": params}, batch)["lm"]
+    ours = tiny.apply(module, params, batch)["lm"]
     wide = jax.tree.map(lambda x: x.astype(np.float64), params)
     expected = transformer_oracle.forward(c, wide, batch, family)
     real = batch["segment_ids"] > 0
@@ -132,7 +132,7 @@ def test_packed_equals_separate(case):
     for name, x in batch.items():
         here = batch["encoder_segment_ids" if name.startswith("encoder") else "segment_ids"][0] == 2
         alone[name] = x[:1, here]
-    single = module.apply({"params": params}, alone)["lm"]
+    single = tiny.apply(module, params, alone)["lm"]
     np.testing.assert_allclose(single[0], out["lm"][0][is_b[0]], rtol=0, atol=5e-5)
 
 
@@ -145,14 +145,12 @@ def test_defaults_equal_what_they_stand_for(family):
         tokens = batch[f"{name}tokens"]
         full[f"{name}segment_ids"] = np.ones_like(tokens)
         full[f"{name}positions"] = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-    apply = jax.jit(module.apply)
-    short, long = apply({"params": params}, batch)["lm"], apply({"params": params}, full)["lm"]
+    short, long = (tiny.apply(module, params, given)["lm"] for given in (batch, full))
     np.testing.assert_allclose(short, long, rtol=0, atol=5e-5)
     packed = tiny.packed()
     without = {k: v for k, v in packed.items() if k != "positions"}
-    assert np.array_equal(
-        apply({"params": params}, packed)["lm"], apply({"params": params}, without)["lm"]
-    )
+    told, counted = (tiny.apply(module, params, given)["lm"] for given in (packed, without))
+    assert np.array_equal(told, counted)
 
 
 @pytest.mark.parametrize(
@@ -182,24 +180,31 @@ def plain_gradients():
 def test_stack_equals_blocks_one_by_one():
     c, module, params = tiny.model("decoder", windows=(2, 0), final_norm=False)
     batch = tiny.packed()
-    seen = {}
 
-    def watch(next_function, args, kwargs, context):
-        out = next_function(*args, **kwargs)
-        if type(context.module) is Stack and context.method_name == "__call__":
-            seen["input"], seen["output"] = args[0], out[0]
-        return out
+    @jax.jit
+    def watched(params):
+        seen = {}
 
-    with nn.intercept_methods(watch):
-        module.apply({"params": params}, batch)
+        def watch(next_function, args, kwargs, context):
+            out = next_function(*args, **kwargs)
+            if type(context.module) is Stack and context.method_name == "__call__":
+                seen["input"], seen["output"] = args[0], out[0]
+            return out
+
+        with nn.intercept_methods(watch):
+            module.apply({"params": params}, batch)
+        return seen
+
+    seen = watched(params)
     distance = attention.query_key_distances(L, L)
     segments = batch["segment_ids"]
     mask = attention.visibility(distance, segments, segments, causal=True)
     context = Context(scores=attention.Scores(mask=mask, distance=distance))
+    block = jax.jit(lambda *args: Block(c).apply(*args, context)[0])
     x = seen["input"]
     for i, window in enumerate((2, 2**30)):
         layer = jax.tree.map(lambda leaf, i=i: leaf[i], params["decoder"]["layers"])
-        x, _ = Block(c).apply({"params": layer}, x, (jnp.int32(window), None), context)
+        x = block({"params": layer}, x, (jnp.int32(window), None))
     np.testing.assert_allclose(x, seen["output"], rtol=0, atol=5e-5)
 
 
@@ -230,16 +235,17 @@ def test_each_dropout_acts_in_training_alone(part):
     )
     first, again, other = (run(jax.random.key(seed))["lm"] for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.allclose(first, other, atol=1e-2)
-    evaluated = jax.jit(module.apply)({"params": params}, batch)["lm"]
-    assert np.array_equal(evaluated, jax.jit(plain.apply)({"params": params}, batch)["lm"])
+    evaluated = tiny.apply(module, params, batch)["lm"]
+    assert np.array_equal(evaluated, tiny.apply(plain, params, batch)["lm"])
     assert not np.allclose(first, evaluated, atol=1e-2)
 
 
 def test_head_dropout():
     _, module, params = tiny.model("encoder", {"classification": 3}, head_dropout=0.5)
     batch = tiny.packed()
-    train = module.apply({"params": params}, batch, True, rngs={"dropout": jax.random.key(0)})
-    plain = module.apply({"params": params}, batch)
+    rngs = {"dropout": jax.random.key(0)}
+    train = jax.jit(lambda: module.apply({"params": params}, batch, True, rngs=rngs))()
+    plain = tiny.apply(module, params, batch)
     assert np.array_equal(train["hidden"], plain["hidden"])
     assert not np.allclose(train["classification"], plain["classification"], atol=1e-2)
 
@@ -251,7 +257,7 @@ def test_pooling(family):
     found = {}
     for pooling in ("", "first", "last", "mean"):
         _, module, params = tiny.model(family, {"pooled": 0}, pooling=pooling)
-        out = module.apply({"params": params}, batch)
+        out = tiny.apply(module, params, batch)
         found[pooling] = np.asarray(out["pooled"])
         hidden = np.asarray(out["hidden"])
         if pooling == "first":
@@ -288,7 +294,7 @@ def test_dropout_mask_is_random(rate):
 def test_dropout_backward_uses_the_forward_mask():
     words = jnp.array([3, 4], jnp.uint32)
     x = jnp.linspace(1, 2, 24).reshape(4, 6)
-    y, pull = jax.vjp(lambda x: dropout(x, 0.25, words), x)
+    y, pull = jax.vjp(jax.jit(lambda x: dropout(x, 0.25, words)), x)
     kept = np.asarray(y != 0)
     assert 0 < kept.sum() < kept.size
     np.testing.assert_allclose(y, np.where(kept, x / 0.75, 0), rtol=1e-6)
@@ -300,9 +306,9 @@ def test_bfloat16_compute_keeps_float32_parameters_and_logits():
     _, module, params = tiny.model("decoder", dtype="bfloat16")
     _, exact, _ = tiny.model("decoder")
     batch = tiny.packed()
-    out = jax.jit(module.apply)({"params": params}, batch)
+    out = tiny.apply(module, params, batch)
     assert out["hidden"].dtype == jnp.bfloat16 and out["lm"].dtype == jnp.float32
-    expected = jax.jit(exact.apply)({"params": params}, batch)["lm"]
+    expected = tiny.apply(exact, params, batch)["lm"]
     assert np.abs(out["lm"] - expected).max() < 0.05 * np.abs(expected).max()
     for name, expected in (("dtype", jnp.float32), ("param_dtype", jnp.bfloat16)):
         drawn = abstract_params("decoder", tiny.config("decoder", **{name: "bfloat16"}), {"lm": 0})

@@ -1,5 +1,7 @@
 """The one tiny size of the model tests, and parameters drawn without compiling anything."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -30,6 +32,12 @@ def params(family, c, heads=HEADS, seed=0, std=0.2):
 def model(family, heads=HEADS, **fields):
     c = config(family, **fields)
     return c, build(family, c, heads), params(family, c, heads)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(module, params, batch):
+    """Return a module's outputs; equal modules are compiled once."""
+    return module.apply({"params": params}, batch)
 
 
 def packed(seed=0):
