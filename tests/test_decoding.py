@@ -1,7 +1,6 @@
 """Cached decoding equals the full forward pass: prompts padded on the left, then token by token."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -64,7 +63,7 @@ def rows():
         "encoder_tokens": rng.integers(0, V, (2, 6)),
         "encoder_segment_ids": np.array([[1] * 6, [0, 0, 1, 1, 1, 1]]),
     }
-    return {name: jnp.asarray(x, jnp.int32) for name, x in batch.items()}
+    return {name: np.asarray(x, np.int32) for name, x in batch.items()}
 
 
 def prompt_of(batch):
@@ -77,7 +76,7 @@ def test_cached_decoding_equals_full_forward(case):
     _, module, params = tiny.model(family, **fields)
     batch = rows()
     variables = {"params": params}
-    full = jax.jit(module.apply)(variables, batch)["lm"]
+    full = tiny.apply(module, params, batch)["lm"]
     prefill = jax.jit(lambda b: module.apply(variables, b, TOTAL, method="prefill"))
     step = jax.jit(lambda t, s: module.apply(variables, t, s, method="decode_step"))
     logits, state = prefill(prompt_of(batch))
@@ -89,7 +88,7 @@ def test_cached_decoding_equals_full_forward(case):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == shapes, "a loop carries the cache"
     # And the padded row is what it would be alone, without padding.
     alone = {k: v[1:] if k.startswith("encoder") else v[1:, PADS[1] :] for k, v in batch.items()}
-    single = module.apply(variables, alone)["lm"]
+    single = tiny.apply(module, params, alone)["lm"]
     np.testing.assert_allclose(single[0], full[1, PADS[1] :], rtol=0, atol=ATOL)
 
 
@@ -97,16 +96,15 @@ def test_a_prefix_is_read_in_both_directions():
     """A prompt marked as prefix: its tokens see later ones, and decoding goes on from there."""
     _, module, params = tiny.model("decoder")
     batch = rows()
-    batch["prefix_mask"] = jnp.asarray(np.arange(TOTAL)[None] < PROMPT, jnp.int32) * jnp.ones(
-        (2, 1), jnp.int32
-    )
-    full = module.apply({"params": params}, batch)["lm"]
-    logits, state = module.apply({"params": params}, prompt_of(batch), TOTAL, method="prefill")
+    batch["prefix_mask"] = np.tile(np.arange(TOTAL) < PROMPT, (2, 1)).astype(np.int32)
+    full = tiny.apply(module, params, batch)["lm"]
+    run = jax.jit(module.apply, static_argnames=("cache_length", "method"))
+    logits, state = run({"params": params}, prompt_of(batch), cache_length=TOTAL, method="prefill")
     np.testing.assert_allclose(logits, full[:, PROMPT - 1], rtol=0, atol=ATOL)
     token = batch["tokens"][:, PROMPT : PROMPT + 1]
-    logits, _ = module.apply({"params": params}, token, state, method="decode_step")
+    logits, _ = run({"params": params}, token, state, method="decode_step")
     np.testing.assert_allclose(logits, full[:, PROMPT], rtol=0, atol=ATOL)
-    causal = module.apply({"params": params}, batch | {"prefix_mask": batch["prefix_mask"] * 0})
+    causal = tiny.apply(module, params, batch | {"prefix_mask": batch["prefix_mask"] * 0})
     assert np.abs(causal["lm"][:, PROMPT - 1] - full[:, PROMPT - 1]).max() > 1e-2
 
 

@@ -21,7 +21,7 @@ from flaxlm.metrics.entities import (
 
 ORACLES = {"BIO": IOB2, "BIOES": IOBES, "BMES": IOBES, "IOB1": IOB1}
 TYPES = ("PER", "GPE-LOC", "地名", "")
-FUZZED = 10_000
+FUZZED = 10_000 // len(SCHEMES)  # of each scheme
 
 
 def vocabulary(scheme: str, types=TYPES) -> list[str]:

@@ -13,7 +13,7 @@ from flaxlm import sharding
 from flaxlm.evaluation.evaluate import evaluate_split
 from flaxlm.training import config as run_config
 from flaxlm.training.inputs import Inputs
-from flaxlm.training.step import make_train_step
+from flaxlm.training.program import make_program
 
 # One example of 23 more or less moves a mean by 4 %: rounding is given 1e-5 (80 eps), for sums of
 # 24 columns through two layers.
@@ -61,8 +61,7 @@ def recipe(name, directory):
         family,
         task=dict(name=name, **fields),
         data=dict(path=str(path), split="file", valid_path=str(path)),
-        # Numbers that are all but equal would make a correlation of rounding.
-        model=dict(vocab_size=281) | (dict(init_std=0.3) if name == "regression" else {}),
+        model=dict(vocab_size=281) | tiny.QUICK,
         train=dict(steps=1, length=24),
     )
     return made | {"objective": {"name": run_config.TASKS[name].objective} | objective}
@@ -86,11 +85,11 @@ def found(request, tmp_path_factory):
             )
             read = Inputs(sized, inputs.workdir, inputs.tokenizer)
             mesh = sharding.make_mesh(config.sharding, jax.devices()[:count])
-            program = make_train_step(sized, mesh, 1)
+            program = make_program(sized, mesh)
             with program.mesh():
-                params = params or jax.tree.map(np.asarray, program.init(0).params)
+                params = params or tiny.drawn_params(program)
                 placed = jax.device_put(
-                    params, jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state.params)
+                    params, jax.tree.map(lambda leaf: leaf.sharding, program.abstract_params)
                 )
                 results[size, count, buckets] = evaluate_split(
                     program, placed, read, "valid", full=True

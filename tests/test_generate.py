@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 from scipy.stats import chisquare
 from table_model import BYTES, OTHER, Table, table
 
@@ -78,14 +79,15 @@ def uncached(model, prompt: str, count: int) -> tuple[list[int], float]:
     ids = BYTES.encode(prompt)
     fixed, tokens = {}, [BYTES.bos_id, *ids]
     if model.traits.encodes:
-        fixed, tokens = {"encoder_tokens": jnp.asarray([[*ids, BYTES.eos_id]])}, [BYTES.pad_id]
+        fixed, tokens = {"encoder_tokens": np.array([[*ids, BYTES.eos_id]])}, [BYTES.pad_id]
     start, total = len(tokens), 0.0
     for _ in range(count):
         # Causal models do not see the zeros after the text, and one length is one compilation.
-        padded = jnp.zeros((1, 64), jnp.int32).at[0, : len(tokens)].set(tokens)
-        logits_V = forward(model.module, model.params, {**fixed, "tokens": padded})[len(tokens) - 1]
-        tokens.append(int(jnp.argmax(logits_V)))
-        total += float(jax.nn.log_softmax(logits_V)[tokens[-1]])
+        padded = np.pad(tokens, (0, 64 - len(tokens)))[None].astype(np.int32)
+        logits_LV = forward(model.module, model.params, {**fixed, "tokens": padded})
+        logits_V = np.asarray(logits_LV)[len(tokens) - 1]
+        tokens.append(int(np.argmax(logits_V)))
+        total += float(log_softmax(logits_V)[tokens[-1]])
         if tokens[-1] == BYTES.eos_id:
             break
     return tokens[start:], total

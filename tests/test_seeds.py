@@ -15,6 +15,8 @@ from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def recipe(directory, **changes):
     draw = random.Random(0)
@@ -29,7 +31,7 @@ def recipe(directory, **changes):
         "causal",
         task=dict(name="classification"),
         objective=dict(name="classification", labels=("a", "b")),
-        model=dict(vocab_size=281, residual_dropout=0.1),
+        model=dict(vocab_size=281, residual_dropout=0.1) | tiny.QUICK,
         data=dict(
             path=str(directory / "train.jsonl"),
             split="file",

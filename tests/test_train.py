@@ -27,7 +27,6 @@ DIGESTS = ("step", "digest/params", "digest/opt_state", "digest/next_batch")
 
 
 pytestmark = pytest.mark.usefixtures("one_device")
-SMALL = dict(num_layers=1, scan_layers=False, remat="none", norm="rmsnorm")  # compiles quickly
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def corpus(tmp_path_factory):
 
 def config_of(corpus, family="causal", **sections):
     """Return a run's config; the causal one is spread over all eight devices."""
-    small = {"num_layers": 1} if family == "recurrent" else SMALL
+    small = {"num_layers": 1} if family == "recurrent" else tiny.QUICK
     recipe = tiny.recipe(
         family,
         model=small | {"vocab_size": 281} | sections.pop("model", {}),

@@ -16,6 +16,9 @@ from flaxlm.training.step import denominators_of, make_train_step, mean_gradient
 VOCAB = 101  # a prime: divides over no mesh axis
 SIZES = dict(vocab_size=VOCAB, width=24, num_layers=2, num_heads=3, head_dim=8, max_length=32)
 
+# What compiles quickly, where neither layers nor norms are what is tested.
+QUICK = dict(num_layers=1, scan_layers=False, remat="none", norm="rmsnorm")
+
 FAMILIES = {
     "causal": dict(
         model=dict(name="decoder", vocab_multiple=1, **SIZES), objective=dict(name="causal_lm")
@@ -131,21 +134,24 @@ def gradients(program, microbatches=1, trains=lambda path: True):
     return call
 
 
-def drawn_state(program, seed=0):
-    """Return a state at step 0 with random parameters; nothing is compiled for it."""
+def drawn_params(program, seed=0, std=0.05):
+    """Return random parameters, numpy; nothing is compiled for them."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
-        number = np.zeros(leaf.shape, leaf.dtype)
-        if path.startswith("params/"):
-            number += 0.05 * rng.normal(size=leaf.shape).astype(leaf.dtype)
-            number += path.endswith("norm/scale")
+        noise = std * rng.normal(size=leaf.shape)
+        return (noise + path.endswith("norm/scale")).astype(leaf.dtype)
+
+    return tree.map_paths(draw, program.abstract_params)
+
+
+def drawn_state(program, seed=0):
+    """Return a state at step 0 with random parameters; nothing is compiled for it."""
+    params = tree.flatten(drawn_params(program, seed))
+
+    def place(path, leaf):
+        section, _, name = path.partition("/")
+        number = params[name] if section in ("params", "ema") else np.zeros(leaf.shape, leaf.dtype)
         return jax.device_put(number, leaf.sharding)
 
-    state = tree.map_paths(draw, program.abstract_state)
-    averages = tree.flatten(state.ema)
-    params = tree.flatten(state.params)
-    ema = {
-        path: jax.device_put(np.asarray(params[path]), averages[path].sharding) for path in averages
-    }
-    return state.replace(ema=tree.unflatten(ema))
+    return tree.map_paths(place, program.abstract_state)
