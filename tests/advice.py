@@ -107,7 +107,7 @@ CONFIGS = [
     ("needs sentence boundaries", PAIRS, "data.document=paragraph", "data.sentences=True",
      "objective.nsp=False"),
     ("needs two documents or more", PAIRS, "data.sentences=True data.split=whole",
-     "objective.nsp=False", "data.document=paragraph"),
+     "objective.nsp=False data.sentences=-", "data.document=paragraph"),
     ("objective.name={} needs a task with examples", CAUSAL, "objective.name=text_to_text",
      "task.name=text_to_text"),
     ("task.name={} is trained with objective.name={}", ENCODER,
@@ -151,6 +151,29 @@ CONFIGS = [
      "model.positions=learned"),
     ("model.name={} has one side", CAUSAL, "model.num_decoder_layers=3",
      "model.num_decoder_layers=-"),
+    ("data.path='stdlib' is Python files", CAUSAL, "data.path=stdlib data.format=text",
+     "data.format=-", "data.path=text.txt"),
+    ("data.path is {}", CAUSAL, "data.path=rows.jsonl data.document=line", "data.document=-",
+     "data.path=text.txt"),
+    ("data.path is text, and has no columns", CAUSAL, "data.field=body", "data.field=-",
+     "data.path=other.jsonl"),
+    ("data.path is one data set", CAUSAL, "data.path=set data.include=('x',)", "data.include=-"),
+    ("data.path is one path", CAUSAL, "data.weights=(1.0,)", "data.weights=-",
+     "data.path=('text.txt','other.txt') data.weights=(1.0,2.0)"),
+    ("data.threads=0 makes each batch", CAUSAL, "data.threads=0 data.prefetch=4",
+     "data.threads=1", "data.prefetch=-"),
+    ("objective.name={} predicts no next", CAUSAL, "data.sentences=True", "data.sentences=-"),
+    ("objective.num_beams=1 searches", SPANS, "task.name=text_to_text objective.num_beams=1 "
+     "objective.length_penalty=2", "objective.num_beams=2", "objective.length_penalty=-"),
+    ("task.name={} gives no answers", CAUSAL, "baseline=run", "baseline=-"),
+    ("--config.{}={} would have", CAUSAL, f"{CHOICES} task.shots=0 task.seed=3", "task.shots=1",
+     "task.seed=-"),
+    ("--config.{}={} would have", ENCODER, f"{QA}lost.jsonl task.unanswerable=False "
+     "task.null_threshold=1", "task.unanswerable=True", "task.null_threshold=-"),
+    ("task.choice_columns names columns", CAUSAL, f"{CHOICES} task.choices_column=x "
+     "task.choice_columns=('a','b')", "task.choices_column=-", "task.choice_columns=-"),
+    ("task.context_columns names columns", CAUSAL, "task.name=schema data.path=choices.jsonl "
+     "task.contexts_column=x task.context_columns=('a','b')", "task.contexts_column=-"),
     ("model.name={} writes no label", ROWS, f"{OWN}rows.jsonl data.split=whole {GIVEN} "
      "objective.target_length=9", "objective.target_length=-"),
     ("optimizer.schedule={} has no end", CAUSAL, "optimizer.decay_steps=9",
@@ -162,8 +185,10 @@ CONFIGS = [
 ]  # fmt: skip
 DATA = [
     ("data.path is empty", CAUSAL, "data.path=", "data.path=text.txt", "data.path=stdlib"),
-    ("data.weights={} must be", CAUSAL, "data.weights=(1.0,2.0)", "data.weights=(1.0,)",
+    ("data.weights={} must be", CAUSAL, "data.weights=(1.0,2.0)",
      "data.path=('text.txt','other.txt')"),
+    ("data.weights={} must be", CAUSAL, "data.path=('text.txt','other.txt') data.weights=(1.0,)",
+     "data.weights=(1.0,2.0)"),
     ("data.valid_fraction={} and data.test_fraction={}", CAUSAL, "data.valid_fraction=1",
      "data.valid_fraction=0.5"),
     ("data.split='file' needs", CAUSAL, "data.split=file", "data.valid_path=other.txt"),
@@ -224,7 +249,10 @@ TASKS = [
      "task.choice_columns=('context','context')"),
     ("columns of one text each go into task.{}", Act("causal", read), "task.name=multiple_choice "
      "data.path=choices.jsonl data.split=whole task.choices_column=context",
-     "task.choice_columns=('context','context')"),
+     "task.choices_column=- task.choice_columns=('context','context')"),
+    ("task.columns names the columns of a table", WRITES, "task.name=translation task.source=de "
+     "task.target=en data.split=whole data.path=pair.de task.columns=('de','en')",
+     "task.columns=-"),
     ("looks like text: taken for CoNLL", ROWS,
      f"{NER}line.txt objective.labels=('O','B-A')", "data.format=conll"),
     ("has one column ({} …), and CoNLL", ROWS,
@@ -273,8 +301,8 @@ TASKS = [
      "task.name=stdlib_package objective.labels=('json','email') data.split=hash "
      "data.include=('json/*','email/*')", "data.path=stdlib"),
     ("this task takes whole files", ROWS, "task.name=stdlib_package data.path=stdlib "
-     "data.include=('json/*','email/*') objective.labels=('json','email') data.split=tail "
-     "data.document=line", "data.split=hash data.document=file"),
+     "data.include=('json/*','email/*') objective.labels=('json','email') data.split=tail",
+     "data.split=hash data.document=file"),
     ("is no documented package", ROWS, "task.name=stdlib_package data.path=stdlib "
      "data.include=('json/*','email/*') objective.labels=('json','mail') data.split=hash",
      "objective.labels=('json','email')"),

@@ -50,6 +50,8 @@ FILES = {
     "lost.jsonl": SQUAD.format(1, 1, '{"text": ["c"], "answer_start": [0]}')
     + SQUAD.format(2, 2, LOST),
     "sides.de": "ein Text\n",
+    "pair.de": "ein Text\n",
+    "pair.en": "a text\n",
     "prompts.txt": "one\ntwo\n",
     "vectors.txt": ROWS,
     "vectors.jsonl": ROWS,
@@ -69,6 +71,8 @@ def files(place: pathlib.Path) -> None:
     (place / "folder").mkdir()
     (place / "folder" / "a.log").write_text("text")
     (place / "plain").mkdir()
+    (place / "set").mkdir()
+    (place / "set" / "state.json").write_text("{}")
     (place / "run").symlink_to(GOLDEN / "decoder")
     (place / "labelled").symlink_to(GOLDEN / "encoder")
 

@@ -291,7 +291,7 @@ def test_nul_is_dropped_where_asked(tmp_path):
         ({"document": "page"}, "paragraph"),
         ({"split": "random"}, "tail"),
         ({"path": ""}, "path is empty"),
-        ({"weights": (1, 2)}, "one positive number for each of the 1 paths"),
+        ({"weights": (1, 2)}, "one positive number for each of several paths"),
         ({"valid_fraction": 0.6, "test_fraction": 0.4}, "leave something"),
         ({"split": "file"}, "needs data.valid_path"),
         ({"valid_path": "x"}, "need data.split='file'"),

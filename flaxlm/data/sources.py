@@ -78,8 +78,8 @@ class DataConfig:
             raise ConfigError("data.path is empty; name a file, a glob, a folder or 'stdlib'")
         if self.weights and (len(self.weights) != len(self.paths) or min(self.weights) <= 0):
             raise ConfigError(
-                f"data.weights={self.weights} must be one positive number for each of the "
-                f"{len(self.paths)} paths of data.path"
+                f"data.weights={self.weights} must be one positive number for each of several "
+                f"paths, and data.path has {len(self.paths)}"
             )
         valid, test = self.valid_fraction, self.test_fraction
         if min(valid, test) < 0 or valid + test >= 1:
