@@ -9,6 +9,7 @@ DEFENCE = "for who calls the function in Python; the command line refuses it bef
 REASONS = {
     "; choose one of: {}, --help": HELP,
     "--coordinator needs": SEVERAL,
+    "--{} needs --coordinator": SEVERAL,
     "pre-train, fine-tune": HELP,
     "usage: python -m flaxlm": HELP,
     "--config=FILE[:args] names a recipe": HELP,
