@@ -31,11 +31,12 @@ class Done:
 
 
 class CommandLine:
-    """Runs commands in `cwd`; close it at the end."""
+    """Runs commands in `cwd`, on one device unless on more; close it at the end."""
 
-    def __init__(self, directory: pathlib.Path, cwd: pathlib.Path = ROOT):
+    def __init__(self, directory: pathlib.Path, cwd: pathlib.Path = ROOT, devices: int = 1):
         self.directory = directory
-        environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "XDG_CACHE_HOME": str(directory)}
+        environment = os.environ | {"XDG_CACHE_HOME": str(directory)}
+        environment["JAX_NUM_CPU_DEVICES"] = str(devices)
         self.server = subprocess.Popen(
             [sys.executable, __file__], cwd=cwd, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
