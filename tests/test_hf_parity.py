@@ -229,20 +229,31 @@ def test_gradients(both, seen):
     seen("gradients", shares[worst])
 
 
+def adamw_step(params, gradients):
+    """Return params after a step of AdamW, all of them in one vector: one small program."""
+    leaves, structure = jax.tree.flatten(params)
+    p, g = (
+        jnp.asarray(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(x)]))
+        for x in (params, gradients)
+    )
+    adamw = optax.adamw(1e-3, eps=1e-6, weight_decay=0.01)
+
+    @jax.jit
+    def step(p, g):
+        return optax.apply_updates(p, adamw.update(g, adamw.init(p), p)[0])
+
+    parts = np.split(np.asarray(step(p, g)), np.cumsum([leaf.size for leaf in leaves])[:-1])
+    moved = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, moved)
+
+
 def test_one_adamw_step(both, seen):
     model = copy.deepcopy(both.torch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-6, weight_decay=0.01)
     for parameter, before in zip(model.parameters(), both.torch.parameters(), strict=True):
         parameter.grad = before.grad
     optimizer.step()
-    adamw = optax.adamw(1e-3, eps=1e-6, weight_decay=0.01)
-
-    @jax.jit
-    def step(params, gradients):
-        updates, _ = adamw.update(gradients, adamw.init(params), params)
-        return optax.apply_updates(params, updates)
-
-    ours = named(both.ours, step(both.ours.params, both.gradients))
+    ours = named(both.ours, adamw_step(both.ours.params, both.gradients))
     worst = 0.0
     for name, parameter in parameters(model, ours).items():
         if parameter.grad is None:  # torch passes by what the loss does not depend on

@@ -91,7 +91,7 @@ def test_pre_training_goes_on_and_is_exported(name, objective, hub, run, tmp_pat
     (tmp_path / "recipe.py").write_text(RECIPE.format(root=hub))
     config = f"--config={tmp_path / 'recipe.py'}:{objective}"
     nsp = ["--config.objective.nsp=False"] if name == "bert" else []
-    train = ["train", config, f"--config.init=hf:{hub / name}", *nsp]
+    train = ["train", config, f"--config.init=hf:{hub / name}", "--config.eval.split=", *nsp]
     done = good(run(*train, f"--workdir={tmp_path / 'run'}"))
     assert "fresh: none" in done.err
     good(run("convert", f"--from={tmp_path / 'run'}", f"--to=hf:{tmp_path / 'out'}"))

@@ -28,7 +28,6 @@ from flaxlm.training import config as run_config
 from flaxlm.training.opened import INIT, load_params
 from flaxlm.training.program import make_program
 
-torch.set_num_threads(1)  # tiny models: a second thread waits more than it works
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = "the cat sat on a mat dog ran to red sea was calm and grey".split()
 
