@@ -64,6 +64,9 @@ def test_what_the_readers_of_a_corpus_do_not_read_is_refused(path, stated, typed
         ("question_answering", {}, {"task.null_threshold": "1.0"}),
         ("summarization", {}, {"objective.length_penalty": "1.0"}),
         ("text", {}, {"baseline": "runs/other"}),
+        ("text", {}, {"eval.patience": "2"}),
+        ("text", {}, {"train.profile_steps": "3:4"}),
+        ("text", {}, {"train.profile_steps": "1:0"}),
     ],
 )
 def test_what_a_task_does_not_read_is_refused(name, stated, typed):
@@ -74,6 +77,8 @@ def test_what_a_task_does_not_read_is_refused(name, stated, typed):
     with pytest.raises(ConfigError, match=rf"--config.{key}=.* would have no effect: "):
         recipe.configure(nested, typed)
     read = {"task.seed": {"shots": 2}, "task.null_threshold": {"unanswerable": True}}.get(key)
+    if key == "train.profile_steps":
+        assert recipe.configure(nested, {key: "0:1"}).train.profile_range() == (0, 1)
     if read:
         nested["task"] |= read
         recipe.configure(nested, typed)

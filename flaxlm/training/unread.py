@@ -17,6 +17,7 @@ def unread(config: RunConfig) -> dict[str, str]:
     optimizer, schedule = config.optimizer, config.optimizer.schedule
     family, positions = config.model_name, getattr(model, "positions", "")
     rows = bool(task.objective) or task.ranks
+    first, last = config.train.profile_range() if config.train.profile_steps else (0, 1)
     label = isinstance(config.objective, SequenceObjective)
     formats = set() if rows and not task.reads_documents else _formats(data)
     said = ", ".join(sorted(formats))
@@ -66,6 +67,10 @@ def unread(config: RunConfig) -> dict[str, str]:
         (True, "objective", "model", "model.name decides it"),
         (not config.eval.split, "eval", "every batch_size metric mode patience", "eval.split=''"),
         (not config.eval.split, "checkpoint", "keep_best", "eval.split=''"),
+        (not config.eval.every, "eval", "patience",
+         "the run is evaluated once, at its end; set eval.every"),
+        (not 0 <= first < last <= (config.train.steps or last), "train", "profile_steps",
+         "first:last lies within no step of the run"),
         (not config.lora.rank, "lora", "alpha targets train", "lora.rank=0"),
         (optimizer.name != "sgd", "optimizer", "momentum", f"optimizer.name={optimizer.name!r}"),
         (optimizer.name not in ("adamw", "lion"), "optimizer", "b1 b2",
