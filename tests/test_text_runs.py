@@ -127,7 +127,7 @@ def test_a_decoder_talks_and_an_evaluation_that_was_killed_ends_the_same(run, ro
     for path in directory.iterdir():
         path.unlink()
     command = [sys.executable, "-c", KILLED, "evaluate", f"--workdir={workdir}"]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
     killed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL and not any(directory.iterdir()), killed.stderr
     good(run("evaluate", f"--workdir={workdir}"))
