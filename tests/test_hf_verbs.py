@@ -13,6 +13,7 @@ from hf_cases import CASES
 from tokenizers import models, pre_tokenizers
 
 import flaxlm
+from flaxlm import __main__ as command
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.inference.generate import GenerateConfig, generate
 
@@ -159,15 +160,16 @@ def test_a_directory_is_read_where_a_run_is(hub, run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 @pytest.mark.parametrize("name", ["bert", "gpt2", "byt5"])
-def test_vectors_are_those_of_torch(name, pooling, hub, run, tmp_path):
+def test_vectors_are_those_of_torch(name, pooling, hub, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     texts = ["the cat sat", "", "dog", "a dog ran to the mat; " * 2]
     source, target = tmp_path / "in.jsonl", tmp_path / "out.npy"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    done = good(run(
+    command.run([
         "embed", f"--workdir=hf:{hub / name}", f"--input={source}", f"--output={target}",
         f"--pooling={pooling}", "--batch_size=2", "--max_tokens=20",
-    ))  # fmt: skip
-    assert "embed/texts" in done.out
+    ])  # fmt: skip
+    assert "embed/texts" in capsys.readouterr().out
     found = np.load(target)
     tokenizer = load_hugging_face(hub / name)
     kind = transformers.T5EncoderModel if name == "byt5" else transformers.AutoModel
