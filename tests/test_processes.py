@@ -32,7 +32,7 @@ def recipe(tmp_path_factory):
     (folder / "text.txt").write_text(text)
     config = tiny.recipe(
         "masked",
-        model=tiny.FAMILIES["masked"]["model"] | {"vocab_size": 281},
+        model=tiny.QUICK | {"vocab_size": 281},
         data=dict(
             path=str(folder / "text.txt"),
             document="paragraph",

@@ -80,7 +80,16 @@ def shared_programs():
     def shared(make):
         def get(config, mesh, *arguments):
             parts = dataclasses.asdict(config)
-            for name in ("raw", "data", "checkpoint", "eval", "tokenizer", "init", "task"):
+            for name in (
+                "raw",
+                "init",
+                "init_weights",
+                "data",
+                "tokenizer",
+                "task",
+                "checkpoint",
+                "eval",
+            ):
                 del parts[name]
             key = [make, mesh, parts, config.objective, *arguments]
             if config.optimizer.schedule == "constant" and make is make_train_step:
