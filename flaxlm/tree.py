@@ -159,9 +159,28 @@ def digest(x: jax.Array) -> jax.Array:
 _compiled_digest = jax.jit(digest)  # a program for each shape, which parameters and moments share
 
 
+def _digest_on_host(x: np.ndarray) -> int:
+    """Return `digest` of an array without compiling anything for its shape."""
+    bits = np.ascontiguousarray(x).reshape(-1).view(f"u{min(x.dtype.itemsize, 4)}")
+    index = np.arange(bits.size, dtype=np.uint32)
+    h = bits ^ (index * np.uint32(0x9E3779B1) + np.uint32(0x7F4A7C15))
+    h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * np.uint32(0xC2B2AE35)
+    return int(np.sum(h ^ (h >> 16), dtype=np.uint32))
+
+
+HOST_BYTES = 2**20  # of a leaf: fetching it takes less time than compiling for its shape
+
+
 def digests(tree) -> dict[str, str]:
-    """Return `{path: 8 hexadecimal digits}` of the leaves; they are computed where they lie."""
-    values = {path: _compiled_digest(leaf) for path, leaf in flatten(tree).items()}
+    """Return `{path: 8 hexadecimal digits}` of the leaves; large ones are read where they lie."""
+
+    def value(leaf):
+        if leaf.nbytes > HOST_BYTES or not getattr(leaf, "is_fully_addressable", True):
+            return _compiled_digest(leaf)
+        return _digest_on_host(np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype)))
+
+    values = {path: value(leaf) for path, leaf in flatten(tree).items()}
     return {path: f"{value:08x}" for path, value in jax.device_get(values).items()}
 
 

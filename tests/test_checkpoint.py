@@ -23,7 +23,12 @@ from flaxlm.training import manifest
 from flaxlm.training.checkpoint import CheckpointConfig, Checkpointer
 
 
-def test_digest_is_the_same_on_every_layout_and_the_host():
+@pytest.fixture(params=[0, 2**20], ids=["compiled", "fetched"])
+def host_bytes(request, monkeypatch):
+    monkeypatch.setattr(tree, "HOST_BYTES", request.param)
+
+
+def test_digest_is_the_same_on_every_layout_and_the_host(host_bytes):
     rng = np.random.default_rng(0)
     normal = rng.normal(size=(16, 8, 3))
     dtypes = (jnp.float32, jnp.bfloat16, jnp.float16, jnp.int32, jnp.uint8, jnp.bool_)
@@ -49,7 +54,7 @@ def test_digest_is_the_same_on_every_layout_and_the_host():
         assert tree.digests(placed) == host
 
 
-def test_digest_misses_none_of_300_flips_and_100_swaps():
+def test_digest_misses_none_of_300_flips_and_100_swaps(host_bytes):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(37, 53)).astype(np.float32)
     whole = tree.digests({"x": x})["x"]

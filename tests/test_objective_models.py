@@ -39,9 +39,8 @@ def built(case, name):
         config = RecurrentConfig(vocab_size=TOKENIZER.vocab_size, **SIZE)
     else:
         types = 2 if name == "encoder" else 0
-        config = TransformerConfig(
-            vocab_size=TOKENIZER.vocab_size, num_heads=2, token_types=types, max_length=32, **SIZE
-        )
+        size = SIZE | dict(num_heads=2, max_length=32, scan_layers=False, remat="none")
+        config = TransformerConfig(vocab_size=TOKENIZER.vocab_size, token_types=types, **size)
     model = build(name, config, heads)
     rng = np.random.default_rng(0)
     params = jax.tree.map(

@@ -98,17 +98,17 @@ def make_program(
         terms, metrics = objective.loss(model, params, batch, None, False)
         return {**terms, **metrics}
 
-    predict = functools.partial(objective.predict, model)
-
-    def judge(params, batch):
-        # The model stands in both; XLA finds that and runs it once.
-        return sums(params, batch), predict(params, batch)
-
     jit = functools.partial(
         jax.jit,
         in_shardings=(places, batch_sharding),
         out_shardings=NamedSharding(mesh, PartitionSpec()),
     )
+    sums, predict = jit(sums), jit(functools.partial(objective.predict, model))
+
+    def judge(params, batch):
+        # The model stands in both; XLA finds that and runs it once.
+        return sums(params, batch), predict(params, batch)
+
     return Program(
         config=config,
         device_mesh=mesh,
@@ -119,7 +119,7 @@ def make_program(
             places,
         ),
         batch_sharding=batch_sharding,
-        sums=jit(sums),
-        predict=jit(predict),
+        sums=sums,
+        predict=predict,
         judge=jit(judge),
     )
