@@ -15,6 +15,7 @@ from flaxlm.train import train
 from flaxlm.training import config as run_config
 
 PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+pytestmark = pytest.mark.usefixtures("one_device")
 ASKED = {"LOC:city": "Where is", "HUM:ind": "Who is", "NUM:date": "When was"}
 
 
