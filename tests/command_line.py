@@ -5,8 +5,8 @@ code, streams, working memory and limits, and runs the package as `python -m` do
 touched before the fork.
 """
 
-import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -30,44 +30,39 @@ class Done:
         return [line for line in self.err.splitlines() if line.startswith("error:")]
 
 
-class CommandLine:
-    """Runs commands in `cwd`, on one device unless on more; close it at the end."""
+@functools.cache
+def server() -> subprocess.Popen:
+    """Start the server, once in a process; it ends when the pipe to it closes."""
+    return subprocess.Popen(
+        [sys.executable, __file__], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
 
-    def __init__(self, directory: pathlib.Path, cwd: pathlib.Path = ROOT, devices: int = 1):
-        self.directory = directory
-        environment = os.environ | {"XDG_CACHE_HOME": str(directory)}
-        environment["JAX_NUM_CPU_DEVICES"] = str(devices)
-        self.server = subprocess.Popen(
-            [sys.executable, __file__], cwd=cwd, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """Runs commands in `cwd`, on one device unless on more; `directory` takes what they print."""
+
+    directory: pathlib.Path
+    cwd: pathlib.Path = ROOT
+    devices: int = 1
 
     def __call__(self, *arguments: str, max_file_bytes: int = 0) -> Done:
         """Run one command; no file that it writes may be larger than `max_file_bytes`, if any."""
-        out, err = self.directory / "out", self.directory / "err"
-        request = [list(arguments), str(out), str(err), max_file_bytes]
-        self.server.stdin.write(json.dumps(request) + "\n")
-        self.server.stdin.flush()
-        return Done(int(self.server.stdout.readline()), out.read_text(), err.read_text())
-
-    def close(self) -> None:
-        """End the server."""
-        self.server.stdin.close()
-        self.server.wait()
-        self.server.stdout.close()
+        places = self.directory / "out", self.directory / "err", self.cwd
+        request = [arguments, *map(str, places), self.devices, max_file_bytes]
+        server().stdin.write(json.dumps(request) + "\n")
+        server().stdin.flush()
+        code, (out, err, _) = int(server().stdout.readline()), places
+        return Done(code, out.read_text(), err.read_text())
 
 
-@contextlib.contextmanager
-def trained(root: pathlib.Path, recipe: dict):
-    """Train a recipe, which is left in `root`; yield (command line, run directory)."""
+def trained(root: pathlib.Path, recipe: dict) -> tuple[CommandLine, pathlib.Path]:
+    """Train a recipe, which is left in `root`; return command line and run directory."""
     (root / "recipe.json").write_text(json.dumps(recipe))
     line, workdir = CommandLine(root, cwd=root), root / "run"
-    try:
-        done = line("train", f"--config={root / 'recipe.json'}", f"--workdir={workdir}")
-        assert done.code == 0, done.err
-        yield line, workdir
-    finally:
-        line.close()
+    done = line("train", f"--config={root / 'recipe.json'}", f"--workdir={workdir}")
+    assert done.code == 0, done.err
+    return line, workdir
 
 
 def serve() -> None:
@@ -91,11 +86,18 @@ def serve() -> None:
         print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
 
 
-def execute(arguments: list[str], out: str, err: str, max_file_bytes: int) -> None:
-    """Become `python -m flaxlm arguments…`; does not return."""
+def execute(
+    arguments: list[str], out: str, err: str, cwd: str, devices: int, max_file_bytes: int
+) -> None:
+    """Become `python -m flaxlm arguments…` in `cwd`; does not return."""
     import resource
     import runpy
 
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", devices)
+    os.chdir(cwd)
+    os.environ["XDG_CACHE_HOME"] = os.path.dirname(out)
     for number, path in ((0, os.devnull), (1, out), (2, err)):
         mode = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         os.dup2(os.open(path, mode), number)

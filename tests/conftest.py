@@ -118,9 +118,7 @@ def run(tmp_path_factory, compilation_cache):
     from command_line import CommandLine
 
     here = tmp_path_factory.mktemp("line")
-    line = CommandLine(here, cwd=here)
-    yield line
-    line.close()
+    return CommandLine(here, cwd=here)
 
 
 @pytest.fixture(scope="session")

@@ -232,8 +232,7 @@ def flaxlm(folder):
     command = CommandLine(folder, devices=2)  # for what a mesh gets wrong
     done = command("train", f"--config={folder / 'recipe.json'}", f"--workdir={folder / 'run'}")
     assert done.code == 0, done.err
-    yield command
-    command.close()
+    return command
 
 
 def refused(done, code: int, text: str) -> None:

@@ -204,9 +204,7 @@ def test_a_text_longer_than_those_of_training_is_warned_of_once(
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, compilation_cache):
     here = tmp_path_factory.mktemp("line")
-    line = CommandLine(here, cwd=here)
-    yield here, line
-    line.close()
+    return here, CommandLine(here, cwd=here)
 
 
 def generations(workdir):

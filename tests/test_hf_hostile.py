@@ -235,7 +235,6 @@ def test_the_command_line_says_it_in_one_line(good, tmp_path, compilation_cache)
     shutil.copytree(good / "gpt2", tmp_path / "nan")
     replace(ROW, to=lambda a: a * np.nan)(tmp_path / "nan")
     done = run("inspect", f"--workdir=hf:{tmp_path / 'nan'}")
-    run.close()
     assert done.code == 0
     assert f"warning: {tmp_path / 'nan'}: tensor {ROW} holds NaN or infinity" in done.err
 

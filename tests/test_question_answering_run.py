@@ -64,8 +64,7 @@ def reader(tmp_path_factory, compilation_cache):
         optimizer=dict(learning_rate=3e-3, schedule="linear"),
         train=dict(steps=240, batch_size=16, length=24, log_every=40),
     )
-    with trained(root, recipe) as pair:
-        yield pair
+    return trained(root, recipe)
 
 
 def report(workdir, split):

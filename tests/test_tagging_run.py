@@ -59,8 +59,7 @@ def tagger(tmp_path_factory, compilation_cache):
         train=dict(steps=120, batch_size=16, length=14, log_every=40),
     )
     (root / "test.conll").write_text("mr\nann\n.\n\n" + "s\n" * 20 + "in\nbob\npoe\n")
-    with trained(root, recipe) as pair:
-        yield pair
+    return trained(root, recipe)
 
 
 def report(workdir, split):

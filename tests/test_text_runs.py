@@ -34,9 +34,7 @@ TALK = [{"role": "user", "content": "count"}, {"role": "assistant", "content": "
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, compilation_cache):
-    line = CommandLine(tmp_path_factory.mktemp("line"))
-    yield line
-    line.close()
+    return CommandLine(tmp_path_factory.mktemp("line"))
 
 
 @pytest.fixture(scope="module")

@@ -114,9 +114,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(root, compilation_cache):
-    line = CommandLine(root, cwd=root)
-    yield line
-    line.close()
+    return CommandLine(root, cwd=root)
 
 
 def evaluate(run, workdir, task, *overrides):
