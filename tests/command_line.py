@@ -74,7 +74,10 @@ def serve() -> None:
     # Of the package this leaves out `__main__`, which runs anew in each child.
     for verb in ("glue", "generate", "embed", "inspect", "convert"):
         importlib.import_module(f"flaxlm.commands.{verb}")
-    for late in ("grain", "matplotlib.backends.backend_agg", "orbax.checkpoint", "tensorboardX"):
+    for late in (
+        *("grain", "matplotlib.backends.backend_agg", "matplotlib.figure", "orbax.checkpoint"),
+        *("rouge_score.rouge_scorer", "sacrebleu.metrics", "tensorboardX"),
+    ):
         importlib.import_module(late)
     gc.freeze()  # nothing of it is garbage for a child to look for
     answers = os.fdopen(os.dup(1), "w")

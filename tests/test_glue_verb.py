@@ -26,7 +26,6 @@ SHORT = (
     "--config.eval.every=2",
     "--config.eval.batch_size=8",
     "--config.checkpoint.every=2",
-    "--config.optimizer.learning_rate=1e-2",
 )
 
 
@@ -85,8 +84,9 @@ def init(tmp_path_factory):
     return root / "run"
 
 
-def run(data, init, workdir, *more):
-    command.run(["glue", f"--init={init}", f"--data={data}", f"--workdir={workdir}", *SHORT, *more])
+def run(data, init, workdir, *more, rate=0.01):
+    options = [f"--init={init}", f"--data={data}", f"--workdir={workdir}"]
+    command.run(["glue", *options, f"--config.optimizer.learning_rate={rate}", *SHORT, *more])
     return json.loads((workdir / "glue.json").read_text())
 
 
@@ -199,7 +199,7 @@ def test_killed_anywhere_and_started_again_ends_the_same(whole, data, init, tmp_
 
     # Other settings are another benchmark.
     with pytest.raises(Unsafe, match=r"optimizer.learning_rate: 0.01 -> 0.1"):
-        run(data, init, workdir, "--config.optimizer.learning_rate=0.1")
+        run(data, init, workdir, rate=0.1)
 
 
 def test_a_task_without_a_train_file_is_scored_with_a_run_that_stands_there(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import transformer_oracle
+from flax.errors import ScopeParamShapeError
 from tiny import B, L, V
 
 from flaxlm import sharding, tree
@@ -354,6 +355,19 @@ def test_sharded_equals_single_device(family):
 def test_impossible_configs_are_refused_by_name(fields, named):
     with pytest.raises(ConfigError, match=named):
         tiny.config("decoder", **fields)
+
+
+@pytest.mark.parametrize("family", ["encoder", "recurrent"])
+def test_parameters_of_another_shape_are_refused(family):
+    """Each of them, or it would be broadcast in silence."""
+    _, module, params = tiny.model(family)
+    batch, flat = tiny.packed(), tree.flatten(params)
+    run = lambda params: jax.eval_shape(module.apply, {"params": params}, batch)  # noqa: E731
+    run(params)
+    for path, leaf in flat.items():
+        other = tree.unflatten(flat | {path: leaf[..., :1]})
+        with pytest.raises(ScopeParamShapeError):
+            run(other)
 
 
 def test_too_long_rows_and_unknown_heads_are_refused():

@@ -170,5 +170,8 @@ def word_windows(
         return before if causal else np.minimum(before, ends[stop - 1] - ends[first:stop])
 
     chosen = supervised.best_window(spans, context)
-    scored = [np.flatnonzero(chosen == number) for number in range(len(spans))]
-    return [WordWindow(*span, s) for span, s in zip(spans, scored, strict=True) if len(s)]
+    windows = []
+    for number, (first, stop) in enumerate(spans):
+        scored = first + np.flatnonzero(chosen[first:stop] == number)
+        windows += [WordWindow(first, stop, scored)] * bool(len(scored))
+    return windows
