@@ -12,6 +12,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -48,12 +49,21 @@ class CommandLine:
 
     def __call__(self, *arguments: str, max_file_bytes: int = 0) -> Done:
         """Run one command; no file that it writes may be larger than `max_file_bytes`, if any."""
-        places = self.directory / "out", self.directory / "err", self.cwd
-        request = [arguments, *map(str, places), self.devices, max_file_bytes]
-        server().stdin.write(json.dumps(request) + "\n")
+        return self.together([arguments], max_file_bytes)[0]
+
+    def together(self, commands: Iterable[Sequence[str]], max_file_bytes: int = 0) -> list[Done]:
+        """Run several commands at the same time, a process each."""
+        requests = []
+        for number, arguments in enumerate(commands):
+            places = (str(self.directory / f"{name}{number or ''}") for name in ("out", "err"))
+            requests.append([arguments, *places, str(self.cwd), self.devices, max_file_bytes])
+        server().stdin.write(json.dumps(requests) + "\n")
         server().stdin.flush()
-        code, (out, err, _) = int(server().stdout.readline()), places
-        return Done(code, out.read_text(), err.read_text())
+        codes = json.loads(server().stdout.readline())
+        texts = [
+            [pathlib.Path(place).read_text() for place in request[1:3]] for request in requests
+        ]
+        return [Done(code, *text) for code, text in zip(codes, texts, strict=True)]
 
 
 def trained(root: pathlib.Path, recipe: dict) -> tuple[CommandLine, pathlib.Path]:
@@ -66,7 +76,7 @@ def trained(root: pathlib.Path, recipe: dict) -> tuple[CommandLine, pathlib.Path
 
 
 def serve() -> None:
-    """Fork for each request on standard input; answer with the exit code."""
+    """Fork for each request of a line on standard input; answer with their exit codes."""
     import gc
     import importlib
 
@@ -82,22 +92,26 @@ def serve() -> None:
     gc.freeze()  # nothing of it is garbage for a child to look for
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            execute(*json.loads(line))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+        children = []
+        for request in json.loads(line):
+            children.append(os.fork())
+            if children[-1] == 0:
+                execute(*request)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print(json.dumps(codes), file=answers, flush=True)
 
 
 def execute(
     arguments: list[str], out: str, err: str, cwd: str, devices: int, max_file_bytes: int
 ) -> None:
-    """Become `python -m flaxlm arguments…` in `cwd`; does not return."""
+    """Become `python -m flaxlm arguments…`, or a script's, in `cwd`; does not return."""
     import resource
     import runpy
+    import signal
 
     import jax
 
+    signal.alarm(600)  # a command that hangs is a failure, and not the end of the suite
     jax.config.update("jax_num_cpu_devices", devices)
     os.chdir(cwd)
     os.environ["XDG_CACHE_HOME"] = os.path.dirname(out)
@@ -106,9 +120,13 @@ def execute(
         os.dup2(os.open(path, mode), number)
     if max_file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
-    sys.argv = ["flaxlm", *arguments]
+    script = arguments[0] if arguments and arguments[0].endswith(".py") else ""
+    sys.argv = arguments if script else ["flaxlm", *arguments]
     try:
-        runpy.run_module("flaxlm", run_name="__main__", alter_sys=True)
+        if script:
+            runpy.run_path(script, run_name="__main__")
+        else:
+            runpy.run_module("flaxlm", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         if not end.code:
             raise

@@ -1,18 +1,16 @@
 """Several processes under `jax.distributed`, for real: the same batches, the same run."""
 
 import json
-import os
 import pathlib
 import random
 import socket
-import subprocess
-import sys
 
 import numpy as np
+import process_child
 import pytest
 import tiny_runs as tiny
+from command_line import CommandLine
 
-ROOT = pathlib.Path(__file__).parents[1]
 DEVICES = 4
 BATCHES = 100
 
@@ -47,20 +45,12 @@ def recipe(tmp_path_factory):
     return path
 
 
-def run_processes(count: int, command) -> None:
+def run_processes(count: int, folder: pathlib.Path, command) -> None:
     """Run `command(coordinator, index)` in each process, on DEVICES devices together."""
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(DEVICES // count)}
     coordinator = free_port()
-    running = [
-        subprocess.Popen(
-            [sys.executable, *command(coordinator, str(index))],
-            cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for index in range(count)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=300)[0] for process in running]
-    for process, output in zip(running, outputs, strict=True):
-        assert process.returncode == 0, output
+    line = CommandLine(folder, devices=DEVICES // count)
+    for done in line.together([command(coordinator, str(index)) for index in range(count)]):
+        assert done.code == 0, done.err
 
 
 def rows(recipe, folder, count) -> list[dict]:
@@ -69,9 +59,9 @@ def rows(recipe, folder, count) -> list[dict]:
     def command(coordinator, index):
         out = folder / f"{count}-{index}.npz"
         arguments = (coordinator, count, index, recipe, folder / "run", BATCHES, out)
-        return ["tests/process_child.py", *map(str, arguments)]
+        return [process_child.__file__, *map(str, arguments)]
 
-    run_processes(count, command)
+    run_processes(count, folder, command)
     return [dict(np.load(folder / f"{count}-{index}.npz")) for index in range(count)]
 
 
@@ -94,11 +84,11 @@ def test_a_run_of_two_processes_is_the_run_of_one(recipe, tmp_path):
 
         def command(coordinator, index):
             several = ["--coordinator=" + coordinator, f"--num_processes={count}"]
-            return ["-m", "flaxlm", "train", f"--config={recipe}", f"--workdir={workdir}"] + (
+            return ["train", f"--config={recipe}", f"--workdir={workdir}"] + (
                 [*several, f"--process_id={index}"] if count > 1 else []
             )
 
-        run_processes(count, command)
+        run_processes(count, tmp_path, command)
         rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         assert (workdir / "checkpoints").exists()
         return rows, json.loads((workdir / "result.json").read_text())
