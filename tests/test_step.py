@@ -37,7 +37,7 @@ def loss_and_gradients(family, mesh, microbatches):
     host = tiny.random_batch(spec, seed=1)
     with program.mesh():
         state = tiny.drawn_state(program)
-        batch = sharding.to_global(host, 0, 16, program.batch_sharding)
+        batch = jax.block_until_ready(sharding.to_global(host, 0, 16, program.batch_sharding))
         grads = jax.jit(tiny.gradients(program, microbatches))
         gradients, loss = grads(state.params, batch, jax.random.key(0))
         return float(loss), {p: np.asarray(g) for p, g in tree.flatten(gradients).items()}

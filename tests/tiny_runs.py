@@ -163,4 +163,5 @@ def drawn_state(program, seed=0):
         number = params[name] if section in ("params", "ema") else np.zeros(leaf.shape, leaf.dtype)
         return jax.device_put(number, leaf.sharding)
 
-    return tree.map_paths(place, program.abstract_state)
+    # Copies under way and collectives share the threads of virtual devices.
+    return jax.block_until_ready(tree.map_paths(place, program.abstract_state))
