@@ -19,6 +19,10 @@ if not {"FLAXLM_PARITY", "FLAXLM_ZERO_SHOT"} & os.environ.keys():
 os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")  # a wrapper around every call of JAX
 # Every program is worth keeping, for the other worker and for the commands that tests start.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Virtual devices that wait 40 s for each other end the process; a busy host may stall for longer.
+if "terminate_timeout" not in os.environ.get("XLA_FLAGS", ""):
+    patience = " --xla_cpu_collective_call_terminate_timeout_seconds=300"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + patience
 # An instruction set that programs are compiled for, beside whatever else is asked for: `isas.py`.
 if "FLAXLM_TEST_ISA" in os.environ:
     cap = f"--xla_cpu_max_isa={os.environ['FLAXLM_TEST_ISA']}"
