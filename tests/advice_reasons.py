@@ -50,7 +50,7 @@ REASONS = {
     "kept the worst by eval.metric": FACT,
     "objective.labels={} must name at least two": DEFENCE,
     "objective.labels={} has no tag": DEFENCE,
-    "model.tied=True leaves it nothing": "model.init has one value there",
+    "model.tied=True leaves no output table": "model.init has one value there",
     "model.name decides it": "objective.model is no key that can be typed",
     "let the head start fresh with": "tried below, in test_advice.py",
     "{} answers with {}, and objective.labels are {}": "tried below, in test_advice.py",

@@ -86,6 +86,36 @@ def test_a_label_is_the_same_number_with_and_without_a_fraction_of_nothing(tmp_p
         assert ids_of(tmp_path, form, "1.0", 1, labels=("1", "1.0")) == [1, 0]
 
 
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in ("ner", "conll")])
+@pytest.mark.parametrize(
+    ("labels", "values", "ids"),
+    [
+        (("1.0", "2.0", "3.0"), (2, 1.0, "3.0"), [1, 0, 2]),
+        (("1.0", "0.0"), (0.0, 1.0), [1, 0]),
+        (("+1", "-1"), (1, -1), [0, 1]),
+        (("-1", "+1"), (1, -1), [1, 0]),
+        (("-1.0", "1.0"), (-1.0, 1), [0, 1]),
+        (("0.5", "1e0"), ("0.5", 1), [0, 1]),
+        (("01", "02"), (1, "02"), [0, 1]),
+        (("1", "a"), ("a", 1), [1, 0]),
+    ],
+)
+def test_labels_that_are_numbers_are_compared_by_value(tmp_path, form, labels, values, ids):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ids_of(tmp_path, form, *values, labels=labels) == ids
+        with pytest.raises(DataError, match=r"not in objective\.labels"):
+            ids_of(tmp_path, form, 7, labels=labels)
+
+
+@pytest.mark.parametrize("number", ["0", "0.0"])
+def test_a_sets_own_numbers_are_its_own_however_they_are_written(tmp_path, number):
+    data = of_file(tmp_path / "m.csv", f"premise,hypothesis,label\na,b,{number}")
+    labels = ("contradiction", "neutral", "entailment")
+    (example,) = TASKS["mnli"]().examples(data, "test", labels)
+    assert labels[example["label"]] == "entailment"
+
+
 def test_what_is_a_whole_number():
     assert [integer(value) for value in (3, 3.0, -1.0, 0)] == [3, 3, -1, 0]
     others = (True, 1.5, float("nan"), float("inf"), "3", None, [3])

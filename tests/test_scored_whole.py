@@ -60,7 +60,13 @@ def test_a_file_that_nothing_was_trained_on_is_scored_whole(
     overrides = {key: value.format(here=tmp_path) for key, value in overrides.items()}
     if nested.get("data", {}).get("path") == "{here}":
         nested = nested | {"data": {"path": str(tmp_path)}}
-    assert scored_whole(nested, overrides, foreign) == overrides | added
+    assert scored_whole(nested, overrides, None if foreign else nested) == overrides | added
+
+
+@pytest.mark.parametrize(("path", "added"), [("./mine.txt", {}), ("other.txt", WHOLE)])
+def test_a_recipe_given_again_does_not_make_a_runs_own_file_another(path, added):
+    overrides = {"data.path": path}
+    assert scored_whole({"data": {"path": "stdlib"}}, overrides, RUN) == overrides | added
 
 
 def test_batches_of_a_foreign_model_are_cut_where_a_task_has_examples():

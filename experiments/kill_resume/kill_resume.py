@@ -131,8 +131,7 @@ def main() -> None:
     root, draw = pathlib.Path(given.workdir).absolute(), random.Random(given.seed)
     root.mkdir(parents=True, exist_ok=True)
     log = (root / "log.txt").open("w")
-    shared = f"--config.data.cache_dir={root / 'cache'}"
-    arguments = [*given.train, shared]
+    arguments = given.train
     whole = root / "uninterrupted"
     _, _, seconds = run_until_killed(whole, arguments, log)
     wanted = inspect(whole)
@@ -142,7 +141,9 @@ def main() -> None:
     for number in range(given.runs):
         workdir = root / f"killed-{number}"
         shutil.rmtree(workdir, ignore_errors=True)
-        shutil.copytree(whole / "tokenizer", workdir / "tokenizer")
+        for made in ("tokenizer", "cache"):  # a task has no cache
+            if (whole / made).exists():
+                shutil.copytree(whole / made, workdir / made)
         row = {"run": number, "kills": 0, "in_save": 0, "in_report": 0}
         done = functools.partial(trained, workdir, wanted["step"])
         plans = []

@@ -30,20 +30,22 @@ class Options(ReadOptions, ProcessOptions):
         foreign = self.checkpoint == INIT
         if foreign:
             overrides = in_buckets(nested, overrides)
-        return super().configure(nested, scored_whole(nested, overrides, foreign))
+        stands = not foreign and os.path.exists(self.place / "config.json")
+        run = self.default_recipe() if stands else nested
+        return super().configure(nested, scored_whole(nested, overrides, None if foreign else run))
 
 
 # What says of a file which part of it is scored.
 PARTS = ("split", "valid_fraction", "test_fraction", "valid_path", "test_path")
 
 
-def scored_whole(nested: dict, overrides: dict[str, str], foreign: bool) -> dict[str, str]:
+def scored_whole(nested: dict, overrides: dict[str, str], run: dict | None) -> dict[str, str]:
     """Return the overrides, with those that score all of a file which was not trained on.
 
     That is a `data.path` on the command line other than the run's, where nothing is said of
     splits. The directory of a published set has its parts, and `stdlib` is split as in training.
-    No file here was held out from a `foreign` model, a Hugging Face one, and for it a recipe's own
-    path counts as one on the command line does.
+    No file here was held out from a Hugging Face model, for which `run` is None, and for it a
+    recipe's own path counts as one on the command line does.
     """
     data, task = nested.get("data", {}), overrides.get("task.name", "")
     path, typed = data.get("path"), overrides.get("data.path")
@@ -54,7 +56,10 @@ def scored_whole(nested: dict, overrides: dict[str, str], foreign: bool) -> dict
     parts = parts if task else parts | data
     published = bool(parts.get("valid_path")) and all(map(os.path.isdir, _places(path)))
     said = any(f"data.{key}" in overrides or (own and key in data) for key in PARTS)
-    if path in (None, STDLIB) or (own and not foreign) or published or said:
+    trained = run is not None and (
+        typed is None or _places(path) == _places(run.get("data", {}).get("path"))
+    )
+    if path in (None, STDLIB) or trained or published or said:
         return overrides
     return overrides | {"data.split": "whole", "data.valid_path": "", "data.test_path": ""}
 

@@ -15,8 +15,8 @@ from flaxlm.training import config as run_config
 from flaxlm.training.opened import INIT
 
 # The keys that are read to open a trained model, and those that its data is read by.
-MODEL = r"model\..*|objective\.(name|labels|nsp|prefix|pooling)|task\.name|train\.length"
-MODEL += r"|eval\.(metric|mode|patience)"
+MODEL = r"model\.(?!\w+_dropout|init|scale_residual_init).*|task\.name|train\.length"
+MODEL += r"|objective\.(name|labels|nsp|prefix|pooling)|eval\.(metric|mode|patience)"
 DATA = r"seed|task\..*|objective\.(?!label_smoothing|z_loss|class_weights).*"
 DATA += r"|data\.(?!threads|prefetch).*|train\.(batch_size|buckets)"
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from flaxlm import files
 from flaxlm.data import tables
 from flaxlm.data.sources import DataConfig
-from flaxlm.tasks.labels import find_label, label_ids, label_text
+from flaxlm.tasks.labels import find_label, label_ids, label_text, whole_number
 from flaxlm.tasks.records import Record, read_split, read_table
 from flaxlm.tasks.regression import NumberTask
 from flaxlm.tasks.task import Answers, Example, Examples, Labels, LabelTask, Task
@@ -137,8 +137,9 @@ class GlueLabels(Glue, LabelTask):
             value = record.columns.get(column)
             value = label_text(value) or str(value)
             if column in record.columns and value not in ids:
-                if value.isdecimal() and int(value) < len(self.names):
-                    value = self.names[int(value)]
+                digits = whole_number(value)
+                if digits.isdecimal() and int(digits) < len(self.names):
+                    value = self.names[int(digits)]
                 else:
                     value = meant.get(find_label(value, meant), value)
                 record = dataclasses.replace(record, columns=record.columns | {column: value})

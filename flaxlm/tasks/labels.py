@@ -13,13 +13,17 @@ from flaxlm.errors import ConfigError, DataError, nearest
 class LabelIds(dict[str, int]):
     """{label: id}, which finds the label that a row means: by its name, or by a number.
 
-    Where no label is a number, numbers are places among the labels, which is warned of.
+    Where labels are numbers, another number is compared with them by its value: 1.0 is 1. Where
+    none is, numbers are places among the labels, which is warned of.
     """
 
     def __init__(self, labels: Sequence[str]):
         super().__init__((label, index) for index, label in enumerate(labels))
         self._known: dict[str, int | None] = {}
-        self._places = not any(map(str.isdecimal, labels))  # whether a number is one
+        values = [_number(label) for label in labels]
+        self._places = not any(value is not None for value in values)  # whether a number is one
+        pairs = zip(values, labels, strict=True)
+        self._by_value = {value: label for value, label in pairs if values.count(value) == 1}
         self._kind = ""  # what the rows have had so far
 
     def find(self, name: str, place: str, what: str = "labels") -> int | None:
@@ -28,12 +32,18 @@ class LabelIds(dict[str, int]):
         `what` such names are in a warning. DataError where names and numbers stand side by side.
         """
         if name not in self._known:
-            digits = re.sub(r"^(\d+)\.0+$", r"\1", name)  # so a table of texts writes 1.0
-            label = find_label(name, self) or find_label(digits, self)
-            number = int(digits) if self._is_place(digits) and int(digits) < len(self) else None
-            self._known[name] = number if label is None else self[label]
-            if self._known[name] is not None:
-                self._one_kind("names" if number is None else "numbers", name, place, what)
+            value, digits = _number(name), whole_number(name)
+            if name in self or value is None or self._places:
+                label = find_label(name, self)
+            else:
+                label = self._by_value.get(value)
+            if label is None and self._is_place(digits) and int(digits) < len(self):
+                self._known[name] = int(digits)
+                self._one_kind("numbers", name, place, what)
+            else:
+                self._known[name] = None if label is None else self[label]
+                if label is not None:
+                    self._one_kind("names", name, place, what)
         return self._known[name]
 
     def lack(self, name: str) -> str:
@@ -58,6 +68,16 @@ class LabelIds(dict[str, int]):
                 stacklevel=1,
             )
         self._kind = kind
+
+
+def _number(text: str) -> float | None:
+    """Return the value of a text that is a decimal number, None of any other."""
+    return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", text) else None
+
+
+def whole_number(text: str) -> str:
+    """Return 1 of 1.0, as a table of texts writes it where one is missing; others unchanged."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", text)
 
 
 def label_text(value: object) -> str | None:
