@@ -1,4 +1,4 @@
-"""Keys that nothing reads, as the others stand: who sets one is told so instead of ignored."""
+"""Keys that nothing reads, given the others: setting one is refused, with the reason."""
 
 from flaxlm.data.sources import STDLIB, DataConfig, sources
 from flaxlm.errors import FlaxlmError
