@@ -149,7 +149,7 @@ def settle(verb: str, options, spec: str | None, overrides: dict[str, str]):
         name = re.sub(r"[^\w.-]+", "-", options.workdir.removeprefix(SCHEME)).strip("-.")
         options = dataclasses.replace(options, workdir=f"runs/hf-{name}", checkpoint=INIT)
     config = options.configure(nested, overrides)
-    # With a recipe, the command line of the run is repeated, and a verb takes from it what it reads.
+    # A recipe repeats the command line of the run, of which a verb takes what it reads.
     for key in overrides if spec is None else ():
         if not re.fullmatch(options.reads, key):
             flag = key.rpartition(".")[2]
