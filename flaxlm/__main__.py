@@ -18,6 +18,8 @@ def set_up_jax(options) -> None:
     """Choose platform, compilation cache and process group, before any device is touched."""
     import jax
 
+    from flaxlm import sharding
+
     if options.platform and not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", options.platform)
     if not jax.config.jax_compilation_cache_dir:
@@ -31,6 +33,7 @@ def set_up_jax(options) -> None:
     found = detected and options.joins and _several_hosts()
     if places and not (coordinator or found):
         raise ConfigError(f"--{places[0]} needs --coordinator=HOST:PORT beside it")
+    sharding.make_room_for_collectives(several_processes=bool(coordinator or found))
     if coordinator or found:
         if coordinator and None in (options.num_processes, options.process_id):
             raise ConfigError("--coordinator needs --num_processes and --process_id beside it")

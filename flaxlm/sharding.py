@@ -10,6 +10,8 @@ import contextlib
 import contextvars
 import dataclasses
 import math
+import os
+import re
 
 import jax
 import numpy as np
@@ -29,6 +31,28 @@ RULES = {
     "head_dim": (),
     "mlp": ("tensor",),
 }
+
+
+# Threads for each of several devices of a CPU: collectives that may wait at once, and kernels.
+DEVICE_THREADS = 8
+
+
+def make_room_for_collectives(several_processes: bool = False) -> None:
+    """Have XLA start enough threads for collectives between CPU devices; called before it starts.
+
+    XLA runs kernels of all CPU devices in one pool, of as many threads as there are cores or
+    devices, and a collective waits for the other devices in one of these threads. Where a layer
+    loop and what stands outside it are independent, a device waits in two at once, and where
+    all threads wait, each for a collective that has none, they do so until XLA ends the process.
+    XLA reads the number of threads from NPROC, which is raised here where it is lower.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    flag = re.search(r"xla_force_host_platform_device_count=(\d+)", flags)
+    devices = max(1, jax.config.jax_num_cpu_devices, int(flag[1]) if flag else 1)
+    given = os.environ.get("NPROC", "")
+    threads = int(given) if given.isdecimal() else os.cpu_count() or 1
+    if (devices > 1 or several_processes) and threads < DEVICE_THREADS * devices:
+        os.environ["NPROC"] = str(DEVICE_THREADS * devices)
 
 
 @dataclasses.dataclass(frozen=True)

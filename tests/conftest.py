@@ -34,8 +34,13 @@ import gc
 import jax
 import pytest
 
+from flaxlm import sharding
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+sharding.make_room_for_collectives()
+jax.devices()
+os.environ.pop("NPROC", None)  # commands that tests start make room themselves
 
 SHARED = pathlib.Path(
     os.environ.get("FLAXLM_TEST_DATA", pathlib.Path(__file__).parents[2] / "shared")

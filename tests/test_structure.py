@@ -64,7 +64,7 @@ ALLOWED = {
         *BASE,
     },
     "lm_eval_adapter": {"training", "inference", "sharding"},
-    "__main__": {"commands"},
+    "__main__": {"commands", "sharding"},
     "__init__": {"train", "evaluation", "inference", "training", "interop"},
 }
 
