@@ -17,6 +17,7 @@ REASONS = {
     "holds a run already; take another --to": "takes a conversion; test_hf_verbs.py",
     "glue runs each task once": "takes a folder of GLUE; test_glue_verb.py",
     "--config: {}: {}: {}": FACT,
+    "data.{} is {} there and {} here": FACT,
     "seeds={} sums up": "takes a training; test_seeds.py",
     "an encoding process died": MACHINE,
     "data.weights={}: one positive weight": DEFENCE,

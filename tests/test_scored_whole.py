@@ -1,11 +1,12 @@
 """What is asked is what is scored: all of a file, and the table says how much of it."""
 
 import json
+import re
 
 import pytest
 import tiny_runs as tiny
 
-from flaxlm.commands.evaluate import in_buckets, scored_whole
+from flaxlm.commands.evaluate import Options, in_buckets, scored_whole
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError
 from flaxlm.tasks import TASKS
@@ -67,6 +68,35 @@ def test_a_file_that_nothing_was_trained_on_is_scored_whole(
 def test_a_recipe_given_again_does_not_make_a_runs_own_file_another(path, added):
     overrides = {"data.path": path}
     assert scored_whole({"data": {"path": "stdlib"}}, overrides, RUN) == overrides | added
+
+
+@pytest.mark.parametrize(
+    ("now", "split", "named"),
+    [
+        ({"split": "tail"}, "valid", "data.split is 'hash' there and 'tail' here"),
+        ({"split": "whole"}, "valid", "data.split"),
+        ({"valid_fraction": 0.5}, "test", "data.valid_fraction is 0.01 there and 0.5 here"),
+        ({"document": "line"}, "valid", "data.document"),
+        ({"nfc": True, "dedup": True}, "valid", "data.nfc is .*data.dedup is"),
+        ({"path": "./mine.txt", "exclude": ("b",)}, "valid", "data.exclude"),
+        # The same rows, rows that were trained on by name, and another file.
+        ({}, "valid", None),
+        ({"split": "tail"}, "train", None),
+        ({"path": "other.txt", "split": "tail"}, "valid", None),
+        ({"cache_dir": "c", "workers": 1}, "valid", None),
+    ],
+)
+def test_another_part_of_what_was_trained_on_is_said(now, split, named, tmp_path, recwarn):
+    data = dict(path="mine.txt", split="hash")
+    (tmp_path / "config.json").write_text(json.dumps(tiny.recipe("causal", data=data)))
+    recipe = tiny.recipe("causal", data=data | now)
+    config = Options(workdir=str(tmp_path), split=split).configure(recipe, {})
+    assert config.data.split == (data | now)["split"]
+    said = [str(warning.message) for warning in recwarn]
+    assert len(said) == bool(named)
+    assert not named or re.search(
+        rf"{re.escape(str(tmp_path))} was trained on this.*{named}", said[0]
+    )
 
 
 def test_batches_of_a_foreign_model_are_cut_where_a_task_has_examples():

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -32,11 +33,39 @@ class Options(ReadOptions, ProcessOptions):
             overrides = in_buckets(nested, overrides)
         stands = not foreign and os.path.exists(self.place / "config.json")
         run = self.default_recipe() if stands else nested
-        return super().configure(nested, scored_whole(nested, overrides, None if foreign else run))
+        overrides = scored_whole(nested, overrides, None if foreign else run)
+        config = super().configure(nested, overrides)
+        if stands and self.split != "train":
+            say_where_parts_differ(config.data, run.get("data", {}), self.workdir)
+        return config
 
 
-# What says of a file which part of it is scored.
+# What says of a file which part of it is scored, and what else decides where a row of it falls.
 PARTS = ("split", "valid_fraction", "test_fraction", "valid_path", "test_path")
+ROWS = ("include", "exclude", "format", "field", "document")
+ROWS += ("nfc", "strip_control", "dedup", "min_chars")
+
+
+def say_where_parts_differ(data: DataConfig, run: dict, place: str) -> None:
+    """Warn where what a run was trained on is split otherwise than in training.
+
+    Args:
+      data: what is scored.
+      run: the `data` section of the run's config, which lies at `place`.
+    """
+    if _places(data.path) != _places(run.get("path", DataConfig.path)):
+        return
+    differ = []
+    for key in (*PARTS, *ROWS):
+        now, then = getattr(data, key), run.get(key, getattr(DataConfig, key))
+        if now != (tuple(then) if isinstance(then, list) else then):
+            differ.append(f"data.{key} is {then!r} there and {now!r} here")
+    if differ:
+        warnings.warn(
+            f"{place} was trained on this data and held out another part of it: "
+            f"{'; '.join(differ)}. Rows of its training may be among those scored",
+            stacklevel=2,
+        )
 
 
 def scored_whole(nested: dict, overrides: dict[str, str], run: dict | None) -> dict[str, str]:
