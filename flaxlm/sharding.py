@@ -95,9 +95,22 @@ def make_mesh(config: ShardingConfig, devices=None) -> Mesh:
     left = len(devices) // math.prod(size for size in stated.values() if size > 0)
     sizes = [left if size == -1 else size for size in stated.values()]
     if math.prod(sizes) != len(devices):
+        # One size is to be all that the others leave, which are 1 where they do not divide.
+        rests = [axis for axis, size in stated.items() if size == -1] or list(stated)
+        others = {
+            rest: math.prod(n for axis, n in stated.items() if axis != rest) for rest in rests
+        }
+        whole = [rest for rest in rests if len(devices) % others[rest] == 0]
+        rest = (whole or rests)[0]
+        fitting = {axis: size if whole else 1 for axis, size in stated.items()} | {rest: -1}
+        changes = [
+            f"sharding.{axis}={size}" + " (all that the others leave)" * (size == -1)
+            for axis, size in fitting.items()
+            if size != stated[axis]
+        ]
         raise ConfigError(
-            f"sharding {stated} does not divide the {len(devices)} devices; set one size to -1, "
-            "for all that the others leave"
+            f"sharding {stated} does not divide the {len(devices)} "
+            f"device{'s' * (len(devices) != 1)}; set {' and '.join(changes)}"
         )
     # jax.make_mesh defaults to Explicit axes, under which Linen modules break.
     return jax.make_mesh(

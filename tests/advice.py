@@ -194,7 +194,9 @@ DATA = [
      "data.valid_fraction=0.5"),
     ("data.split='file' needs", CAUSAL, "data.split=file", "data.valid_path=other.txt"),
     ("data.valid_path and data.test_path need", CAUSAL, "data.valid_path=other.txt",
-     "data.split=file"),
+     "data.split=file", "data.valid_path=-", "data.valid_path="),
+    ("data.valid_path and data.test_path need", CAUSAL, "data.split=hash data.valid_path=other.txt "
+     "data.test_path=other.txt", "data.split=file", "data.valid_path=- data.test_path=-"),
     ("data.include={} and data.exclude={}", READ, "data.include=('x',)", "data.include=-",
      "data.include=('*',)"),
     ("use a glob with data.format", READ, "data.path=folder",

@@ -302,3 +302,31 @@ def test_tags_of_another_scheme_name_it(scheme):
     with pytest.raises(ConfigError, match=r"tags of task.scheme='bmes'$"):
         TASKS["ner"]().check(labels)
     TASKS["ner"](scheme=scheme).check(labels)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "advice"),
+    [
+        ((2, 1, 1), 1, {"data": "-1"}),
+        ((1, 2, 1), 4, {"data": "-1"}),
+        ((4, 2, 1), 4, {"data": "-1"}),
+        ((2, 3, 1), 4, {"fsdp": "-1"}),
+        ((2, 2, 2), 3, {"data": "-1", "fsdp": "1", "tensor": "1"}),
+        ((-1, 2, 1), 1, {"fsdp": "1"}),
+        ((-1, 2, 1), 3, {"fsdp": "1"}),
+        ((2, 3, -1), 4, {"data": "1", "fsdp": "1"}),
+    ],
+)
+def test_sizes_of_a_mesh_that_do_not_divide_are_named_with_others_that_do(sizes, count, advice):
+    def keys(values: dict) -> dict:
+        return {f"sharding.{axis}": str(size) for axis, size in values.items()}
+
+    def mesh(typed: dict):
+        config = recipe.configure(base("causal"), typed).sharding
+        return sharding.make_mesh(config, jax.devices("cpu")[:count])
+
+    typed = keys(dict(zip(sharding.MESH_AXES, sizes, strict=True)))
+    with pytest.raises(ConfigError, match=rf"the {count} devices?; set ") as caught:
+        mesh(typed)
+    assert dict(re.findall(r"(sharding\.\w+)=(-?\d+)", str(caught.value))) == keys(advice)
+    assert mesh(typed | keys(advice)).size == count

@@ -148,6 +148,30 @@ def test_a_run_that_states_two_durations_goes_on_with_the_first(tmp_path):
         assert (train_.steps, train_.epochs) == (2, 0.0)
 
 
+FILES = {"path": "a", "split": "file", "valid_path": "b", "test_path": "c"}
+# A task that brings its files along.
+HELD_OUT = {"task": {"name": "multi30k"}, "model": {"name": "encoder_decoder"}}
+
+
+@pytest.mark.parametrize("split", ["hash", "tail", "whole"])
+@pytest.mark.parametrize("nested", [{"data": FILES}, HELD_OUT])
+def test_a_split_that_is_typed_leaves_the_files_of_the_recipe_out(nested, split):
+    nested = {"train": {"steps": 1}} | nested
+    assert recipe.configure(nested, {}).data.valid_path
+    for data in (
+        recipe.configure(nested, {"data.split": split}).data,
+        recipe.configure(HELD_OUT | nested | {"data": {"split": split}}, {}).data,
+    ):
+        assert (data.split, data.valid_path, data.test_path) == (split, "", "")
+    # Both in one place contradict each other.
+    for more, typed in (
+        ({}, {"data.split": split, "data.test_path": "d"}),
+        ({"data": FILES | {"split": split}}, {}),
+    ):
+        with pytest.raises(ConfigError, match=r"need data.split='file', not .* leave data"):
+            recipe.configure(nested | more, typed)
+
+
 CLASSIFIER = {"train": {"steps": 1}, "task": {"name": "cola"}}
 
 

@@ -1,5 +1,8 @@
 """A run directory and the Hugging Face model that it is exported to are one trained model."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +11,9 @@ import transformers
 
 import flaxlm
 from flaxlm import sharding, tree
-from flaxlm.commands import convert, inspect
+from flaxlm.commands import convert, embed, inspect
+from flaxlm.commands import generate as generate_verb
+from flaxlm.commands.options import settle
 from flaxlm.errors import ConfigError, MissingInput
 from flaxlm.inference.generate import GenerateConfig, generate
 from flaxlm.inference.likelihood import score
@@ -59,6 +64,23 @@ def test_a_run_and_its_export_are_the_same_model(run, exported):
     spread = flaxlm.load(run, sharding=flaxlm.ShardingConfig(data=1, fsdp=4, tensor=2))
     assert spread.mesh.size == 8
     assert tree.digest_of(spread.params) == tree.digest_of(ours.params)
+
+
+def test_what_reads_on_one_device_asks_for_no_mesh_of_the_run(run, tmp_path):
+    """Wherever it was trained; a mesh that is typed would have no effect there."""
+    place = tmp_path / "run"
+    shutil.copytree(run, place)
+    recorded = json.loads((place / "config.json").read_text())
+    recorded["sharding"] |= {"data": 16, "fsdp": 3}
+    (place / "config.json").write_text(json.dumps(recorded))
+    assert convert.export_run(place, "").mesh.size == 1
+    assert flaxlm.load(place).mesh.size == 1
+    for options in (
+        generate_verb.Options(workdir=str(place), prompt=("a",)),
+        embed.Options(workdir=str(place), input="a", output="b"),
+    ):
+        with pytest.raises(ConfigError, match=r"sharding.fsdp=3 would have no effect"):
+            settle("it", options, None, {"sharding.fsdp": "3"})
 
 
 def test_an_export_begins_texts_with_bos_as_its_run_does(run, exported):

@@ -14,7 +14,7 @@ from flaxlm.training.config import from_dict
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.metrics import folded
 
-WHOLE = {"data.split": "whole", "data.valid_path": "", "data.test_path": ""}
+WHOLE = {"data.split": "whole"}
 RUN = {"data": {"path": "mine.txt", "split": "hash"}}
 MODEL = {"vocab_size": 281}
 PAIR = {"data": {"path": ("a", "b"), "split": "hash"}}

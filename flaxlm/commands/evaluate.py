@@ -23,7 +23,7 @@ from flaxlm.training.opened import INIT, open_run
 class Options(ReadOptions, ProcessOptions):
     """What is scored."""
 
-    reads: ClassVar[str] = rf"{ReadOptions.reads}|{DATA}|eval\.batch_size|baseline"
+    reads: ClassVar[str] = rf"{ReadOptions.reads}|{DATA}|sharding\..*|eval\.batch_size|baseline"
     split: str = "valid"  # train, valid or test
 
     def configure(self, nested: dict, overrides: dict[str, str]):
@@ -90,7 +90,7 @@ def scored_whole(nested: dict, overrides: dict[str, str], run: dict | None) -> d
     )
     if path in (None, STDLIB) or trained or published or said:
         return overrides
-    return overrides | {"data.split": "whole", "data.valid_path": "", "data.test_path": ""}
+    return overrides | {"data.split": "whole"}
 
 
 def _places(path: str | Sequence[str] | None) -> list[str]:

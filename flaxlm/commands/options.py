@@ -70,7 +70,7 @@ class ReadOptions(RunOptions, CheckpointOptions):
     """A verb that reads a trained model: a run's, or a Hugging Face model."""
 
     reads_hub: ClassVar[bool] = True
-    reads: ClassVar[str] = rf"{MODEL}|sharding\..*"
+    reads: ClassVar[str] = MODEL
     workdir: str  # run directory or hf:NAME_OR_DIR
 
 

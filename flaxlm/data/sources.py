@@ -90,8 +90,11 @@ class DataConfig:
         if self.split == "file" and not self.valid_path:
             raise ConfigError("data.split='file' needs data.valid_path, the held-out file")
         if self.split != "file" and (self.valid_path or self.test_path):
+            both = {"valid_path": self.valid_path, "test_path": self.test_path}
+            given = " and ".join(f"data.{key}={path!r}" for key, path in both.items() if path)
             raise ConfigError(
-                f"data.valid_path and data.test_path need data.split='file', not {self.split!r}"
+                f"data.valid_path and data.test_path need data.split='file', not {self.split!r}; "
+                f"set that, or leave {given} out"
             )
         check_range("data", self, "threads", "prefetch", "workers", "min_chars")
         check_range("data", self, "max_line_bytes", low=1)

@@ -182,14 +182,18 @@ def sized(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
 def follow(full: dict, stated: Container[str]) -> None:
     """Let what was not stated follow what was: of `EITHER` one is given, a metric has its mode.
 
-    `full`, a config with every key, is changed in place; `stated` are the keys, as section.key,
-    that were stated last. ConfigError where nobody knows which way the metric is better.
+    A split that is not of files leaves those of before out. `full`, a config with every key, is
+    changed in place; `stated` are the keys, as section.key, that were stated last. ConfigError
+    where nobody knows which way the metric is better.
     """
     for section, names in EITHER.items():
         values = full[section]
         if any(values[name] for name in names if f"{section}.{name}" in stated):
             others = [name for name in names if f"{section}.{name}" not in stated]
             values |= {name: type(values[name])() for name in others}
+    if "data.split" in stated and full["data"]["split"] != "file":
+        held_out = ("valid_path", "test_path")
+        full["data"] |= {name: "" for name in held_out if f"data.{name}" not in stated}
     if "eval.metric" in stated and "eval.mode" not in stated:
         metric = str(full["eval"]["metric"])
         if not direction(metric):

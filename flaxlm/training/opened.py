@@ -47,7 +47,7 @@ def open_run(
 
     Args:
       checkpoint: `latest`, `best`, a step, INIT, or nothing, see `reading.find`.
-      devices: of the mesh; None: all.
+      devices: of the mesh, along the batch; None: all, as the config says.
       heads: {head: output size} to read; {} for the backbone, None for those of the objective.
       say: prints one line, which step it is.
 
@@ -60,6 +60,8 @@ def open_run(
         raise ConfigError(f"--checkpoint={INIT} reads a Hugging Face model; init={config.init!r}")
     with Inputs.open(config, workdir, write=checkpoint == INIT) as inputs:
         config = inputs.config
+        if devices:
+            config = dataclasses.replace(config, sharding=ShardingConfig())
         mesh = sharding.make_mesh(config.sharding, devices)
         program = make_program(config, mesh, heads)
         with program.mesh():
@@ -108,7 +110,7 @@ def load(
             "sharding can be chosen"
         )
     config = run_config.build(run_config.expand(run_config.read_run(source)))
-    config = dataclasses.replace(config, sharding=sharding or ShardingConfig())
+    config = dataclasses.replace(config, sharding=sharding or config.sharding)
     devices = None if sharding else jax.local_devices()[:1]
     with open_run(config, pathlib.Path(source), checkpoint, devices=devices, heads=heads) as opened:
         return opened.model
