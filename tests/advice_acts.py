@@ -35,13 +35,17 @@ FILES = {
     "one.jsonl": ROWS.splitlines()[0],
     "other.jsonl": ROWS.replace("text", "body"),
     "rows.json.txt": ROWS,
-    "many.jsonl": "".join(f'{{"text": "t", "label": "l{n}"}}\n' for n in range(101)),
+    "many.jsonl": "".join(
+        f'{{"text": "t", "label": "l{n}", "kind": "{"ab"[n % 2]}"}}\n' for n in range(101)
+    ),
+    "many.conll": "".join(f"w{n}\tw\t{'ab'[n % 2]}\n" for n in range(101)),
     "nul.jsonl": '{"text": "a\\u0000b"}\n',
     "headed.csv": "text,label\na b,x\nb c,y\n",
     "bare.tsv": "a b\tx\nb c\ty\n",
     "bio.conll": "w\tO\nw\tB-A\n\nw\tO\nw\tO\n",
     "bmes.conll": "w\tO\nw\tB-A\nw\tM-A\nw\tE-A\nw\tS-A\n",
     "words.txt": "w\nw\n",
+    "tokens.txt": '{"tokens": ["w", "w"], "tags": ["O", "B-A"]}\n' * 2,
     "line.txt": "a O\n\nb O\n",
     "scores.jsonl": '{"sentence1": "a", "sentence2": "b", "score": 3}\n' * 2,
     "choices.jsonl": "".join(map(CHOICES.format, "ab")),

@@ -46,6 +46,7 @@ REASONS = {
     "sharding.rules {}": "what `choose` is asked about",
     "task.skip_bad_rows left": FACT,
     "are numbers, the places of": FACT,
+    "says that it is CoNLL": "a warning; test_conll.py",
     "training pairs have a score of": FACT,
     "error: no step ended": MACHINE,
     "kept the worst by eval.metric": FACT,

@@ -1,8 +1,10 @@
 """Sentences come out of every kind of file with all of their words, and bad lines are named."""
 
+import dataclasses
 import gzip
 import json
 import re
+import warnings
 
 import pyarrow
 import pyarrow.parquet
@@ -130,6 +132,8 @@ BAD = {
     "raw.txt": ("今天天气很好。\n", r"raw.txt has one column \('今天天气很好。' …\), and CoNLL"),
     "line.txt": ("我 爱 北京 天安门\n", r"line.txt looks like text.*data.format='conll'"),
     "lines.txt": ("我 爱 北京\n\n你 爱 上海\n", r"lines.txt looks like text: taken for CoNLL"),
+    "even.txt": ("我 爱 北京\n你 爱 上海\n", r"tag '北京' .*even.txt is taken for CoNLL, .* if"),
+    "even.conll": ("a b\nc d\n", r"tag 'b' of the word 'a'.*valid: O, B-L, I-L$"),
     "mac.conll": ("a\tO\rb\tO\r", r"its lines end in a carriage return"),
     "wide.conll": ("a\tO\nb\tO\n".encode("utf-16"), r"begins with the mark of UTF-16"),
     "deep.jsonl": ('{"tokens": ' + "[" * 100_000, r"line 1 is not JSON: it is nested too deeply"),
@@ -232,6 +236,27 @@ def test_words_without_tags_are_read_where_the_config_says_so(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("task", ["ner", "pos"])
+@pytest.mark.parametrize(
+    ("name", "text", "tags"),
+    [
+        ("one.txt", "It rains .\nShe left .\nHe stays .\nIt ends .\nWho knows ?\n", "'.', '[?]'"),
+        ("more.txt", "".join(f"w x{n}\n" + "\n" * (n % 2) for n in range(8)), "'x0', 'x1', .*, …"),
+    ],
+)
+def test_text_in_lines_of_equally_many_words_is_spoken_of(tmp_path, task, name, text, tags):
+    """Where its last words are taken for tags, because the labels are left to the data."""
+    task, data = TASKS[task](), DataConfig(path=write(tmp_path / name, text), split="whole")
+    said = rf"^tags are {tags}: .*{name} is taken for CoNLL, .*data.format='conll' says"
+    with pytest.warns(UserWarning, match=said):
+        task.label_counts(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        task.label_counts(dataclasses.replace(data, format="conll"))
+        for form in (FILES["spaces.txt"], FILES["tabs.conll"], text.replace(" ", "\t")):
+            task.label_counts(dataclasses.replace(data, path=write(tmp_path / "a.txt", form)))
+
+
 # --- real data
 
 
@@ -267,3 +292,17 @@ def test_treebanks_have_their_published_counts_and_texts(shared, name, sentences
     with gzip.open(path, "rt", encoding="utf-8") as file:
         texts = [line[9:].rstrip("\n") for line in file if line.startswith("# text = ")]
     assert [e["text"] for e in examples] == texts
+
+
+@pytest.mark.parametrize("name", ["wnut17/dev.conll", "ud_english_ewt/dev.conllu.gz"])
+@pytest.mark.parametrize("most", [2, 20, 400])
+def test_columns_in_a_text_file_are_not_taken_for_text(shared, tmp_path, name, most):
+    task = TASKS["pos"]()
+    found = list(read(str(shared(f"data/{name}")), MOST))[:most]
+    rows = [zip(r.columns["words"], r.columns["tags"], strict=True) for r in found]
+    texts = ["".join(f"{re.sub(' ', '', w)} {t}\n" for w, t in row) for row in rows]
+    path = write(tmp_path / "a.txt", "\n".join(texts))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        counts = task.label_counts(DataConfig(path=path, split="whole"))
+    assert len(counts) >= 5 or most < 400

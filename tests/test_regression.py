@@ -256,7 +256,10 @@ def test_numbered_labels_are_listed_by_size_and_a_column_of_texts_is_none(tmp_pa
     rows = [{"text": f"t {i}", "label": "x"} for i in range(200)]
     recipe = tiny.recipe("masked", data={"path": data_of(tmp_path / "b.jsonl", rows).path})
     recipe |= {"task": {"name": "classification", "label_column": "text"}, "objective": {}}
-    with pytest.raises(ConfigError, match=r"200 different ones \('t 0', .*right column\?"):
+    with pytest.raises(
+        ConfigError,
+        match=r"200 different ones \('t 0', .*right column, which task.label_column names\?",
+    ):
         run_config.from_dict(recipe)
 
 

@@ -44,6 +44,8 @@ class Classification(TextRows, LabelTask):
 
     label_column: str = "label"  # the label, one of `objective.labels`
 
+    labels_key: ClassVar[str] = "label_column"
+
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:
         """Return {id, text, text_pair?, label} for each row of a split; see `Task.examples`."""
         ids = label_ids(labels)
@@ -68,6 +70,7 @@ class MultiLabel(TextRows):
 
     objective: ClassVar[str] = "multi_label"
     learns: ClassVar[str] = "labels"
+    labels_key: ClassVar[str] = "labels_column"
     defaults: ClassVar[Mapping] = {"eval": {"metric": "f1_micro", "mode": "max"}}
 
     def __post_init__(self):

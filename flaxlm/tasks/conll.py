@@ -37,6 +37,7 @@ class Sentence(NamedTuple):
     lines: Sequence[int] = ()  # of each word; empty in a table
     glued: Sequence[bool] = ()  # whether no space follows the word, where the file says so
     where: str = ""  # of a table's row
+    guess: str = ""  # what to say where neither its name nor its tabs tell that a file is CoNLL
 
 
 def read(
@@ -62,7 +63,8 @@ def read(
     Returns:
       records with `words`, each with the space that stands before it, so that together they are
       the text; `tags`, as many, names or ids; `lines`, those of the words, empty in a table.
-      Without a tag column `untagged`, saying so, stands in place of `tags`.
+      Without a tag column `untagged`, saying so, stands in place of `tags`. `guess` is that of
+      `Sentence`.
     """
     choose("spaces", spaces, SPACES)
     choose("data.format", form, ("auto", COLUMNS, UNIVERSAL, *TABLES))
@@ -88,7 +90,7 @@ def place_of(record: Record, index: int) -> str:
 
 def _record(path: str, sentence: Sentence, word_column: str, tag_column: str, spaces: str):
     """Return the Record of a sentence: the two columns, checked."""
-    line, columns, lines, glued, where = sentence
+    line, columns, lines, glued, where, guess = sentence
     record = Record(path, line, {"lines": lines}, where)
     if word_column not in columns:
         raise DataError(f"{record.place}: {_absent(word_column, columns, 'word_column')}")
@@ -100,7 +102,7 @@ def _record(path: str, sentence: Sentence, word_column: str, tag_column: str, sp
     if not words:
         raise DataError(f"{record.place}: column {word_column!r} holds no words; drop the row")
     spaced = _spaced([word.strip() for word in words], glued, spaces)
-    sentence_columns = {"words": spaced, "lines": lines}
+    sentence_columns = {"words": spaced, "lines": lines, "guess": guess}
     if tag_column not in columns:
         sentence_columns["untagged"] = _absent(tag_column, columns, "tag_column")
         return dataclasses.replace(record, columns=sentence_columns)
@@ -183,6 +185,10 @@ def _plain(path: str, most: int, narrow: bool) -> Iterator[Sentence]:
             "line, parted by a tab or spaces; if these are words without tags, set "
             "data.format='conll', and if it is a table, set it to one of: " + ", ".join(TABLES)
         )
+    guess = (
+        f"{path} is taken for CoNLL, a word and its tag on each line; text has no tags, and if it "
+        f"is a table, set data.format to one of: {', '.join(TABLES)}"
+    ) * (not narrow and not tabs)
     longest = 0
     for block in _blocks(lines, ends):
         numbers, rows = [], []
@@ -203,7 +209,7 @@ def _plain(path: str, most: int, narrow: bool) -> Iterator[Sentence]:
             if width > 1:
                 named |= {str(i - width): column for i, column in enumerate(columns)}
             longest = max(longest, len(rows))
-            yield Sentence(numbers[0], named, numbers)
+            yield Sentence(numbers[0], named, numbers, guess=guess)
     if longest == 1 and not narrow and not tabs:
         raise DataError(
             f"{path} looks like text: taken for CoNLL, which has a word and its tag on each line, "

@@ -150,18 +150,22 @@ AUTO = "auto"  # the labels that stand in the training rows
 MOST_LABELS = 100  # that an error message lists
 
 
-def labels_from_data(stated: str | Sequence[str], counts: Mapping[str, int], source: str) -> tuple:
+def labels_from_data(
+    stated: str | Sequence[str], counts: Mapping[str, int], source: str, key: str = ""
+) -> tuple:
     """Return the labels of a config that leaves them to the data, and print how often each stands.
 
     `counts` are of the train split where 'auto' is `stated`, else of all rows, and ConfigError
-    lists them. It is raised as well where a column of texts was read as labels.
+    lists them. It is raised as well where a column of texts was read as labels, of which `key` of
+    the task is the name.
     """
     names = tuple(counts)
     few = ", ".join(f"{name!r} ({counts[name]:,})" for name in names[:20])
     if len(names) > MOST_LABELS and (not stated or 2 * len(names) > sum(counts.values())):
         raise ConfigError(
             f"objective.labels={stated or ()!r}: {source} has {len(names)} different ones "
-            f"({', '.join(map(repr, names[:5]))}, …): do they stand in the right column?"
+            f"({', '.join(map(repr, names[:5]))}, …): do they stand in the right column"
+            + (f", which task.{key} names?" if key else "?")
         )
     if stated:
         more = f" and {len(names) - 20} more" * (len(names) > 20)

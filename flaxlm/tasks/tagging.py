@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -41,6 +42,7 @@ class Tagging(Task):
     spaces: str = "auto"  # whether one parts two words: `auto`, `always`, `never`; see `conll.read`
 
     objective: ClassVar[str] = "token_classification"
+    labels_key: ClassVar[str] = "tag_column"
 
     def __post_init__(self):
         choose("task.spaces", self.spaces, conll.SPACES)
@@ -73,12 +75,22 @@ class Tagging(Task):
 
     def label_counts(self, data: DataConfig) -> dict[str, int]:
         """Return how often each tag stands in the training sentences; none if they are numbers."""
+        guesses = []
 
         def example(record: Record) -> Example:
             columns = record.columns
+            guesses.append(columns["guess"])
             return {"text": "".join(columns["words"]), "names": columns.get("tags", ())}
 
         counts = count_labels(data, example, self._reader(data), self)
+        # Of text in lines of equally many words the last ones are many, and no line is blank.
+        if any(guesses) and (len(guesses) == 1 or 2 * len(counts) > sum(counts.values())):
+            read = ", ".join(map(repr, list(counts)[:5]))
+            warnings.warn(
+                f"tags are {read}{', …' * (len(counts) > 5)}: {max(guesses)}; data.format='conll' "
+                "says that it is CoNLL",
+                stacklevel=1,
+            )
         return counts if all(isinstance(tag, str) for tag in counts) else {}
 
     def golds(self, examples: Sequence[Example]) -> list[Tagged | None]:
@@ -140,9 +152,11 @@ def _tag_ids(record: Record, ids: LabelIds) -> list[int]:
         name = label_text(tag) or str(tag)
         tag_ids.append(ids.find(name, place, "tags"))
         if tag_ids[-1] is None:
+            guess = record.columns["guess"]
             raise DataError(
                 f"{conll.place_of(record, index)}: tag {tag!r} of the word "
                 f"{record.columns['words'][index].strip()!r} is {ids.lack(name)}"
+                + (guess and f"; {guess}")
             )
     return tag_ids
 

@@ -57,6 +57,7 @@ class Task:
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     published: ClassVar[Mapping[str, str]] = {}  # {label: its name}, where labels are numbers
     learns: ClassVar[str] = ""  # under what an example has its right answer
+    labels_key: ClassVar[str] = ""  # the key that names the column of the labels
     inputs: ClassVar[Mapping[str, str]] = {"text": "text", "text_pair": "text_pair"}  # as shown
 
     def examples(self, data: DataConfig, split: str, labels: Sequence[str] = ()) -> list[Example]:

@@ -286,7 +286,8 @@ def _with_labels(values: dict, task, data: DataConfig) -> dict:
         if stated:
             raise ConfigError("objective.labels='auto': this task finds no labels in its data")
         return values
-    return values | {"labels": labels_from_data(stated, counts, ", ".join(data.paths))}
+    source = ", ".join(data.paths)
+    return values | {"labels": labels_from_data(stated, counts, source, task.labels_key)}
 
 
 def _check_task(task: str, objective: str) -> None:
