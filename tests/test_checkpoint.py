@@ -128,11 +128,14 @@ def test_the_manifest_describes_the_checkpoint(written):
     assert record.versions["jax"] == jax.__version__
 
 
-def test_a_resume_says_which_promise_holds():
+def test_a_resume_says_which_promise_holds(monkeypatch):
+    monkeypatch.delenv("NPROC", raising=False)
     now = manifest.fingerprint()
     assert "the same bits" in manifest.promise(now, dict(now))
     changed = manifest.promise(now, now | {"cores": 999})
     assert "not the same bits" in changed and "999" in changed
+    monkeypatch.setenv("NPROC", "16")
+    assert "threads None → '16'" in manifest.promise(now, manifest.fingerprint())
     gpu = now | {"device": "NVIDIA H200"}
     assert "deterministic_ops" in manifest.promise(gpu, gpu)
 

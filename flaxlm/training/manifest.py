@@ -151,7 +151,8 @@ def fingerprint() -> dict[str, Any]:
     import jax
 
     devices, asked = jax.devices(), getattr(os, "sched_getaffinity", None)
-    return {
+    threads = {"threads": os.environ["NPROC"]} if "NPROC" in os.environ else {}
+    return threads | {
         "device": devices[0].device_kind,
         "devices": len(devices),
         "processes": jax.process_count(),
