@@ -132,6 +132,22 @@ def test_the_rows_of_the_hub(tmp_path, name):
     assert task.golds([found]) == [None]
 
 
+@pytest.mark.parametrize("name", GLUE)
+@pytest.mark.parametrize("known", [-1, -1.0, "-1", None])
+def test_a_file_without_answers_is_read_whole_as_the_test_file_is(tmp_path, name, known):
+    """`evaluate` asks for all of a file by any split's name."""
+    columns, label = HUB[name]
+    rows = [columns | ({} if known is None else {"label": known}) for _ in range(2)]
+    path, task = tmp_path / "a.jsonl", TASKS[name]()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig(path=str(path), split="whole")
+    assert task.golds(task.examples(data, "valid", labels_of(name))) == [None, None]
+    with open(path, "a") as file:  # all have one, or none has
+        file.write(json.dumps(columns | {"label": label}))
+    with pytest.raises(DataError, match=r"line 1: there is no column"):
+        task.examples(data, "valid", labels_of(name))
+
+
 def test_every_task_brings_its_labels_and_its_metric_along():
     assert set(SITE) == set(HUB) == set(GLUE) <= set(TASKS)
     binary = ("0", "1")

@@ -1,13 +1,20 @@
 """The labels of a model mean what it calls them: whatever their order, case, or whose they are."""
 
 import json
+import pathlib
 import re
 import shutil
+import types
 
+import numpy as np
 import pytest
 import safetensors.numpy
 from command_line import ROOT
 
+from flaxlm.commands import evaluate
+from flaxlm.commands.options import settle
+from flaxlm.evaluation import report
+from flaxlm.evaluation.evaluate import Evaluation
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.labels import find_label, order_of_labels
 
@@ -114,6 +121,33 @@ def test_a_foreign_classifier_is_scored_by_what_it_says(
     assert re.search(rf"accuracy +{accuracy:.4f} ", done.out), done.out
     assert re.search(r"/examples +8 of 8", done.out)  # all of the file
     assert said in done.err and ("taken by their places" in done.err) == bool(said)
+
+
+def test_a_file_of_glue_without_answers_is_answered(model, tmp_path, monkeypatch, capsys):
+    row = {"premise": "a dull afternoon", "hypothesis": "it rained", "label": "-1"}
+    path = tmp_path / "test.tsv"
+    path.write_text("".join("\t".join(line) + "\n" for line in (row, *[row.values()] * 3)))
+    options = evaluate.Options(workdir=model(*NLI))
+    typed = {"task.name": "mnli", "data.path": str(path)}
+    _, config = settle("evaluate", options, None, typed)
+    examples = config.task.examples(config.data, options.split, config.objective.labels)
+    answers = config.task.postprocess({"scores": np.eye(3)}, examples)
+    judged = Evaluation({}, examples, config.task.golds(examples), answers)
+    monkeypatch.setattr(report, "evaluate_split", lambda *arguments, **options: judged)
+    inputs = types.SimpleNamespace(
+        workdir=tmp_path, amount=lambda split: {"examples": len(examples), "examples_read": 3}
+    )
+    program = types.SimpleNamespace(config=config)
+    scores = report.examine(program, {}, inputs, options.split, 0)
+    assert scores == {"mnli/examples": 0, "mnli/examples_read": 3}
+    said = re.search(
+        r"no right answers, so no scores: the answers are in (\S+)", capsys.readouterr().err
+    )
+    rows = [json.loads(line) for line in pathlib.Path(said[1]).read_text().splitlines()]
+    assert [row["prediction"] for row in rows] == list(NLI) and {row["gold"] for row in rows} == {
+        None
+    }
+    assert (pathlib.Path(said[1]).parent / "MNLI-m.tsv").exists()
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,8 @@ def test_labels_that_are_numbers_are_compared_by_value(tmp_path, form, labels, v
         assert ids_of(tmp_path, form, *values, labels=labels) == ids
         with pytest.raises(DataError, match=r"not in objective\.labels"):
             ids_of(tmp_path, form, 7, labels=labels)
+        with pytest.raises(DataError, match=r"not in objective\.labels"):  # which of them?
+            ids_of(tmp_path, form, "1.00", labels=("1", "1.0"))
 
 
 @pytest.mark.parametrize("number", ["0", "0.0"])

@@ -27,6 +27,7 @@ from flaxlm.errors import StorageError
 from flaxlm.evaluation import compare
 from flaxlm.evaluation.evaluate import Evaluation, batch_size_of, completed, evaluate_split
 from flaxlm.metrics.labels import reliability
+from flaxlm.progress import say
 from flaxlm.tasks.task import Decisions, Task
 
 WORST = 20
@@ -52,7 +53,10 @@ def examine(
         evaluation = dataclasses.replace(evaluation, scores=evaluation.scores | amount)
     if evaluation.examples and jax.process_index() == 0:
         labels = getattr(config.objective, "labels", ())
-        write(place(inputs.workdir, config, split), evaluation, config.task, labels, step)
+        directory = place(inputs.workdir, config, split)
+        write(directory, evaluation, config.task, labels, step)
+        if evaluation.golds[0] is None:
+            say(f"no right answers, so no scores: the answers are in {directory}/predictions.jsonl")
     prefix = config.task_name if config.data.split == "whole" else split
     named = evaluation.scores or amount | {"examples": 0}  # none is scored without right answers
     scores = {f"{prefix}/{name}": value for name, value in named.items()}

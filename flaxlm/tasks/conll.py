@@ -201,7 +201,7 @@ def _plain(path: str, most: int, narrow: bool) -> Iterator[Sentence]:
                 raise DataError(
                     f"{path}, line {number} has {len(cells)} column{'s' * (len(cells) != 1)} and "
                     f"the first line of words {width}, parted by {'tabs' if tabs else 'spaces'}: "
-                    f"{line[:40]!r}"
+                    f"{line[:40]!r}" + (guess and f"; {guess}")
                 )
         if rows:
             columns = [list(column) for column in zip(*rows, strict=True)]
