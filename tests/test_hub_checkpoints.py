@@ -12,6 +12,7 @@ from hub_table import HUB, Hub
 
 from flaxlm import from_pretrained
 from flaxlm.errors import ConfigError, DataError, FlaxlmError, Unsafe
+from flaxlm.interop import config_keys
 from flaxlm.interop.config import describe
 from flaxlm.interop.pretrained import Directory
 from flaxlm.models import init_params
@@ -96,6 +97,8 @@ def test_a_key_is_harmless_at_its_own_values_alone(key):
     with pytest.raises(ConfigError, match=f"{key}=") as caught:
         describe({"model_type": "albert"} | family.keys | {key: HARMFUL[key]})
     assert "\n" not in str(caught.value)
+    for value in (*config_keys.ONLY.get(key, (0.0,)), None):
+        describe({"model_type": "albert"} | family.keys | {key: value})
 
 
 CASES = {

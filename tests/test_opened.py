@@ -1,5 +1,6 @@
 """A run directory and the Hugging Face model that it is exported to are one trained model."""
 
+import dataclasses
 import json
 import shutil
 
@@ -14,6 +15,7 @@ from flaxlm import sharding, tree
 from flaxlm.commands import convert, embed, inspect
 from flaxlm.commands import generate as generate_verb
 from flaxlm.commands.options import settle
+from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.errors import ConfigError, MissingInput
 from flaxlm.inference.generate import GenerateConfig, generate
 from flaxlm.inference.likelihood import score
@@ -99,6 +101,14 @@ def test_an_export_begins_texts_with_bos_as_its_run_does(run, exported):
         assert generation.ids[0] == first
     scores = [score(model, asked[:1]).tokens[0] for model in (ours, theirs)]
     np.testing.assert_array_equal(*scores)
+
+
+def test_the_export_of_a_model_of_others_keeps_what_its_files_say_of_bos(run, tmp_path):
+    for here in (False, True):
+        model = dataclasses.replace(flaxlm.load(run), trained_here=here)
+        flaxlm.save_pretrained(tmp_path / str(here), model)
+        said = load_hugging_face(tmp_path / str(here)).template
+        assert (said == model.tokenizer.template) is not here
 
 
 def test_parameters_are_counted_once_and_without_padding(run, exported):

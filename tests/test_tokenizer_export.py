@@ -127,17 +127,22 @@ def test_everything_goes_out_again(kind, where, tmp_path):
     assert knows(tmp_path / "again") == expected
 
 
-@pytest.mark.parametrize("kind", ["byte_level", "gpt2", "piece_pairs", "byte"])
+@pytest.mark.parametrize("kind", ["byte_level", "gpt2", "flag", "class", "piece_pairs", "byte"])
 def test_a_model_trained_to_go_on_from_a_text_says_that_bos_begins_it(kind, tmp_path):
-    """Whatever template the vocabulary brought: `<s> a </s>`, none, `<s> a`, and our own's."""
+    """Whatever the files brought: `<s> a </s>`, none, by flag, by class, `<s> a`, and our own's."""
     tokenizer = ByteTokenizer(0)
     if kind != "byte":
-        config = KINDS["byte_level" if kind == "gpt2" else kind](tmp_path)
-        if kind == "gpt2":
-            config = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": False}
+        config = KINDS["byte_level" if kind in ("gpt2", "flag", "class") else kind](tmp_path)
+        if kind in ("gpt2", "flag", "class"):
+            config = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": kind == "flag"}
             config |= {role: "<s>" for role in ("bos_token", "unk_token")} | {"eos_token": "</s>"}
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
         tokenizer = load_hugging_face(tmp_path, {})
+        if kind == "class":
+            config = config | {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": None}
+            (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+            (tmp_path / "tokenizer.json").write_bytes(tokenizer.tokenizer_json)
+            tokenizer = load_hugging_face(tmp_path, {})
     assert tokenizer.adds_bos is (kind != "gpt2")
     export_tokenizer(tokenizer, tmp_path / "out", after_bos=True)
     expected = [tokenizer.bos_id, *tokenizer.encode("the fox")]

@@ -76,7 +76,7 @@ def export_tokenizer(
     template = Template.of((tokenizer.bos_id,), (), (), 0) if after_bos else tokenizer.template
     if isinstance(tokenizer, HuggingFaceTokenizer):
         text, config = tokenizer.tokenizer_json, original | _special_tokens(tokenizer)
-        if after_bos and tokenizer.template.single != template.single:
+        if [f.specials for f in tokenizer.template] != [f.specials for f in template]:
             library = Library.from_buffer(text)
             _set_template(library, tokenizer, template)
             text = library.to_str().encode()
