@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -84,7 +85,7 @@ def memory() -> float:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def memory_of_a_file(request):
+def memory_of_files():
     """Give back what files compiled and kept where it is much; a worker would grow to 5 GB.
 
     What is given back, the next file traces and compiles again: a sixth of the time.
@@ -92,9 +93,10 @@ def memory_of_a_file(request):
     yield
     if memory() < MOST_MEMORY:
         return
-    for value in list(vars(request.module).values()):
-        if hasattr(value, "cache_clear"):
-            value.cache_clear()
+    for name, module in list(sys.modules.items()):
+        for value in list(vars(module).values()) if name.startswith("test_") else ():
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
     jax.clear_caches()
     gc.collect()
 
