@@ -9,9 +9,11 @@ import functools
 import json
 import operator
 import re
+import shutil
 import sys
 import warnings
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +24,13 @@ from flaxlm import __main__ as command
 from flaxlm.commands import embed, evaluate, generate, inspect, recipe
 from flaxlm.commands.options import settle
 from flaxlm.data.tokenizer import load_tokenizer
-from flaxlm.errors import ConfigError, FlaxlmError
+from flaxlm.errors import ConfigError, FlaxlmError, Unsafe
+from flaxlm.inference import likelihood, sampling
 from flaxlm.sharding import make_mesh
+from flaxlm.tasks import TASKS
 from flaxlm.train import train
 from flaxlm.training import config as run_config
+from flaxlm.training.inputs import Inputs
 from flaxlm.training.program import make_program
 from flaxlm.training.unread import unread
 
@@ -140,23 +145,28 @@ def noting(section, name: str, noted: set[str]):
     return Noting(**values)
 
 
-def traced(function, **options):
-    """Stand for `jax.jit`: trace a function, and return zeros in the shapes of its results."""
+def traced(function, fill: int = 0, **options):
+    """Stand for `jax.jit`: trace a function, and return `fill` in the shapes of its results."""
 
     def call(*arguments, **named):
-        shapes = jax.eval_shape(functools.partial(function, **named), *arguments)
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        static = len(arguments) and isinstance(arguments[0], nn.Module)
+        fixed = functools.partial(function, *arguments[:static], **named)
+        shapes = jax.eval_shape(fixed, *arguments[static:])
+        return jax.tree.map(lambda leaf: jnp.full(leaf.shape, fill, leaf.dtype), shapes)
 
     return call
 
 
-def noted_in(config, function) -> set[str]:
+ones = functools.partial(traced, fill=1)
+
+
+def noted_in(config, function, jit=traced) -> set[str]:
     """Return the keys that a function reads of a config."""
     noted: set[str] = set()
     sections = {name: noting(getattr(config, name), name, noted) for name in SECTIONS}
     noted.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", traced)
+        patch.setattr(jax, "jit", jit)
         function(dataclasses.replace(config, **sections))
     return noted
 
@@ -262,35 +272,109 @@ def test_a_character_model_is_as_large_as_its_tokenizer(corpus, tmp_path, monkey
     assert recipe.configure({"init": str(run), "train": {"steps": 1}}, {}).model.vocab_size == size
 
 
-# Read, and refused: to find the best checkpoint, by a score that another value would not have; and
-# by modules that draw no parameters and drop nothing out where nothing is trained.
-IN_VAIN = r"eval\.split|model\.(\w+_dropout|init\w*|scale_residual_init)"
-# Accepted, and not read here: of labels, caches and tables, of other objectives, or as a last way.
-MADE = r"(model|task|data|objective)\..*|(train|eval)\.batch_size|baseline|seed"
 VERBS = {
     evaluate: {},
-    generate: {"prompt": ("a",)},
+    generate: {"prompt": ("a",), "max_new_tokens": 2},
     embed: {"input": "in.jsonl", "output": "out.npy"},
     inspect: {},
 }
+TABLE = {"data.path": "table.jsonl", "data.split": "whole"}
+# What is read: the base that was trained, and what is said of a task.
+READINGS = {base: (base, {}) for base in BASES} | {
+    "likelihoods": ("rotary", {"task.name": "multiple_choice"} | TABLE),
+    "texts": ("encoder_decoder", {"task.name": "text_to_text"} | TABLE),
+    "vectors": ("encoder", {"task.name": "similarity"} | TABLE),
+}
+# Read, and refused all the same: by modules that draw no parameters and drop nothing out where
+# nothing is trained; of an evaluation that the run has not; handed on to who does not look at it.
+IN_VAIN = r"eval\.\w+|model\.(\w+_dropout|init\w*|scale_residual_init)"
+IN_VAIN += r"|objective\.(model|pack|prefix|labels)|data\.(document|sentences|weights)|seed"
+IN_VAIN += r"|train\.length|sharding\..*"
+COMPILED = [
+    (generate.generation, "_most_likely"),
+    (embed.embedding, "_vectors"),
+    (likelihood, "_judge"),
+    (sampling, "start"),
+    (sampling, "advance"),
+]
 
 
-@pytest.mark.parametrize("base", ["rotary", "encoder", "classifier"])
-def test_a_verb_refuses_the_keys_that_it_does_not_read(base, trained, tmp_path, monkeypatch):
-    run = trained(base)[2]
-    config = recipe.configure(run_config.read_run(str(run)), {})
-    monkeypatch.setattr(generate.generation, "generate", lambda *arguments: [])
-    monkeypatch.setattr(embed.embedding, "embed", lambda *arguments: np.zeros((1, 2)))
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Enter a directory with what verbs read; nothing is computed, and no text is measured."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n')
-    for verb, more in VERBS.items():
-        options = verb.Options(workdir=str(run), **more)
-        noted = noted_in(config, functools.partial(verb.run, options))
+    row = {"text": "a", "context": "a", "choices": ["b", "c"], "gold": 0, "input": "a"}
+    rows = [row | {"target": "b", "sentence1": "a", "sentence2": "b", "score": n} for n in (1, 5)]
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    for module, name in COMPILED:
+        monkeypatch.setattr(module, name, ones(getattr(module, name).__wrapped__))
+    for name in ("metrics", "intervals"):
+        monkeypatch.setattr(TASKS["text_to_text"], name, lambda *arguments: {})
+    monkeypatch.setattr(TASKS["text_to_text"], "mistake", lambda *arguments: 0)
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_verb_refuses_the_keys_that_it_does_not_read(reading, trained, place):
+    base, said = READINGS[reading]
+    run = trained(base)[2]
+    for verb, more in VERBS.items() if not said else [(evaluate, {})]:
+        if verb == generate and base == "classifier":
+            continue  # it writes nothing
+        more = {"prompt": ("[MASK]",)} if verb == generate and base == "encoder" else more
+        options, name = verb.Options(workdir=str(run), **more), verb.__name__.rpartition(".")[2]
+        _, config = settle(name, options, None, said)
+        shutil.rmtree(run / "cache", ignore_errors=True)
+        noted = noted_in(config, functools.partial(verb.run, options), ones)
+        idle = unread(config)
+        rules = "|".join([keys for holds, keys, _ in options.unread(config) if holds])
         for key in keys_of(config):
-            if re.fullmatch(options.reads, key):
-                assert key in noted or key in unread(config) or re.fullmatch(MADE, key), key
-                continue
-            assert key not in noted or re.fullmatch(IN_VAIN, key), key
+            reads = re.fullmatch(options.reads, key) and not re.fullmatch(rules, key)
             before = operator.attrgetter(key)(config)
+            if key in idle or (reads and key in noted):
+                continue
+            assert reads or key not in noted or re.fullmatch(IN_VAIN, key), (name, key)
+            # Nor does it stand where it was refused for its value.
             with pytest.raises(FlaxlmError, match=f"no effect|{key.rpartition('.')[2]}"):
-                settle(verb.__name__.rpartition(".")[2], options, None, {key: other(before)})
+                settle(name, options, None, said | {key: other(before)})
+
+
+@pytest.mark.parametrize("base", ["decoder", "encoder", "classifier"])
+def test_a_seed_is_refused_where_an_evaluation_draws_nothing(base, trained):
+    run = trained(base)[2]
+    batches = []
+    for seed in (0, 1):
+        config = dataclasses.replace(recipe.configure(run_config.read_run(str(run)), {}), seed=seed)
+        with Inputs.open(config, run, write=False) as inputs:
+            batches.append(inputs.evaluation("valid", 8)[0].rows(0, 0, 8))
+    same = all(np.array_equal(batches[0][name], batches[1][name]) for name in batches[0])
+    refused = [why for holds, key, why in evaluate.Options(workdir=str(run)).unread(config)
+               if key == "seed" and holds]  # fmt: skip
+    assert bool(refused) == same == (base != "encoder")
+
+
+@pytest.mark.parametrize("checkpoint", ["", "best", "1"])
+@pytest.mark.parametrize("patience", [0, 2])
+def test_what_chooses_a_checkpoint_is_refused_where_none_is_chosen(checkpoint, patience, trained):
+    options = evaluate.Options(workdir=str(trained("classifier")[2]), checkpoint=checkpoint)
+    config = trained("classifier")[0]
+    config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, patience=patience))
+    rules = "|".join([keys for holds, keys, _ in options.unread(config) if holds])
+    chosen = checkpoint == "best" or (not checkpoint and patience > 0)
+    assert bool(re.fullmatch(rules, "eval.metric")) != chosen
+    assert bool(re.fullmatch(rules, "eval.patience")) == bool(checkpoint)
+
+
+@pytest.mark.parametrize("base", ["decoder", "classifier"])
+def test_a_tokenizer_of_a_first_attempt_is_not_taken_for_another(base, corpus, tmp_path):
+    nested = nested_of(base, corpus)
+    with Inputs.open(recipe.configure(nested, {}), tmp_path):
+        pass  # and no checkpoint
+    other_ = recipe.configure(nested, {"tokenizer.sentinels": "31"})
+    with (
+        pytest.raises(Unsafe, match=r"tokenizer.sentinels=31 \(was 30\)"),
+        Inputs.open(other_, tmp_path),
+    ):
+        pass
+    with Inputs.open(recipe.configure(nested, {}), tmp_path) as inputs:
+        assert len(inputs.tokenizer.sentinel_ids) == 30

@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import pathlib
 import shlex
+from typing import ClassVar
 
 import jax
 import numpy as np
 
 from flaxlm import files
 from flaxlm.commands.flags import FILE
-from flaxlm.commands.options import ReadOptions
+from flaxlm.commands.options import MODEL, ReadOptions
 from flaxlm.errors import DataError, MissingInput, StorageError
 from flaxlm.inference import embed as embedding
 from flaxlm.progress import say
@@ -23,6 +24,8 @@ from flaxlm.training.opened import INIT, open_run
 class Options(ReadOptions, embedding.EmbedConfig):
     """What is read and written."""
 
+    reads: ClassVar[str] = rf"{MODEL}|objective\.pooling"
+    headless: ClassVar[bool] = True
     input: str = dataclasses.field(metadata=FILE)  # JSONL file with field text
     output: str = dataclasses.field(metadata=FILE)  # NumPy file to write, float32 [N, D]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from flaxlm.commands import recipe
-from flaxlm.commands.options import DATA, ProcessOptions, ReadOptions
+from flaxlm.commands.options import DATA, TRAINED, ProcessOptions, ReadOptions, Rule
 from flaxlm.data.sources import SPLITS, STDLIB, DataConfig
 from flaxlm.errors import ConfigError, choose
 from flaxlm.evaluation.report import examine
@@ -23,7 +23,8 @@ from flaxlm.training.opened import INIT, open_run
 class Options(ReadOptions, ProcessOptions):
     """What is scored."""
 
-    reads: ClassVar[str] = rf"{ReadOptions.reads}|{DATA}|sharding\..*|eval\.batch_size|baseline"
+    reads: ClassVar[str] = rf"(?!{TRAINED})({ReadOptions.reads}|{DATA}|sharding\..*"
+    reads += r"|eval\.batch_size|baseline)"
     split: str = "valid"  # train, valid or test
 
     def configure(self, nested: dict, overrides: dict[str, str]):
@@ -38,6 +39,18 @@ class Options(ReadOptions, ProcessOptions):
         if stands and self.split != "train":
             say_where_parts_differ(config.data, run.get("data", {}), self.workdir)
         return config
+
+    def unread(self, config) -> list[Rule]:
+        """Return also what the rows of the task do not ask for."""
+        task, size = config.task, config.eval.batch_size
+        drawn = not (task.objective or task.ranks or config.objective.scores_every_token)
+        rows = r"objective\.(?!name|nsp).*|train\.(length|batch_size)|eval\.batch_size"
+        return [
+            *super().unread(config, bool(config.baseline)),
+            (size, r"train\.batch_size", f"eval.batch_size={size} takes its place"),
+            (not drawn, "seed", "nothing is drawn"),
+            (task.ranks, rows, f"task.name={config.task_name!r} asks how likely texts are"),
+        ]
 
 
 # What says of a file which part of it is scored, and what else decides where a row of it falls.

@@ -46,6 +46,7 @@ def run(options: Options, config) -> None:
 
 def generate(options: Options, config, prompts: list[str]) -> list:
     """Return a Generation for each prompt and sample."""
+    options.check_family(config.model_name)  # before the weights are read
     devices = jax.local_devices()[:1]
     with open_run(config, options.place, options.checkpoint, devices=devices, say=say) as opened:
         settings, defaults = resolve(options, opened.model)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from flaxlm import tree
-from flaxlm.commands.options import DATA, MODEL, ReadOptions
+from flaxlm.commands.options import DATA, HEADS, MODEL, SCORED, ReadOptions
 from flaxlm.interop.pretrained import from_pretrained
 from flaxlm.models import parameter_count
 from flaxlm.training.inputs import Inputs
@@ -23,7 +23,7 @@ class Options(ReadOptions):
     """What is looked at."""
 
     platform: ClassVar[str] = "cpu"
-    reads: ClassVar[str] = rf"{MODEL}|{DATA}|lora\.(rank|alpha|targets)"
+    reads: ClassVar[str] = rf"(?!{SCORED})({MODEL}|{HEADS}|{DATA}|lora\.(rank|alpha|targets))"
     checkpoint: str = "latest"
 
     @property

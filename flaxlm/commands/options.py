@@ -6,19 +6,24 @@ A field is a flag (`flags.py`); what a verb needs is said by class variables and
 import dataclasses
 import pathlib
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from flaxlm.commands import recipe
 from flaxlm.errors import ConfigError
 from flaxlm.interop.pretrained import SCHEME
+from flaxlm.models.heads import READ_BY
 from flaxlm.training import config as run_config
 from flaxlm.training.opened import INIT
 
-# The keys that are read to open a trained model, and those that its data is read by.
-MODEL = r"model\.(?!\w+_dropout|init|scale_residual_init).*|task\.name|train\.length"
-MODEL += r"|objective\.(name|labels|nsp|prefix|pooling)|eval\.(metric|mode|patience)"
-DATA = r"seed|task\..*|objective\.(?!label_smoothing|z_loss|class_weights).*"
-DATA += r"|data\.(?!threads|prefetch).*|train\.(batch_size|buckets)"
+# The keys that are read to open a trained model, those that name its heads, those that its data is
+# read by, and of these the ones that are of training alone, or of scoring alone.
+MODEL = r"model\.(?!\w+_dropout|init|scale_residual_init).*|eval\.(metric|mode|patience)"
+HEADS = r"task\.name|objective\.(name|nsp)"
+DATA = r"seed|task\..*|objective\.(?!label_smoothing|z_loss|class_weights|temperature).*"
+DATA += r"|data\.(?!threads|prefetch).*|train\.(length|batch_size|buckets)"
+TRAINED = r"objective\.(pack|negatives)"
+SCORED = r"objective\.(num_beams|length_penalty|pooling)"
+Rule = tuple[Any, str, str]  # whether it holds, a regex of keys, why they are not read then
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,10 @@ class VerbOptions:
     def configure(self, nested: dict, overrides: dict[str, str]):
         """Return what `run` is given for a recipe and for overrides as they were typed."""
         return recipe.configure(nested, overrides)
+
+    def unread(self, config) -> list[Rule]:
+        """Return what the verb does not read of `reads`, given the others."""
+        return []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,8 +79,22 @@ class ReadOptions(RunOptions, CheckpointOptions):
     """A verb that reads a trained model: a run's, or a Hugging Face model."""
 
     reads_hub: ClassVar[bool] = True
-    reads: ClassVar[str] = MODEL
+    reads: ClassVar[str] = f"{MODEL}|{HEADS}"
+    headless: ClassVar[bool] = False  # whether the model is opened without its heads
     workdir: str  # run directory or hf:NAME_OR_DIR
+
+    def unread(self, config, compared: bool = False) -> list[Rule]:
+        """Return what is of other heads, and of a best checkpoint that nobody asks for."""
+        heads = [] if self.headless else [*config.objective.heads(config.model_name)]
+        best = self.checkpoint == "best" or (not self.checkpoint and config.eval.patience)
+        bare = config.model.pooler != "transform"
+        read = f"of heads, {' and '.join(heads) or 'none'} is read"
+        return [
+            *((by.isdisjoint(heads), rf"model\.({keys})", read) for keys, by in READ_BY.items()),
+            (bare and "mlm" not in heads, r"model\.transform_.*", read),
+            (self.checkpoint, r"eval\.patience", f"--checkpoint={self.checkpoint} is read"),
+            (not (best or compared), r"eval\.(metric|mode)", "nothing is chosen by it"),
+        ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,11 +173,13 @@ def settle(verb: str, options, spec: str | None, overrides: dict[str, str]):
         options = dataclasses.replace(options, workdir=f"runs/hf-{name}", checkpoint=INIT)
     config = options.configure(nested, overrides)
     # A recipe repeats the command line of the run, of which a verb takes what it reads.
+    rules = [rule for rule in options.unread(config) if rule[0]]
     for key in overrides if spec is None else ():
-        if not re.fullmatch(options.reads, key):
-            flag = key.rpartition(".")[2]
+        reasons = [why for _, keys, why in rules if re.fullmatch(keys, key)]
+        if reasons or not re.fullmatch(options.reads, key):
+            flag, why = key.rpartition(".")[2], "".join(f": {reason}" for reason in reasons[:1])
             own = f"{verb} has --{flag} of its own" if hasattr(options, flag) else "leave it out"
             raise ConfigError(
-                f"--config.{key}={overrides[key]} would have no effect in {verb}; {own}"
+                f"--config.{key}={overrides[key]} would have no effect in {verb}{why}; {own}"
             )
     return options, config

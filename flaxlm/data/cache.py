@@ -18,7 +18,7 @@ import pathlib
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -65,11 +65,12 @@ def prepare_tokenizer(
     tokenizer_config: TokenizerConfig,
     workdir: str | os.PathLike,
     report: Callable[[str], None] = _report,
+    texts: Callable[[], Iterable[str]] | None = None,
 ) -> Tokenizer:
     """Return the tokenizer in WORKDIR/tokenizer, loaded or trained where there is none.
 
-    It is trained on the train split of all corpora (`char` on every split, since it has to know
-    all characters).
+    It is trained on `texts`, or on the train split of all corpora (`char` on every split, since it
+    has to know all characters).
     """
     directory = pathlib.Path(workdir) / "tokenizer"
     asked = dataclasses.asdict(tokenizer_config)
@@ -79,13 +80,15 @@ def prepare_tokenizer(
         return tokenizer
     if tokenizer_config.path:
         tokenizer = load_tokenizer(tokenizer_config.path, tokenizer_config.sentinels)
+    elif texts:
+        tokenizer = train_tokenizer(tokenizer_config, texts())
     else:
         names = [name for corpus in config.corpora() for name in source_files(corpus)]
         todo = sum(map(os.path.getsize, names)) * passes(config)
         title = f"training the {tokenizer_config.kind} tokenizer"
         with Progress(title, todo, unit="MB", scale=1e6) as progress:
-            texts = _texts(config, tokenizer_config.kind == "char", progress.add)
-            tokenizer = train_tokenizer(tokenizer_config, texts)
+            every = tokenizer_config.kind == "char"
+            tokenizer = train_tokenizer(tokenizer_config, _texts(config, every, progress.add))
         report(f"tokenizer: {tokenizer.kind}, {tokenizer.vocab_size:,} ids, in {directory}")
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -63,13 +63,10 @@ def generate(
       DataError: a prompt is not one that this family can take.
     """
     options, _ = resolve(options, model)
-    continues = model.traits.writes and not model.traits.encodes
-    if options.bos != "auto" and not continues:
-        raise ConfigError(f"bos={options.bos!r} is for models that continue prompts")
     with model.reading_text():
         if model.traits.bidirectional:
             return _fill(model, prompts, options, progress)
-        write = _continue if continues else _respond
+        write = _respond if model.traits.encodes else _continue
         return write(model, prompts, options, progress)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flaxlm.errors import ConfigError, choose
+from flaxlm.models import MODELS
 from flaxlm.trained import TrainedModel
 
 # What holds where neither the caller nor the model's files say anything.
@@ -108,6 +109,13 @@ class GenerateConfig:
         if value is not None and not fits(value):
             raise ConfigError(f"{name}={value} must be {rule}")
 
+    def check_family(self, family: str) -> None:
+        """Raise ConfigError for an option that models of a family do not read."""
+        if MODELS[family].bidirectional:
+            self.refuse_unread(FILLING, f"model.name={family!r}")
+        if self.bos != "auto" and MODELS[family].encodes:
+            raise ConfigError(f"bos={self.bos!r} is for models that continue prompts")
+
     def refuse_unread(self, way: str, why: str) -> None:
         """Raise ConfigError for an option that is not read in one of the ways of `UNREAD`.
 
@@ -151,6 +159,7 @@ def resolve(options: GenerateConfig, model: TrainedModel) -> tuple[GenerateConfi
     A field that is not known here, or that contradicts what was asked for, is named in the line
     as not applied. Fields that were asked for, and fields without effect, are not in it.
     """
+    options.check_family(model.family)
     file = model.generation.get("_file", "generation_config.json")
     fields = {name: v for name, v in model.generation.items() if _has_effect(name, v)}
     added, forced = {}, forced_ids(model)

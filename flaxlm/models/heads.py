@@ -23,6 +23,16 @@ AXES = (
     *layers.kernel_axes(r"heads/(lm|mlm)", ("embed",), ("vocab",)),
     *layers.kernel_axes(rf"heads/({'|'.join(_DENSE)})", ("embed",), (None,)),
 )
+# Which fields of a config the heads read, of those that nothing else does.
+READ_BY = {
+    "output_(scale|softcap|bias)": {"lm"},
+    "tied": {"lm", "mlm"},
+    "mlm_bias": {"mlm"},
+    "transform_.*": {"mlm", *POOLED, *TOKENWISE},
+    "pooling|pooler_activation": {*POOLED},
+    "pooler": {*POOLED, *TOKENWISE},
+    "classification_bias": {"classification"},
+}
 POOLINGS = {"mean": "mean", "cls": "first", "last": "last"}  # the users' word: `pool`'s
 
 
@@ -74,8 +84,6 @@ class Heads(nn.Module):
         """Make the parts; see the class."""
         c = self.config
         names = dict(self.heads)
-        self.pooling = c.pooling or self.pool
-        self.pooler_kind = c.pooler or ("dense" if self.pooling == "first" else "none")
         for name, size in names.items():
             choose("head", name, self.offers)
             if name.endswith("classification") and size < 1:
@@ -88,6 +96,8 @@ class Heads(nn.Module):
             self.lm = VocabularyOutput(c, c.output_bias)
         pooled = any(name in POOLED for name in names)
         read = pooled or any(name in TOKENWISE for name in names)
+        self.pooling = pooled and (c.pooling or self.pool)
+        self.pooler_kind = read and (c.pooler or ("dense" if self.pooling == "first" else "none"))
         if "mlm" in names or (read and self.pooler_kind == "transform"):
             self.transform = dense(c.embed_width, c.transform_bias)
             self.transform_norm = layers.Norm(c)

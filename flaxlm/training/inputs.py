@@ -8,6 +8,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import jax
 
@@ -16,7 +17,7 @@ from flaxlm.data import cache as token_cache
 from flaxlm.data import shards
 from flaxlm.data.order import Mixture
 from flaxlm.data.pipeline import Batches, EvalBatches, loader
-from flaxlm.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from flaxlm.data.tokenizer import Tokenizer, load_tokenizer
 from flaxlm.errors import ConfigError, MissingInput, Unsafe
 from flaxlm.interop import generation
 from flaxlm.interop.pretrained import SCHEME, Directory
@@ -231,12 +232,12 @@ class Inputs:
 
 def find_tokenizer(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
     """See to WORKDIR/tokenizer: as it lies there → `init`'s → `tokenizer.path`'s → a new one."""
-    own = workdir / "tokenizer"
-    if (own / "tokenizer.json").exists():
-        return
+    own, begun = workdir / "tokenizer", any((workdir / "checkpoints").glob("step_*"))
+    made = (own / "tokenizer.json").exists()
     if config.init.startswith(SCHEME):
-        Directory(config.init).tokenizer().save(own)
-    elif config.init:
+        if not made:
+            Directory(config.init).tokenizer().save(own)
+    elif config.init and not (made and begun):
         source = pathlib.Path(config.init) / "tokenizer"
         if not source.is_dir():
             raise MissingInput(f"init={config.init} has no tokenizer: {source} is not there")
@@ -247,17 +248,18 @@ def find_tokenizer(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
                 f"init={config.init} brings its tokenizer along, so these keys would have no "
                 f"effect; leave them out: {'; '.join(changed)}"
             )
-        load_tokenizer(source).save(own)
-    elif not config.task.objective:
-        token_cache.prepare_tokenizer(config.data, config.tokenizer, workdir)
-    elif config.tokenizer.path:
-        load_tokenizer(config.tokenizer.path, config.tokenizer.sentinels).save(own)
-    else:
-        labels = getattr(config.objective, "labels", ())
-        examples = config.task.examples(config.data, "train", labels)
-        keys = ("text", "text_pair", "target")
-        texts = (example[key] for example in examples for key in keys if key in example)
-        train_tokenizer(config.tokenizer, texts).save(own)
+        if not made:
+            load_tokenizer(source).save(own)
+    elif not config.init:
+
+        def texts() -> Iterator[str]:
+            labels = getattr(config.objective, "labels", ())
+            examples = config.task.examples(config.data, "train", labels)
+            keys = ("text", "text_pair", "target")
+            return (example[key] for example in examples for key in keys if key in example)
+
+        given = {"texts": texts} if config.task.objective else {}
+        token_cache.prepare_tokenizer(config.data, config.tokenizer, workdir, **given)
 
 
 def keep_generation(config: run_config.RunConfig, workdir: pathlib.Path) -> None:

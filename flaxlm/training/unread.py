@@ -3,6 +3,7 @@
 from flaxlm.data.sources import STDLIB, DataConfig, sources
 from flaxlm.errors import FlaxlmError
 from flaxlm.interop.pretrained import SCHEME
+from flaxlm.models import MODELS
 from flaxlm.objectives.sequence import SequenceObjective
 from flaxlm.training.config import RunConfig
 
@@ -17,6 +18,7 @@ def unread(config: RunConfig) -> dict[str, str]:
     optimizer, schedule = config.optimizer, config.optimizer.schedule
     family, positions = config.model_name, getattr(model, "positions", "")
     rows = bool(task.objective) or task.ranks
+    first_token = (model.pooling or MODELS[family].bidirectional * "first") == "first"
     first, last = config.train.profile_range() if config.train.profile_steps else (0, 1)
     label = isinstance(config.objective, SequenceObjective)
     formats = set() if rows and not task.reads_documents else _formats(data)
@@ -52,6 +54,8 @@ def unread(config: RunConfig) -> dict[str, str]:
          f"model.positions={positions!r}"),
         (positions != "rotary", "model", ROPE, f"model.positions={positions!r}"),
         (not positions and model.tied, "model", "init", "model.tied=True leaves no output table"),
+        ((model.pooler or first_token * "dense") != "dense", "model", "pooler_activation",
+         "there is no dense pooler"),
         (label and family != "encoder_decoder", "objective", "target_length",
          f"model.name={family!r} writes no label"),
         (getattr(config.objective, "num_beams", 2) == 1, "objective", "length_penalty",
