@@ -378,3 +378,12 @@ def test_a_tokenizer_of_a_first_attempt_is_not_taken_for_another(base, corpus, t
         pass
     with Inputs.open(recipe.configure(nested, {}), tmp_path) as inputs:
         assert len(inputs.tokenizer.sentinel_ids) == 30
+
+
+@pytest.mark.parametrize(
+    ("base", "flags"), [("encoder", {"temperature": 0.5}), ("encoder_decoder", {"bos": "always"})]
+)
+def test_flags_of_other_families_are_refused_before_weights_are_read(base, flags, corpus, tmp_path):
+    options = generate.Options(workdir=str(tmp_path), prompt=("a",), **flags)  # no checkpoint
+    with pytest.raises(ConfigError, match=f"{next(iter(flags))}="):
+        generate.run(options, recipe.configure(nested_of(base, corpus), {}))

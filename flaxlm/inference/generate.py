@@ -62,6 +62,7 @@ def generate(
       ConfigError: the prompt and its new tokens do not fit into the model's positions.
       DataError: a prompt is not one that this family can take.
     """
+    options.check_family(model.family)
     options, _ = resolve(options, model)
     with model.reading_text():
         if model.traits.bidirectional:

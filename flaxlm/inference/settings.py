@@ -159,7 +159,6 @@ def resolve(options: GenerateConfig, model: TrainedModel) -> tuple[GenerateConfi
     A field that is not known here, or that contradicts what was asked for, is named in the line
     as not applied. Fields that were asked for, and fields without effect, are not in it.
     """
-    options.check_family(model.family)
     file = model.generation.get("_file", "generation_config.json")
     fields = {name: v for name, v in model.generation.items() if _has_effect(name, v)}
     added, forced = {}, forced_ids(model)
