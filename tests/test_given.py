@@ -380,6 +380,17 @@ def test_a_tokenizer_of_a_first_attempt_is_not_taken_for_another(base, corpus, t
         assert len(inputs.tokenizer.sentinel_ids) == 30
 
 
+def test_the_tokenizer_of_init_is_not_taken_for_another_either(corpus, trained, tmp_path):
+    nested = {"init": str(trained("decoder")[2])} | nested_of("decoder", corpus)
+    with Inputs.open(recipe.configure(nested, {}), tmp_path):
+        pass  # and no checkpoint
+    with (
+        pytest.raises(ConfigError, match="brings its tokenizer along"),
+        Inputs.open(recipe.configure(nested, {"tokenizer.sentinels": "31"}), tmp_path),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("base", "flags"), [("encoder", {"temperature": 0.5}), ("encoder_decoder", {"bos": "always"})]
 )
