@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from table_model import BYTES, OTHER, table
 
+from flaxlm.commands import generate as verb
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.inference import settings
 from flaxlm.inference.generate import generate
 from flaxlm.inference.settings import UNREAD, USUAL, GenerateConfig, resolve
 from flaxlm.interop import generation
+from flaxlm.training import config as run_config
 
 SAMPLED = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 GREEDY = {"do_sample": False}
@@ -189,3 +191,19 @@ def test_eos_that_is_no_id_is_refused(ids, tmp_path):
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
     with pytest.raises(DataError, match=r"eos_token_id=.* is neither an id nor a list of ids"):
         generation.read_settings(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("family", "objective", "flags"),
+    [
+        ("encoder", "masked_lm", {"temperature": 0.5}),
+        ("encoder_decoder", "span_corruption", {"bos": "always"}),
+    ],
+)
+def test_flags_of_other_families_are_refused_before_weights_are_read(
+    family, objective, flags, tmp_path
+):
+    nested = {"model": {"name": family}, "objective": {"name": objective}, "train": {"steps": 1}}
+    options = verb.Options(workdir=str(tmp_path), prompt=("a",), **flags)  # and no checkpoint
+    with pytest.raises(ConfigError, match=f"{next(iter(flags))}="):
+        verb.run(options, run_config.from_dict(nested))

@@ -389,12 +389,3 @@ def test_the_tokenizer_of_init_is_not_taken_for_another_either(corpus, trained, 
         Inputs.open(recipe.configure(nested, {"tokenizer.sentinels": "31"}), tmp_path),
     ):
         pass
-
-
-@pytest.mark.parametrize(
-    ("base", "flags"), [("encoder", {"temperature": 0.5}), ("encoder_decoder", {"bos": "always"})]
-)
-def test_flags_of_other_families_are_refused_before_weights_are_read(base, flags, corpus, tmp_path):
-    options = generate.Options(workdir=str(tmp_path), prompt=("a",), **flags)  # no checkpoint
-    with pytest.raises(ConfigError, match=f"{next(iter(flags))}="):
-        generate.run(options, recipe.configure(nested_of(base, corpus), {}))
