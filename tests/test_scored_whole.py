@@ -99,6 +99,13 @@ def test_another_part_of_what_was_trained_on_is_said(now, split, named, tmp_path
     )
 
 
+def test_a_run_that_was_not_evaluated_in_training_is_scored_in_any_batches(tmp_path):
+    recipe = tiny.recipe("causal", eval={"split": ""})
+    (tmp_path / "config.json").write_text(json.dumps(recipe))
+    options = Options(workdir=str(tmp_path))
+    assert options.configure(recipe, {"eval.batch_size": "3"}).eval.batch_size == 3
+
+
 def test_batches_of_a_foreign_model_are_cut_where_a_task_has_examples():
     assert "(16, 32, 64" in in_buckets({}, {"task.name": "sst2"})["train.buckets"]
     assert "16, 32" in in_buckets({"task": {"name": "ner"}}, {})["train.buckets"]

@@ -35,7 +35,8 @@ class Options(ReadOptions, ProcessOptions):
         stands = not foreign and os.path.exists(self.place / "config.json")
         run = self.default_recipe() if stands else nested
         overrides = scored_whole(nested, overrides, None if foreign else run)
-        config = super().configure(nested, overrides)
+        # Its split is --split, also of a run that was not evaluated in training.
+        config = recipe.configure(nested, overrides, read=("eval.batch_size",))
         if stands and self.split != "train":
             say_where_parts_differ(config.data, run.get("data", {}), self.workdir)
         return config

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import pathlib
 import typing
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -53,8 +54,11 @@ def load_recipe(spec: str) -> dict:
     return recipe
 
 
-def configure(nested: dict, overrides: dict[str, str]):
-    """Return the RunConfig of a recipe and of overrides as they were typed."""
+def configure(nested: dict, overrides: dict[str, str], read: Sequence[str] = ()):
+    """Return the RunConfig of a recipe and of overrides as they were typed.
+
+    ConfigError for one that nothing would read; the keys `read` are read whatever the others say.
+    """
     full, remaining = select(nested, overrides)
     kinds, changed = key_types(full), set()
     follows = full["model"]["vocab_size"] == run_config.model_vocab(full["tokenizer"])
@@ -75,7 +79,7 @@ def configure(nested: dict, overrides: dict[str, str]):
         full["model"]["vocab_size"] = size
     config = run_config.build(full)
     for key, why in unread(config).items() if changed else ():
-        if key in changed:
+        if key in changed.difference(read):
             raise ConfigError(f"--config.{key}={overrides[key]} would have no effect: {why}")
     return config
 
