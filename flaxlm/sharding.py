@@ -47,8 +47,8 @@ def make_room_for_collectives(several_processes: bool = False) -> None:
     XLA reads the number of threads from NPROC, which is raised here where it is lower.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    flag = re.search(r"xla_force_host_platform_device_count=(\d+)", flags)
-    devices = max(1, jax.config.jax_num_cpu_devices, int(flag[1]) if flag else 1)
+    counts = re.findall(r"xla_force_host_platform_device_count=(\d+)", flags) or [1]
+    devices = max(1, jax.config.jax_num_cpu_devices, int(counts[-1]))
     given = os.environ.get("NPROC", "")
     threads = int(given) if given.isdecimal() else os.cpu_count() or 1
     if (devices > 1 or several_processes) and threads < DEVICE_THREADS * devices:

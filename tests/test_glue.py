@@ -135,16 +135,32 @@ def test_the_rows_of_the_hub(tmp_path, name):
 @pytest.mark.parametrize("name", GLUE)
 @pytest.mark.parametrize("known", [-1, -1.0, "-1", None])
 def test_a_file_without_answers_is_read_whole_as_the_test_file_is(tmp_path, name, known):
-    """`evaluate` asks for all of a file by any split's name."""
+    """By the hub's word for none by any split's name, without the column by that of the test."""
     columns, label = HUB[name]
     rows = [columns | ({} if known is None else {"label": known}) for _ in range(2)]
     path, task = tmp_path / "a.jsonl", TASKS[name]()
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = DataConfig(path=str(path), split="whole")
-    assert task.golds(task.examples(data, "valid", labels_of(name))) == [None, None]
+    assert task.golds(task.examples(data, "test", labels_of(name))) == [None, None]
+    if known is not None:
+        assert task.golds(task.examples(data, "valid", labels_of(name))) == [None, None]
     with open(path, "a") as file:  # all have one, or none has
         file.write(json.dumps(columns | {"label": label}))
-    with pytest.raises(DataError, match=r"line 1: there is no column"):
+    said = r"--split=test answers" if known is None else r"line 1: .*'?label'? (holds|is|has) .*-1"
+    with pytest.raises(DataError, match=said):
+        task.examples(data, "valid", labels_of(name))
+
+
+@pytest.mark.parametrize("name", [n for n in GLUE if len(TASKS[n].gold) > 1])
+def test_two_columns_of_right_answers_that_differ_are_refused(tmp_path, name):
+    columns, label = HUB[name]
+    first, other = TASKS[name].gold[0], {"label": label}
+    path, task = tmp_path / "a.jsonl", TASKS[name]()
+    data = DataConfig(path=str(path), split="whole")
+    path.write_text(json.dumps(columns | other | {first: label}))
+    assert task.golds(task.examples(data, "valid", labels_of(name))) != [None]
+    path.write_text(json.dumps(columns | other | {first: label + 1}))
+    with pytest.raises(DataError, match=rf"line 1: its columns {first} and label .* drop one"):
         task.examples(data, "valid", labels_of(name))
 
 

@@ -231,6 +231,8 @@ def test_labels_left_to_the_data_are_those_of_the_training_rows_and_stay(tmp_pat
     data_of(valid, [{"text": "t", "label": "c", "id": "mine"}])
     data = dict(path=str(train), split="file", valid_path=str(valid))
     recipe = tiny.recipe("masked", data=data) | {"task": {"name": "classification"}}
+    with pytest.raises(ConfigError, match=r"labels is empty; .*all rows of .*a.jsonl"):
+        run_config.from_dict(recipe | {"objective": {}})
     for auto in ("auto", ("auto",), ["auto"]):
         config = run_config.from_dict(recipe | {"objective": {"labels": auto}})
         assert config.objective.labels == ("a", "b")

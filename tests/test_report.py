@@ -78,6 +78,8 @@ def test_the_worst_errors_come_first_and_no_right_answer_is_among_them(written):
 
 def test_a_split_without_right_answers_is_answered_and_not_scored(tmp_path):
     found = evaluation(5)
+    report.write(tmp_path, found, TASKS["classification"](), LABELS)
+    assert len(list(tmp_path.iterdir())) > 4  # of other answers, and gone with them
     found = Evaluation({}, found.examples, [None] * 5, found.answers)
     report.write(tmp_path, found, TASKS["classification"](), LABELS)
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").open()]

@@ -1,6 +1,7 @@
 """What is asked is what is scored: all of a file, and the table says how much of it."""
 
 import json
+import pathlib
 import re
 
 import pytest
@@ -8,7 +9,7 @@ import tiny_runs as tiny
 
 from flaxlm.commands.evaluate import Options, in_buckets, scored_whole
 from flaxlm.data.sources import DataConfig
-from flaxlm.errors import DataError
+from flaxlm.errors import ConfigError, DataError
 from flaxlm.tasks import TASKS
 from flaxlm.training.config import from_dict
 from flaxlm.training.inputs import Inputs
@@ -71,32 +72,75 @@ def test_a_recipe_given_again_does_not_make_a_runs_own_file_another(path, added)
 
 
 @pytest.mark.parametrize(
-    ("now", "split", "named"),
+    ("then", "now", "split", "named"),
     [
-        ({"split": "tail"}, "valid", "data.split is 'hash' there and 'tail' here"),
-        ({"split": "whole"}, "valid", "data.split"),
-        ({"valid_fraction": 0.5}, "test", "data.valid_fraction is 0.01 there and 0.5 here"),
-        ({"document": "line"}, "valid", "data.document"),
-        ({"nfc": True, "dedup": True}, "valid", "data.nfc is .*data.dedup is"),
-        ({"path": "./mine.txt", "exclude": ("b",)}, "valid", "data.exclude"),
-        # The same rows, rows that were trained on by name, and another file.
-        ({}, "valid", None),
-        ({"split": "tail"}, "train", None),
-        ({"path": "other.txt", "split": "tail"}, "valid", None),
-        ({"cache_dir": "c", "workers": 1}, "valid", None),
+        ({}, {"split": "tail"}, "valid", "1 of the 1 files .*'hash' there and 'tail' here"),
+        ({}, {"split": "whole"}, "valid", "data.split is 'hash' there"),
+        ({}, {"valid_fraction": 0.5}, "test", "data.valid_fraction is 0.01 there and 0.5 here"),
+        ({}, {"document": "line"}, "valid", "what is a document differs"),
+        ({}, {"path": "./a.txt", "nfc": True}, "valid", "data.nfc is False there"),
+        ({"path": ("a.txt", "b.txt")}, {"path": "b.txt", "split": "whole"}, "valid", "data.split"),
+        ({}, {"path": "?.txt", "split": "whole"}, "valid", "1 of the 3 files"),
+        ({"path": ("a.txt", "b.txt"), "split": "tail"}, {"weights": (1, 1)}, "valid", "weights"),
+        ({"path": ("a.txt", "b.txt"), "split": "tail"}, {"path": ("b.txt", "a.txt")}, "valid",
+         "data.path is"),
+        ({}, {"split": "file", "valid_path": "./a.txt"}, "valid", "data.split"),
+        ({"split": "file", "valid_path": "b.txt"}, {"valid_path": "a.txt"}, "valid", "valid_path"),
+        # The same rows, rows that were trained on by name, and other files.
+        ({}, {}, "valid", None),
+        ({}, {"split": "tail"}, "train", None),
+        ({}, {"path": "b.txt", "split": "tail"}, "valid", None),
+        ({}, {"workers": 1, "format": "text", "exclude": ("z",)}, "valid", None),
+        ({"path": ("a.txt", "b.txt")}, {"path": "b.txt"}, "valid", None),
+        ({"split": "file", "valid_path": "b.txt"}, {"valid_path": "./b.txt"}, "valid", None),
+        ({"split": "file", "valid_path": "b.txt"}, {"valid_path": "c.txt"}, "valid", None),
+        ({"split": "file", "valid_path": "b.txt"}, {"test_path": "c.txt"}, "test", None),
+        ({}, {"path": "gone.txt", "split": "tail"}, "valid", None),
     ],
-)
-def test_another_part_of_what_was_trained_on_is_said(now, split, named, tmp_path, recwarn):
-    data = dict(path="mine.txt", split="hash")
-    (tmp_path / "config.json").write_text(json.dumps(tiny.recipe("causal", data=data)))
-    recipe = tiny.recipe("causal", data=data | now)
+)  # fmt: skip
+def test_another_part_of_what_was_trained_on_is_said(
+    then, now, split, named, tmp_path, recwarn, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        pathlib.Path(f"{name}.txt").write_text("one\n\ntwo\n")
+    then = dict(path="a.txt", split="hash") | then
+    pathlib.Path("config.json").write_text(json.dumps(tiny.recipe("causal", data=then)))
+    recipe = tiny.recipe("causal", data=then | now)
     config = Options(workdir=str(tmp_path), split=split).configure(recipe, {})
-    assert config.data.split == (data | now)["split"]
+    assert config.data.split == (then | now)["split"]
     said = [str(warning.message) for warning in recwarn]
     assert len(said) == bool(named)
-    assert not named or re.search(
-        rf"{re.escape(str(tmp_path))} was trained on this.*{named}", said[0]
-    )
+    assert not named or re.search(rf"{re.escape(str(tmp_path))} was trained .*{named}", said[0])
+
+
+def test_other_columns_of_a_task_are_other_texts(tmp_path, recwarn):
+    rows = tmp_path / "a.jsonl"
+    rows.write_text('{"text": "a", "other": "b", "label": "x"}\n')
+    sections = dict(
+        data=dict(path=str(rows)), task={"name": "classification"},
+        objective=dict(name="classification", labels=("x", "y")),
+    )  # fmt: skip
+    recipe = tiny.recipe("masked", **sections)
+    del recipe["objective"]["nsp"]
+    (tmp_path / "config.json").write_text(from_dict(recipe).to_json())
+    options = Options(workdir=str(tmp_path))
+    options.configure(recipe, {"task.label_column": "label"})
+    assert not [str(w.message) for w in recwarn]
+    options.configure(recipe, {"task.text_column": "other"})
+    assert "task.text_column is 'text' there and 'other' here" in str(recwarn[0].message)
+
+
+def test_the_file_that_a_run_was_trained_on_is_no_split_beside_another():
+    for path in ("a", "./a"):
+        with pytest.raises(ConfigError, match=r"its valid split is .*b: .*--split=train"):
+            scored_whole(SPLIT, {"data.path": path}, SPLIT)
+        asked = {"data.path": path}
+        assert scored_whole(SPLIT, asked, SPLIT, "train") == asked
+        asked |= {"data.valid_path": "c"}
+        assert scored_whole(SPLIT, asked, SPLIT) == asked
+    both = {"data": SPLIT["data"] | {"valid_path": "a"}}
+    assert scored_whole(both, {"data.path": "a"}, both) == {"data.path": "a"}
 
 
 def test_a_run_that_was_not_evaluated_in_training_is_scored_in_any_batches(tmp_path):

@@ -18,6 +18,13 @@ from flaxlm.sharding import DEVICE_THREADS
         (8, "", False, "500", "500"),
         (8, "", False, "many", str(8 * DEVICE_THREADS)),
         (-1, "--xla_force_host_platform_device_count=4", False, None, str(4 * DEVICE_THREADS)),
+        (
+            -1,
+            "--xla_force_host_platform_device_count=2 --xla_force_host_platform_device_count=4",
+            False,
+            None,
+            str(4 * DEVICE_THREADS),
+        ),
         (1, "--xla_cpu_max_isa=AVX2", True, None, str(DEVICE_THREADS)),
         # One device waits for nobody.
         (-1, "", False, None, None),

@@ -1,16 +1,19 @@
 """`evaluate`: score a split with a run's checkpoint."""
 
+import contextlib
 import dataclasses
+import json
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
 from flaxlm.commands import recipe
 from flaxlm.commands.options import DATA, TRAINED, ProcessOptions, ReadOptions, Rule
-from flaxlm.data.sources import SPLITS, STDLIB, DataConfig
-from flaxlm.errors import ConfigError, choose
+from flaxlm.data.sources import SPLITS, STDLIB, DataConfig, sources
+from flaxlm.errors import ConfigError, FlaxlmError, choose
 from flaxlm.evaluation.report import examine
 from flaxlm.progress import say
 from flaxlm.tasks import TASKS
@@ -34,11 +37,11 @@ class Options(ReadOptions, ProcessOptions):
             overrides = in_buckets(nested, overrides)
         stands = not foreign and os.path.exists(self.place / "config.json")
         run = self.default_recipe() if stands else nested
-        overrides = scored_whole(nested, overrides, None if foreign else run)
+        overrides = scored_whole(nested, overrides, None if foreign else run, self.split)
         # Its split is --split, also of a run that was not evaluated in training.
         config = recipe.configure(nested, overrides, read=("eval.batch_size",))
         if stands and self.split != "train":
-            say_where_parts_differ(config.data, run.get("data", {}), self.workdir)
+            say_what_was_trained_on(config, run, self.split, self.workdir)
         return config
 
     def unread(self, config) -> list[Rule]:
@@ -54,41 +57,64 @@ class Options(ReadOptions, ProcessOptions):
         ]
 
 
-# What says of a file which part of it is scored, and what else decides where a row of it falls.
+# What says of a file which part of it is scored.
 PARTS = ("split", "valid_fraction", "test_fraction", "valid_path", "test_path")
-ROWS = ("include", "exclude", "format", "field", "document")
-ROWS += ("nfc", "strip_control", "dedup", "min_chars")
+# What decides by its hash where a text falls, and what by its place.
+BY_HASH = ("split", "valid_fraction", "test_fraction", "field", "nfc", "strip_control")
+BY_PLACE = (*BY_HASH, "path", "weights", "include", "exclude", "dedup", "min_chars")
+COLUMNS = r"name|columns|source|target|\w+_columns?"  # the keys of a task that make its texts
 
 
-def say_where_parts_differ(data: DataConfig, run: dict, place: str) -> None:
-    """Warn where what a run was trained on is split otherwise than in training.
+def say_what_was_trained_on(config, run: dict, split: str, place: str) -> None:
+    """Warn where rows of a run's training may be among those that are scored.
 
     Args:
-      data: what is scored.
-      run: the `data` section of the run's config, which lies at `place`.
+      config, split: what is scored.
+      run: the config of the run, which lies at `place`.
     """
-    if _places(data.path) != _places(run.get("path", DataConfig.path)):
-        return
-    differ = []
-    for key in (*PARTS, *ROWS):
-        now, then = getattr(data, key), run.get(key, getattr(DataConfig, key))
-        if now != (tuple(then) if isinstance(then, list) else then):
-            differ.append(f"data.{key} is {then!r} there and {now!r} here")
-    if differ:
-        warnings.warn(
-            f"{place} was trained on this data and held out another part of it: "
-            f"{'; '.join(differ)}. Rows of its training may be among those scored",
-            stacklevel=2,
-        )
+    known = run.get("data", {}).keys() & DataConfig.__annotations__.keys()
+    now, then = config.data, DataConfig(**{key: run["data"][key] for key in known})
+    kinds = {"hash": BY_HASH, "tail": BY_PLACE, "file": (f"{split}_path",), "whole": ()}
+    keys = kinds[now.split] if now.split == then.split else ("split",)
+    pairs = [(f"data.{key}", getattr(then, key), getattr(now, key)) for key in keys]
+    if now.split == "hash":
+        tasks = run.get("task", {}), config.raw["task"]
+        names = sorted(filter(re.compile(COLUMNS).fullmatch, tasks[0].keys() & tasks[1].keys()))
+        pairs += [(f"task.{key}", *(task[key] for task in tasks)) for key in names]
+    differ = [
+        f"{key} is {a!r} there and {b!r} here"
+        for key, a, b in pairs
+        if json.dumps(a) != json.dumps(b)  # lists and tuples are alike
+        and not (key.endswith("path") and _places(a) == _places(b))
+    ]
+    with contextlib.suppress(FlaxlmError):  # files that are not there are named where they are read
+        scored, trained = _files(now, split), _files(then, "train")
+        both = scored.keys() & trained.keys()
+        if any(scored[path] != trained[path] for path in both):
+            differ.append("what is a document differs")
+        if both and differ:
+            warnings.warn(
+                f"{place} was trained on {len(both)} of the {len(scored)} files that are scored, "
+                f"and {'; '.join(differ)}: rows of its training may be among those scored",
+                stacklevel=2,
+            )
 
 
-def scored_whole(nested: dict, overrides: dict[str, str], run: dict | None) -> dict[str, str]:
+def _files(data: DataConfig, split: str) -> dict[str, tuple[str, str]]:
+    """Return {file: (format, document)} of a split."""
+    return {os.path.realpath(s.path): (s.format, s.document) for s in sources(data, split)}
+
+
+def scored_whole(
+    nested: dict, overrides: dict[str, str], run: dict | None, split: str = "valid"
+) -> dict[str, str]:
     """Return the overrides, with those that score all of a file which was not trained on.
 
     That is a `data.path` on the command line other than the run's, where nothing is said of
     splits. The directory of a published set has its parts, and `stdlib` is split as in training.
     No file here was held out from a Hugging Face model, for which `run` is None, and for it a
-    recipe's own path counts as one on the command line does.
+    recipe's own path counts as one on the command line does. ConfigError for the path that a run
+    was trained on where its `split` stands in another file.
     """
     data, task = nested.get("data", {}), overrides.get("task.name", "")
     path, typed = data.get("path"), overrides.get("data.path")
@@ -102,6 +128,13 @@ def scored_whole(nested: dict, overrides: dict[str, str], run: dict | None) -> d
     trained = run is not None and (
         typed is None or _places(path) == _places(run.get("data", {}).get("path"))
     )
+    other = _places(run["data"].get(f"{split}_path")) if trained and typed is not None else []
+    bare = not (published or any(f"data.{key}" in overrides for key in PARTS))
+    if bare and other not in ([], _places(path)):
+        raise ConfigError(
+            f"--config.data.path={typed} is what the run was trained on, and its {split} split is "
+            f"{other[0]}: leave it out to score that, or score what was trained on by --split=train"
+        )
     if path in (None, STDLIB) or trained or published or said:
         return overrides
     return overrides | {"data.split": "whole"}
@@ -109,7 +142,7 @@ def scored_whole(nested: dict, overrides: dict[str, str], run: dict | None) -> d
 
 def _places(path: str | Sequence[str] | None) -> list[str]:
     """Return where one path, or several, lead, however they are written."""
-    paths = [path] if isinstance(path, str) else path or ()
+    paths = [path] if path and isinstance(path, str) else path or ()
     return [os.path.abspath(os.path.expanduser(path)) for path in paths]
 
 

@@ -30,6 +30,7 @@ from flaxlm.metrics.labels import reliability
 from flaxlm.progress import say
 from flaxlm.tasks.task import Decisions, Task
 
+COMPARED = ("errors.txt", "confusion.csv", "confusion.png", "reliability.png")
 WORST = 20
 COLUMN = 100  # characters of a line of errors.txt
 MOST_TICKS = 40  # labels of a picture
@@ -56,7 +57,9 @@ def examine(
         directory = place(inputs.workdir, config, split)
         write(directory, evaluation, config.task, labels, step)
         if evaluation.golds[0] is None:
-            say(f"no right answers, so no scores: the answers are in {directory}/predictions.jsonl")
+            compared = f" and nothing to compare with {config.baseline}" * bool(config.baseline)
+            kept = f"the answers are in {directory}/predictions.jsonl"
+            say(f"no right answers, so no scores{compared}: {kept}")
     prefix = config.task_name if config.data.split == "whole" else split
     named = evaluation.scores or amount | {"examples": 0}  # none is scored without right answers
     scores = {f"{prefix}/{name}": value for name, value in named.items()}
@@ -98,6 +101,8 @@ def write(
         files.replace(directory / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
         for name, text in task.files(evaluation.answers, evaluation.examples, labels).items():
             files.replace(directory / name, text)
+        for name in COMPARED:  # an earlier evaluation's, of other answers
+            (directory / name).unlink(missing_ok=True)
         if evaluation.scores:  # there is something to compare with
             files.replace(directory / "errors.txt", worst(evaluation, task, labels))
             decisions = task.decisions(evaluation.answers, evaluation.golds, labels)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from flaxlm import files
 from flaxlm.data import tables
 from flaxlm.data.sources import DataConfig
+from flaxlm.errors import DataError
 from flaxlm.tasks.labels import find_label, label_ids, label_text, whole_number
 from flaxlm.tasks.records import Record, read_split, read_table
 from flaxlm.tasks.regression import NumberTask
@@ -54,10 +55,10 @@ class Glue(Task):
             number = {"index": label_text(number) or str(number)} if index else {}
             return {"id": record.id} | number | texts | answer(record)
 
-        rows = functools.partial(self._rows, form=data.format, skipped=skipped)
-        # A file that is all there is may be the test file, which the site has without answers.
-        part = "test" if data.split == "whole" else split
-        examples = read_split(data, part, example, self.gold, rows, task=self)
+        # A file that is all there is may be the test file.
+        bare = split == "test" or data.split == "whole"
+        rows = functools.partial(self._rows, form=data.format, skipped=skipped, bare=bare)
+        examples = read_split(data, split, example, self.gold, rows, task=self)
         if skipped:
             warnings.warn(
                 f"task.skip_bad_rows left {len(skipped)} rows of the {split} split out; the "
@@ -66,19 +67,28 @@ class Glue(Task):
             )
         return Examples(examples, examples.read + len(skipped or ()))
 
-    def _rows(self, path: str, most: int, form: str, skipped: list[str] | None) -> Iterator[Record]:
+    def _rows(
+        self, path: str, most: int, form: str, skipped: list[str] | None, bare: bool
+    ) -> Iterator[Record]:
         """Yield the rows of a file, of which columns that nobody reads are dropped (MNLI's parses).
 
-        One whose answer is not known has no such column.
+        Where it may be `bare`, -1 as the answer of every row is the hub's word for none.
         """
         header = () if _headed(path, form, self.texts[0]) else self.header
         wanted = {"id", *(name for names in (*self.texts, self.gold, self.index) for name in names)}
-        for record in read_table(path, most, form, header, skipped):
+        records = list(read_table(path, most, form, header, skipped))
+        answers = [
+            [str(r.columns[name]) for name in self.gold if name in r.columns] for r in records
+        ]
+        bare = bare and all(row and {*row} <= {"-1", "-1.0"} for row in answers)
+        for record, given in zip(records, answers, strict=True):
+            if len({*given}) > 1:
+                raise DataError(
+                    f"{record.place}: its columns {' and '.join(self.gold)} are both right answers "
+                    f"and differ, {' and '.join(map(repr, given))}; drop one of them"
+                )
             columns = {name: v for name, v in record.columns.items() if name in wanted}
-            for name in self.gold:
-                if str(columns.get(name)) in ("-1", "-1.0"):  # the hub's word for it
-                    del columns[name]
-            small = dataclasses.replace(record, columns=columns)
+            small = dataclasses.replace(record, columns=columns, graded=not bare)
             names = [present(small, texts) for texts in self.texts]
             if not all(names):
                 yield record  # the error will name the columns that are there

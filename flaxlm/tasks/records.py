@@ -208,7 +208,8 @@ def column_advice(task: Task, data: DataConfig, path: str) -> dict[str, str]:
     form = tables.format_of(path) if data.format == "auto" else data.format
     headless = form in tables.DELIMITERS and getattr(task, "columns", None) == ()
     more = ", or name all in task.columns=('…', '…') if the first line is a row already" * headless
-    advice: dict[str, str] = {}
+    bare = getattr(task, "gold", ()) if data.split == "whole" else ()
+    advice = dict.fromkeys(bare, "--split=test answers a file without right answers")
     for key in (field.name for field in dataclasses.fields(task)):
         names = getattr(task, key)
         if key.endswith("_columns"):

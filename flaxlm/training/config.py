@@ -281,7 +281,8 @@ def _with_labels(values: dict, task, data: DataConfig) -> dict:
     stated = values.get("labels", True)
     if stated and stated not in (AUTO, (AUTO,), [AUTO]):
         return values
-    counts = task.label_counts(data if stated else dataclasses.replace(data, split="whole"))
+    whole = dataclasses.replace(data, split="whole", valid_path="", test_path="")
+    counts = task.label_counts(data if stated else whole)
     if not counts:
         if stated:
             raise ConfigError("objective.labels='auto': this task finds no labels in its data")
