@@ -289,7 +289,8 @@ class Embed(nn.Module):
         if c.positions == "learned":
             if tokens_BL.shape[1] > c.max_length:
                 raise ConfigError(
-                    f"a length of {tokens_BL.shape[1]} is above model.max_length={c.max_length}"
+                    f"a length of {tokens_BL.shape[1]} is above model.max_length={c.max_length}; "
+                    "rows are as long as train.length says"
                 )
             rows = positions_BL + c.position_offset
             x_BLE += take_rows(self.tables[side], rows).astype(c.dtype)
