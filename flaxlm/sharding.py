@@ -46,9 +46,8 @@ def make_room_for_collectives(several_processes: bool = False) -> None:
     all threads wait, each for a collective that has none, they do so until XLA ends the process.
     XLA reads the number of threads from NPROC, which is raised here where it is lower.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    counts = re.findall(r"xla_force_host_platform_device_count=(\d+)", flags) or [1]
-    devices = max(1, jax.config.jax_num_cpu_devices, int(counts[-1]))
+    counts = re.findall(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    devices = max(1, jax.config.jax_num_cpu_devices, int([1, *counts][-1]))
     given = os.environ.get("NPROC", "")
     threads = int(given) if given.isdecimal() else os.cpu_count() or 1
     if (devices > 1 or several_processes) and threads < DEVICE_THREADS * devices:

@@ -9,7 +9,7 @@ from flaxlm.commands.glue import find_files, find_folders, task_scores
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import ConfigError, DataError, MissingInput
 from flaxlm.tasks import TASKS
-from flaxlm.tasks.glue import GLUE
+from flaxlm.tasks.glue import GLUE, _differ
 from flaxlm.tasks.task import Answer
 
 PARSES = "\t".join(f"{c}{i}" for c in "ab" for i in (1, 2))
@@ -159,6 +159,9 @@ def test_two_columns_of_right_answers_that_differ_are_refused(tmp_path, name):
     data = DataConfig(path=str(path), split="whole")
     path.write_text(json.dumps(columns | other | {first: label}))
     assert task.golds(task.examples(data, "valid", labels_of(name))) != [None]
+    for same in (f"{label}.0", f" {label} ", "a name", None, -1, "-", "hidden"):
+        assert not _differ([label, same]) and not _differ([same, label])
+    assert _differ(["Neutral", "entailment"]) and not _differ(["Neutral", "neutral"])
     path.write_text(json.dumps(columns | other | {first: label + 1}))
     with pytest.raises(DataError, match=rf"line 1: its columns {first} and label .* drop one"):
         task.examples(data, "valid", labels_of(name))

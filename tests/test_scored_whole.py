@@ -74,10 +74,13 @@ def test_a_recipe_given_again_does_not_make_a_runs_own_file_another(path, added)
 @pytest.mark.parametrize(
     ("then", "now", "split", "named"),
     [
+        # A file that is gone hides none of the others, and integers are no other numbers.
+        ({"path": ("gone.txt", "b.txt")}, {"path": "b.txt", "split": "whole"}, "valid", "data.sp"),
+        ({"path": ("a.txt", "b.txt"), "split": "tail", "weights": (1, 1)}, {}, "valid", None),
         ({}, {"split": "tail"}, "valid", "1 of the 1 files .*'hash' there and 'tail' here"),
         ({}, {"split": "whole"}, "valid", "data.split is 'hash' there"),
         ({}, {"valid_fraction": 0.5}, "test", "data.valid_fraction is 0.01 there and 0.5 here"),
-        ({}, {"document": "line"}, "valid", "what is a document differs"),
+        ({}, {"document": "line"}, "valid", "data.document is 'file' there"),
         ({}, {"path": "./a.txt", "nfc": True}, "valid", "data.nfc is False there"),
         ({"path": ("a.txt", "b.txt")}, {"path": "b.txt", "split": "whole"}, "valid", "data.split"),
         ({}, {"path": "?.txt", "split": "whole"}, "valid", "1 of the 3 files"),
@@ -114,6 +117,12 @@ def test_another_part_of_what_was_trained_on_is_said(
     assert not named or re.search(rf"{re.escape(str(tmp_path))} was trained .*{named}", said[0])
 
 
+def test_a_split_that_is_none_is_said_before_anything_is_read(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(tiny.recipe("causal", **SPLIT)))
+    with pytest.raises(ConfigError, match="--split='bogus' is not known; choose one of: train"):
+        Options(workdir=str(tmp_path), split="bogus").configure(tiny.recipe("causal", **SPLIT), {})
+
+
 def test_other_columns_of_a_task_are_other_texts(tmp_path, recwarn):
     rows = tmp_path / "a.jsonl"
     rows.write_text('{"text": "a", "other": "b", "label": "x"}\n')
@@ -137,6 +146,9 @@ def test_the_file_that_a_run_was_trained_on_is_no_split_beside_another():
             scored_whole(SPLIT, {"data.path": path}, SPLIT)
         asked = {"data.path": path}
         assert scored_whole(SPLIT, asked, SPLIT, "train") == asked
+        for more in ({"data.split": "file"}, {"data.test_path": "c"}):
+            with pytest.raises(ConfigError, match="--split=train"):
+                scored_whole(SPLIT, asked | more, SPLIT)
         asked |= {"data.valid_path": "c"}
         assert scored_whole(SPLIT, asked, SPLIT) == asked
     both = {"data": SPLIT["data"] | {"valid_path": "a"}}

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -17,6 +16,7 @@ from flaxlm.errors import ConfigError, FlaxlmError, choose
 from flaxlm.evaluation.report import examine
 from flaxlm.progress import say
 from flaxlm.tasks import TASKS
+from flaxlm.training import config as run_config
 from flaxlm.training.config import task_defaults
 from flaxlm.training.metrics import report
 from flaxlm.training.opened import INIT, open_run
@@ -32,6 +32,7 @@ class Options(ReadOptions, ProcessOptions):
 
     def configure(self, nested: dict, overrides: dict[str, str]):
         """Return the config of what is scored; see `scored_whole` and `in_buckets`."""
+        choose("--split", self.split, SPLITS)
         foreign = self.checkpoint == INIT
         if foreign:
             overrides = in_buckets(nested, overrides)
@@ -60,49 +61,43 @@ class Options(ReadOptions, ProcessOptions):
 # What says of a file which part of it is scored.
 PARTS = ("split", "valid_fraction", "test_fraction", "valid_path", "test_path")
 # What decides by its hash where a text falls, and what by its place.
-BY_HASH = ("split", "valid_fraction", "test_fraction", "field", "nfc", "strip_control")
+BY_HASH = ("split", "valid_fraction", "test_fraction", "document", "field", "nfc", "strip_control")
 BY_PLACE = (*BY_HASH, "path", "weights", "include", "exclude", "dedup", "min_chars")
-COLUMNS = r"name|columns|source|target|\w+_columns?"  # the keys of a task that make its texts
+# The keys of a task that make its texts.
+TEXTS = r"name|columns|source|target|set|spaces|prefix|separator|system|user|assistant|end"
+TEXTS += r"|every_turn|\w+_columns?"
 
 
 def say_what_was_trained_on(config, run: dict, split: str, place: str) -> None:
-    """Warn where rows of a run's training may be among those that are scored.
-
-    Args:
-      config, split: what is scored.
-      run: the config of the run, which lies at `place`.
-    """
-    known = run.get("data", {}).keys() & DataConfig.__annotations__.keys()
-    now, then = config.data, DataConfig(**{key: run["data"][key] for key in known})
+    """Warn where a split has rows that a run may have been trained on; its config is `run`."""
+    try:
+        before = run_config.build(run_config.expand(run))
+    except FlaxlmError:  # its data is gone
+        return
+    now, then = config.data, before.data
     kinds = {"hash": BY_HASH, "tail": BY_PLACE, "file": (f"{split}_path",), "whole": ()}
     keys = kinds[now.split] if now.split == then.split else ("split",)
     pairs = [(f"data.{key}", getattr(then, key), getattr(now, key)) for key in keys]
     if now.split == "hash":
-        tasks = run.get("task", {}), config.raw["task"]
-        names = sorted(filter(re.compile(COLUMNS).fullmatch, tasks[0].keys() & tasks[1].keys()))
-        pairs += [(f"task.{key}", *(task[key] for task in tasks)) for key in names]
+        theirs, ours = before.raw["task"], config.raw["task"]
+        pairs += [(f"task.{k}", theirs[k], ours.get(k)) for k in theirs if re.fullmatch(TEXTS, k)]
     differ = [
         f"{key} is {a!r} there and {b!r} here"
         for key, a, b in pairs
-        if json.dumps(a) != json.dumps(b)  # lists and tuples are alike
-        and not (key.endswith("path") and _places(a) == _places(b))
+        if a != b and not (key.endswith("path") and _places(a) == _places(b))
     ]
-    with contextlib.suppress(FlaxlmError):  # files that are not there are named where they are read
-        scored, trained = _files(now, split), _files(then, "train")
-        both = scored.keys() & trained.keys()
-        if any(scored[path] != trained[path] for path in both):
-            differ.append("what is a document differs")
-        if both and differ:
-            warnings.warn(
-                f"{place} was trained on {len(both)} of the {len(scored)} files that are scored, "
-                f"and {'; '.join(differ)}: rows of its training may be among those scored",
-                stacklevel=2,
-            )
-
-
-def _files(data: DataConfig, split: str) -> dict[str, tuple[str, str]]:
-    """Return {file: (format, document)} of a split."""
-    return {os.path.realpath(s.path): (s.format, s.document) for s in sources(data, split)}
+    scored, trained = set(), set()
+    for data, part, files in ((now, split, scored), (then, "train", trained)):
+        for path in data.paths:
+            one = dataclasses.replace(data, path=path, weights=())
+            with contextlib.suppress(FlaxlmError):  # the others are there
+                files |= {os.path.realpath(source.path) for source in sources(one, part)}
+    if differ and (both := scored & trained):
+        warnings.warn(
+            f"{place} was trained on {len(both)} of the {len(scored)} files that are scored, "
+            f"and {'; '.join(differ)}: rows of its training may be among those scored",
+            stacklevel=2,
+        )
 
 
 def scored_whole(
@@ -129,8 +124,8 @@ def scored_whole(
         typed is None or _places(path) == _places(run.get("data", {}).get("path"))
     )
     other = _places(run["data"].get(f"{split}_path")) if trained and typed is not None else []
-    bare = not (published or any(f"data.{key}" in overrides for key in PARTS))
-    if bare and other not in ([], _places(path)):
+    asked = f"data.{split}_path" in overrides or overrides.get("data.split", "file") != "file"
+    if not (published or asked) and other not in ([], _places(path)):
         raise ConfigError(
             f"--config.data.path={typed} is what the run was trained on, and its {split} split is "
             f"{other[0]}: leave it out to score that, or score what was trained on by --split=train"
@@ -157,7 +152,6 @@ def in_buckets(nested: dict, overrides: dict[str, str]) -> dict[str, str]:
 
 def run(options: Options, config) -> None:
     """Score a split and print the table."""
-    choose("--split", options.split, SPLITS)
     if options.split not in config.data.split_names():
         fixed = config.task.objective and config.data.path == STDLIB
         raise ConfigError(

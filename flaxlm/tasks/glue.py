@@ -5,6 +5,7 @@ Tables with the columns of the Hugging Face hub's `glue` are read as well.
 
 import dataclasses
 import functools
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -20,6 +21,14 @@ from flaxlm.tasks.task import Answers, Example, Examples, Labels, LabelTask, Tas
 
 NLI = ("entailment", "neutral", "contradiction")
 TWO_WAY = ("entailment", "not_entailment")
+
+
+def _differ(answers: list) -> bool:
+    """Return whether right answers of a row contradict: two numbers, or two names."""
+    given = {str(answer).strip().casefold() for answer in answers}
+    given -= {"", "-", "none", "hidden", "-1", "-1.0"}
+    numbers = {text for text in given if re.fullmatch(r"-?\d+(\.\d*)?", text)}
+    return len(set(map(float, numbers))) > 1 or len(given - numbers) > 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,26 +85,26 @@ class Glue(Task):
         """
         header = () if _headed(path, form, self.texts[0]) else self.header
         wanted = {"id", *(name for names in (*self.texts, self.gold, self.index) for name in names)}
-        records = list(read_table(path, most, form, header, skipped))
-        answers = [
-            [str(r.columns[name]) for name in self.gold if name in r.columns] for r in records
-        ]
-        bare = bare and all(row and {*row} <= {"-1", "-1.0"} for row in answers)
+        records = []
+        for record in read_table(path, most, form, header, skipped):
+            small = {name: v for name, v in record.columns.items() if name in wanted}
+            records.append(dataclasses.replace(record, columns=small))
+            if not all(present(records[-1], texts) for texts in self.texts):
+                records[-1] = record  # the error will name the columns that are there
+        answers = [[r.columns[name] for name in self.gold if name in r.columns] for r in records]
+        bare = bare and all(row and {*map(str, row)} <= {"-1", "-1.0"} for row in answers)
         for record, given in zip(records, answers, strict=True):
-            if len({*given}) > 1:
+            names = [present(record, texts) for texts in self.texts]
+            blank = all(names) and not all(str(record.columns[name]).strip() for name in names)
+            if skipped is not None and blank:
+                skipped.append(f"{record.place} has an empty text")
+            elif _differ(given):
                 raise DataError(
                     f"{record.place}: its columns {' and '.join(self.gold)} are both right answers "
                     f"and differ, {' and '.join(map(repr, given))}; drop one of them"
                 )
-            columns = {name: v for name, v in record.columns.items() if name in wanted}
-            small = dataclasses.replace(record, columns=columns, graded=not bare)
-            names = [present(small, texts) for texts in self.texts]
-            if not all(names):
-                yield record  # the error will name the columns that are there
-            elif skipped is not None and not all(str(columns[name]).strip() for name in names):
-                skipped.append(f"{record.place} has an empty text")
             else:
-                yield small
+                yield dataclasses.replace(record, graded=not bare)
 
     def site_answer(self, value: Any, labels: Sequence[str]) -> str:
         """Return an answer in the words of the site."""
