@@ -2,13 +2,14 @@
 #   make quickstart [FAMILY=gpt|bert|t5]    train, score and write with a small model
 #   make test                               the test suite
 # make test-isas runs its fast third with SSE4.2, AVX2 and AVX-512, on one core and on two.
+# make faults runs every fault of tests/faults: each point of each sweep, random kills, flips.
 # make parity runs the parity tests with every head, and writes the table of docs/hugging_face.md.
 PYTHON ?= python3
 VENV ?= .venv
 FAMILY ?= gpt
 RUN := $(VENV)/bin/python
 
-.PHONY: quickstart test test-isas parity lint clean
+.PHONY: quickstart test test-isas faults parity lint clean
 
 quickstart: $(VENV)/.run
 	$(RUN) experiments/quickstart/quickstart.py --family=$(FAMILY)
@@ -18,6 +19,9 @@ test: $(VENV)/.test
 
 test-isas: $(VENV)/.test
 	$(RUN) tests/isas.py
+
+faults: $(VENV)/.test
+	FLAXLM_FAULTS=all $(RUN) -m pytest tests/faults
 
 parity: $(VENV)/.test
 	mkdir -p runs/parity

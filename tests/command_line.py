@@ -14,7 +14,8 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 
-ROOT = pathlib.Path(__file__).parents[1]
+# Where the package lies: FLAXLM_CHECKOUT names another checkout, to see its commands fail a test.
+ROOT = pathlib.Path(os.environ.get("FLAXLM_CHECKOUT") or pathlib.Path(__file__).parents[1])
 
 
 @dataclasses.dataclass(frozen=True)

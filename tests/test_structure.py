@@ -13,7 +13,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "flaxlm"
 FILES = sorted(PACKAGE.rglob("*.py"))
-TESTS = sorted((ROOT / "tests").glob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # What each room may import, beside itself. `errors` and `progress` are open to all.
 BASE = {"files", "sharding", "tree"}
