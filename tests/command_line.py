@@ -33,34 +33,45 @@ class Done:
 
 
 @functools.cache
-def server() -> subprocess.Popen:
-    """Start the server, once in a process; it ends when the pipe to it closes."""
-    return subprocess.Popen(
-        [sys.executable, __file__], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+def server(preload: str = "") -> subprocess.Popen:
+    """Start the server, once in a process for each library; it ends when the pipe to it closes."""
+    environment = os.environ | ({"LD_PRELOAD": preload} if preload else {})
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, __file__], text=True, env=environment, **pipes)
 
 
 @dataclasses.dataclass(frozen=True)
 class CommandLine:
-    """Runs commands in `cwd`, on one device unless on more; `directory` takes what they print."""
+    """Runs commands in `cwd`, on one device unless on more; `directory` takes what they print.
+
+    A command that takes longer than `seconds` is ended by SIGALRM. With `preload`, the library of
+    `tests/faults/shim.py`, commands may be given a plan of faults.
+    """
 
     directory: pathlib.Path
     cwd: pathlib.Path = ROOT
     devices: int = 1
+    seconds: int = 600
+    preload: str = ""
 
-    def __call__(self, *arguments: str, max_file_bytes: int = 0) -> Done:
+    def __call__(self, *arguments: str, max_file_bytes: int = 0, plan=None) -> Done:
         """Run one command; no file that it writes may be larger than `max_file_bytes`, if any."""
-        return self.together([arguments], max_file_bytes)[0]
+        return self.together([arguments], max_file_bytes, [plan])[0]
 
-    def together(self, commands: Iterable[Sequence[str]], max_file_bytes: int = 0) -> list[Done]:
-        """Run several commands at the same time, a process each."""
+    def together(
+        self, commands: Iterable[Sequence[str]], max_file_bytes: int = 0, plans: Sequence = ()
+    ) -> list[Done]:
+        """Run several commands at the same time, a process each, and each with its plan if any."""
         requests = []
         for number, arguments in enumerate(commands):
             places = (str(self.directory / f"{name}{number or ''}") for name in ("out", "err"))
-            requests.append([arguments, *places, str(self.cwd), self.devices, max_file_bytes])
-        server().stdin.write(json.dumps(requests) + "\n")
-        server().stdin.flush()
-        codes = json.loads(server().stdout.readline())
+            plan = plans[number] if number < len(plans) else None
+            limits = [self.devices, self.seconds, max_file_bytes, str(plan.path) if plan else ""]
+            requests.append([arguments, *places, str(self.cwd), *limits])
+        process = server(self.preload)
+        process.stdin.write(json.dumps(requests) + "\n")
+        process.stdin.flush()
+        codes = json.loads(process.stdout.readline())
         texts = [
             [pathlib.Path(place).read_text() for place in request[1:3]] for request in requests
         ]
@@ -103,16 +114,24 @@ def serve() -> None:
 
 
 def execute(
-    arguments: list[str], out: str, err: str, cwd: str, devices: int, max_file_bytes: int
+    arguments: list[str],
+    out: str,
+    err: str,
+    cwd: str,
+    devices: int,
+    seconds: int,
+    max_file_bytes: int,
+    plan: str,
 ) -> None:
     """Become `python -m flaxlm arguments…`, or a script's, in `cwd`; does not return."""
+    import ctypes
     import resource
     import runpy
     import signal
 
     import jax
 
-    signal.alarm(600)  # a command that hangs is a failure, and not the end of the suite
+    signal.alarm(seconds)  # a command that hangs is a failure, and not the end of the suite
     jax.config.update("jax_num_cpu_devices", devices)
     os.chdir(cwd)
     os.environ["XDG_CACHE_HOME"] = os.path.dirname(out)
@@ -121,6 +140,8 @@ def execute(
         os.dup2(os.open(path, mode), number)
     if max_file_bytes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+    if plan and ctypes.CDLL(None).faults_arm(os.fsencode(plan)):
+        raise OSError(f"the fault plan {plan} cannot be armed")
     script = arguments[0] if arguments and arguments[0].endswith(".py") else ""
     sys.argv = arguments if script else ["flaxlm", *arguments]
     try:

@@ -1,0 +1,56 @@
+"""Commands under faults, and what `make faults` counted: runs/faults/summary.json."""
+
+import collections
+import json
+import os
+import pathlib
+
+import pytest
+import shim
+from command_line import CommandLine
+from faults import ALL
+
+SUMMARY = pathlib.Path(os.environ.get("FLAXLM_FAULTS_SUMMARY", "runs/faults/summary.json"))
+counted: dict = collections.defaultdict(collections.Counter)
+
+
+@pytest.fixture(scope="module")
+def armed(tmp_path_factory, compilation_cache) -> CommandLine:
+    """Return the command line whose commands take a `plan` of faults, in a folder of its own."""
+    if not shim.library():
+        pytest.skip("no C compiler on Linux: the faults of tests/faults/shim.c cannot be made")
+    here = tmp_path_factory.mktemp("armed")
+    return CommandLine(here, cwd=here, seconds=120, preload=str(shim.library()))
+
+
+@pytest.fixture
+def count(record_property):
+    """Return a function that adds to the figures of a row of the table: count(row, kills=1)."""
+
+    def add(row: str, **figures: float) -> None:
+        record_property("faults", [row, figures])
+
+    return add
+
+
+def pytest_runtest_logreport(report):
+    """Add up what tests counted, wherever they ran."""
+    if report.when != "call":
+        return
+    for name, value in report.user_properties:
+        if name == "faults":
+            row, figures = value
+            counted[row].update(figures)
+            counted[row]["tests"] += 0
+    rows = {value[0] for name, value in report.user_properties if name == "faults"}
+    for row in rows:
+        counted[row].update(tests=1, failed=int(report.failed), seconds=report.duration)
+
+
+def pytest_sessionfinish(session):
+    """Write the figures down, where everything was run: files of a part are joined to the rest."""
+    if not ALL or not counted or hasattr(session.config, "workerinput"):
+        return
+    SUMMARY.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(SUMMARY.read_text()) if SUMMARY.exists() else {}
+    SUMMARY.write_text(json.dumps(known | counted, indent=2, sort_keys=True) + "\n")
