@@ -11,11 +11,12 @@ import io
 import os
 import pathlib
 import shlex
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from flaxlm.errors import DataError, MissingInput
+from flaxlm.errors import DataError, MissingInput, Unsafe
 
 MARK = "\ufeff"  # of an encoding, at the beginning of a file: no text
 MOST_LINE_BYTES = 64 << 20
@@ -26,6 +27,40 @@ WIDE_MARKS += ((codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
 WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
 
 
+def handle(path: str | os.PathLike, flags: int) -> int:
+    """Open a regular file to write, making it where `flags` has O_CREAT; return its descriptor.
+
+    Never through a link, which whoever made the directory may have laid to any file of the user's,
+    nor a pipe, on which it would wait: Unsafe (OSError ENXIO of a pipe that nobody reads).
+    """
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError:
+        if os.path.islink(path):
+            raise Unsafe(
+                f"{path} is a link to {os.readlink(path)}, and nothing is written through links; "
+                "remove it"
+            ) from None
+        raise
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise Unsafe(f"{path} is no regular file, and is not written to; remove it")
+    return file
+
+
+def create(path: str | os.PathLike) -> BinaryIO:
+    """Open a new file to write; what stands there, a link as well, is removed, not written to."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    return open(handle(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb")
+
+
+def append(path: str | os.PathLike, contents: bytes | str) -> None:
+    """Write at the end of a file, text as UTF-8; see `handle`."""
+    with open(handle(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as file:
+        file.write(contents.encode() if isinstance(contents, str) else contents)
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Open a file aside; at the end flush it to disk and rename it, after an error remove it.
@@ -34,7 +69,7 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(aside, "wb") as file:
+        with create(aside) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

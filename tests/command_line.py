@@ -95,7 +95,8 @@ def serve() -> None:
     sys.path[0] = str(ROOT)  # as `python -m` has it there
     # Of the package this leaves out `__main__`, which runs anew in each child.
     for verb in ("glue", "generate", "embed", "inspect", "convert"):
-        importlib.import_module(f"flaxlm.commands.{verb}")
+        if (ROOT / "flaxlm" / "commands").is_dir():  # the checkout may be one of before them
+            importlib.import_module(f"flaxlm.commands.{verb}")
     for late in (
         *("grain", "matplotlib.backends.backend_agg", "matplotlib.figure", "orbax.checkpoint"),
         *("rouge_score.rouge_scorer", "sacrebleu.metrics", "tensorboardX"),

@@ -150,7 +150,8 @@ def build_cache(
         return directory
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with open(directory.with_name(f".{directory.name}.lock"), "w") as lock:
+        path = directory.with_name(f".{directory.name}.lock")
+        with open(files.handle(path, os.O_WRONLY | os.O_CREAT), "wb") as lock:
             # The lock goes with the file, and with the process if it dies.
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -243,6 +244,8 @@ def _open_parts(directory: pathlib.Path, identity: dict) -> None:
         same = json.loads(marker.read_bytes()) == identity
     except (OSError, ValueError):
         same = False
+    if directory.is_symlink():  # none is ever made here
+        directory.unlink()
     if not same:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)

@@ -123,8 +123,7 @@ class MetricWriter:
         """Append one row to `metrics.jsonl` and to the TensorBoard events."""
         if not self.lead:
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        files.append(self.path, json.dumps(row) + "\n")
         if self.writer is None:
             from tensorboardX import SummaryWriter  # a second to import: not before it is needed
 

@@ -10,6 +10,7 @@ import shutil
 import socket
 from pathlib import Path
 
+from flaxlm import files
 from flaxlm.errors import StorageError, Unsafe
 
 # Asked of the file system for real before training starts: a quota does not show in the free
@@ -40,7 +41,7 @@ class Workdir:
 
     def _lock(self) -> None:
         path = self.path / "lock"
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = files.handle(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -88,7 +89,7 @@ def probe(path: str | os.PathLike, nbytes: int = 0) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         require_space(path, nbytes)
-        with open(target, "wb") as file:
+        with files.create(target) as file:
             os.posix_fallocate(file.fileno(), 0, size)
             file.write(b"\1" * 4096)
             file.flush()
