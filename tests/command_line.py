@@ -10,9 +10,11 @@ import functools
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 # Where the package lies: FLAXLM_CHECKOUT names another checkout, to see its commands fail a test.
 ROOT = pathlib.Path(os.environ.get("FLAXLM_CHECKOUT") or pathlib.Path(__file__).parents[1])
@@ -40,6 +42,62 @@ def server(preload: str = "") -> subprocess.Popen:
     return subprocess.Popen([sys.executable, __file__], text=True, env=environment, **pipes)
 
 
+def ask(preload: str, **question) -> list:
+    """Return the server's answer to a question; see `serve`."""
+    process = server(preload)
+    process.stdin.write(json.dumps(question) + "\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+@dataclasses.dataclass
+class Running:
+    """A command that was started, which a test may look at, signal and wait for."""
+
+    preload: str
+    pid: int
+    out: pathlib.Path
+    err: pathlib.Path
+    code: int | None = None
+
+    def ended(self, within: float = 0.0) -> bool:
+        """Return whether the command has ended, or does so `within` seconds."""
+        if self.code is None:
+            (self.code,) = ask(self.preload, wait=[self.pid], within=within)
+        return self.code is not None
+
+    def signal(self, number: int) -> None:
+        """Send a signal, unless the command has ended."""
+        if not self.ended():
+            os.kill(self.pid, number)
+
+    def until(self, condition: Callable[[], bool], within: float = 60.0) -> None:
+        """Wait for a condition; AssertionError if the command ends or the time is up before."""
+        end = time.monotonic() + within
+        while not condition():
+            ended, late = self.ended(), time.monotonic() > end
+            if (ended or late) and not condition():
+                self.kill()
+                raise AssertionError(f"ended: {ended}\n{self.err.read_text()}")
+            time.sleep(0.02)
+
+    def until_said(self, text: str, within: float = 60.0) -> None:
+        """Wait until the command has said `text` on standard error; see `until`."""
+        self.until(lambda: self.err.exists() and text in self.err.read_text(), within)
+
+    def wait(self, within: float = 60.0) -> Done:
+        """Return what the command left; AssertionError, and it is killed, if that takes longer."""
+        if not self.ended(within):
+            self.kill()
+            raise AssertionError(f"still running after {within} s\n{self.err.read_text()}")
+        return Done(self.code, self.out.read_text(), self.err.read_text())
+
+    def kill(self) -> None:
+        """End the command whatever it does."""
+        self.signal(signal.SIGKILL)
+        self.ended(10.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class CommandLine:
     """Runs commands in `cwd`, on one device unless on more; `directory` takes what they print.
@@ -58,24 +116,30 @@ class CommandLine:
         """Run one command; no file that it writes may be larger than `max_file_bytes`, if any."""
         return self.together([arguments], max_file_bytes, [plan])[0]
 
-    def together(
-        self, commands: Iterable[Sequence[str]], max_file_bytes: int = 0, plans: Sequence = ()
-    ) -> list[Done]:
-        """Run several commands at the same time, a process each, and each with its plan if any."""
+    def together(self, commands: Iterable[Sequence[str]], *more) -> list[Done]:
+        """Run several commands at the same time, a process each; see `start`."""
+        return [command.wait(self.seconds + 60) for command in self.start(commands, *more)]
+
+    def start(
+        self,
+        commands: Iterable[Sequence[str]],
+        max_file_bytes: int = 0,
+        plans: Sequence = (),
+        cwds: Sequence[pathlib.Path] = (),
+    ) -> list[Running]:
+        """Start several commands, a process each, and do not wait; in `cwds` if they differ."""
         requests = []
         for number, arguments in enumerate(commands):
             places = (str(self.directory / f"{name}{number or ''}") for name in ("out", "err"))
             plan = plans[number] if number < len(plans) else None
+            cwd = str(cwds[number] if cwds else self.cwd)
             limits = [self.devices, self.seconds, max_file_bytes, str(plan.path) if plan else ""]
-            requests.append([arguments, *places, str(self.cwd), *limits])
-        process = server(self.preload)
-        process.stdin.write(json.dumps(requests) + "\n")
-        process.stdin.flush()
-        codes = json.loads(process.stdout.readline())
-        texts = [
-            [pathlib.Path(place).read_text() for place in request[1:3]] for request in requests
-        ]
-        return [Done(code, *text) for code, text in zip(codes, texts, strict=True)]
+            requests.append([arguments, *places, cwd, *limits])
+            for place in requests[-1][1:3]:
+                pathlib.Path(place).unlink(missing_ok=True)
+        pids = ask(self.preload, start=requests)
+        places = [map(pathlib.Path, request[1:3]) for request in requests]
+        return [Running(self.preload, pid, *two) for pid, two in zip(pids, places, strict=True)]
 
 
 def trained(root: pathlib.Path, recipe: dict) -> tuple[CommandLine, pathlib.Path]:
@@ -88,7 +152,11 @@ def trained(root: pathlib.Path, recipe: dict) -> tuple[CommandLine, pathlib.Path
 
 
 def serve() -> None:
-    """Fork for each request of a line on standard input; answer with their exit codes."""
+    """Answer each line on standard input with a line of JSON.
+
+    `start` forks for each of its requests and is answered with their process ids; `wait` is
+    answered with the exit codes of such ids, null for those that run on after `within` seconds.
+    """
     import gc
     import importlib
 
@@ -105,13 +173,25 @@ def serve() -> None:
     gc.freeze()  # nothing of it is garbage for a child to look for
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
-        children = []
-        for request in json.loads(line):
-            children.append(os.fork())
-            if children[-1] == 0:
+        question, answer = json.loads(line), []
+        for request in question.get("start", ()):
+            answer.append(os.fork())
+            if answer[-1] == 0:
                 execute(*request)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        print(json.dumps(codes), file=answers, flush=True)
+        end = time.monotonic() + question.get("within", 0.0)
+        answer += (ended(child, end) for child in question.get("wait", ()))
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def ended(child: int, end: float) -> int | None:
+    """Return the exit code of a child, or None if it has none at a time of the monotonic clock."""
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > end:
+            return None
+        time.sleep(0.005)
 
 
 def execute(
@@ -128,7 +208,6 @@ def execute(
     import ctypes
     import resource
     import runpy
-    import signal
 
     import jax
 
