@@ -1,8 +1,12 @@
 """The errors a user can meet, each with the exit code that launchers act on."""
 
 import difflib
+import errno
 import math
+import os
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class FlaxlmError(Exception):
@@ -41,6 +45,10 @@ class StorageError(FlaxlmError):
     exit_code = 74
 
 
+class NoRoom(OSError):
+    """A write for which the disk has no room; its text says how much it lacks."""
+
+
 class Preempted(FlaxlmError):
     """The run was asked to stop and has saved: start the same command again."""
 
@@ -57,6 +65,23 @@ class Unsafe(FlaxlmError):
     """Going on would destroy or falsify a result, so it was refused."""
 
     exit_code = 77
+
+
+def explained(error: OSError, path: str | os.PathLike, needed: int) -> OSError:
+    """Return the error of a write in `path` of `needed` bytes: of a full disk as NoRoom."""
+    if isinstance(error, NoRoom) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return error
+    places = (place for place in (Path(path), *Path(path).absolute().parents) if place.exists())
+    room = f"{size(needed)} needed, {size(shutil.disk_usage(next(places)).free)} free"
+    return NoRoom(error.errno, f"{os.strerror(error.errno)} ({room})", str(path))
+
+
+def size(nbytes: int) -> str:
+    """Return an amount of bytes for a person: `1.2 GB`, `3.4 MB`, `5,678 bytes`."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB")):
+        if nbytes >= unit:
+            return f"{nbytes / unit:.1f} {name}"
+    return f"{nbytes:,} bytes"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

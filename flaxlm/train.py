@@ -212,8 +212,7 @@ class Loop:
                     jax.block_until_ready(state.step)
                     say(f"first step done {time.time() - self.started:.1f} s after the start")
                 watchdog.alive()
-                if step % config.log_every == 0:
-                    self.saved.poll()
+                self.saved.poll()
                 if step == profile[1]:
                     jax.block_until_ready(state.step)
                     jax.profiler.stop_trace()
@@ -285,11 +284,16 @@ class Loop:
         for row in self.writer.drain():
             self.check(row)
 
+    def between(self) -> None:
+        """Raise between two batches of an evaluation what ends the run: a failed save, a signal."""
+        self.saved.poll()
+        self.interrupt.check()
+
     def evaluate(self, state, step: int):
         """Score the evaluation split; return the state that records it, and whether it is best."""
-        config, pause = self.config.eval, self.interrupt.check
+        config = self.config.eval
         source = (self.program, state.averaged(), self.inputs, config.split)
-        evaluation = evaluate.evaluate_split(*source, label="evaluate", pause=pause)
+        evaluation = evaluate.evaluate_split(*source, label="evaluate", pause=self.between)
         self.evaluated, scores = (step, evaluation), evaluation.scores
         value, best = scores[config.metric], float(state.best)
         better = evaluate.is_better(value, best, config.mode)

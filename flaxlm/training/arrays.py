@@ -5,6 +5,8 @@ opens with Orbax alone. Orbax is imported on first use: it costs 0.2 s.
 """
 
 import dataclasses
+import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ def _writing_context():
     saving.enable_write_sharding_file = False
     saving.enable_post_merge_validation = False
     saving.array_metadata_store = None
+    # In the background a directory that cannot be made, as on a full disk, leaves threads that
+    # wait five minutes for it, and the process cannot end before them.
+    context.asynchronous.create_directories_asynchronously = False
     return context
 
 
@@ -55,6 +60,12 @@ def begin(directory: Path, arrays: Mapping[str, Any]):
 
     with _writing_context():
         return ocp.save_async(str(directory), tree.unflatten(dict(arrays)))
+
+
+def system_error(error: BaseException) -> BaseException:
+    """Return the OSError that an error of the array store tells of, any other error as it is."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return OSError(int(code[1]), os.strerror(int(code[1]))) if code else error
 
 
 def read(directory: Path, abstract: Mapping[str, Any], partial: bool = False) -> dict[str, Any]:

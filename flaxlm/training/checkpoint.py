@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from flaxlm import files, tree
-from flaxlm.errors import StorageError, Unsafe, choose
+from flaxlm.errors import StorageError, Unsafe, choose, explained
 from flaxlm.training import arrays, manifest, workdir
 from flaxlm.training.manifest import Damaged, Leaf, Manifest
 from flaxlm.training.store import CheckpointConfig, Store, ranked
@@ -68,7 +68,7 @@ class Checkpointer(Store):
         self.read_only = read_only or self.single is not None
         self._primary = jax.process_index() == 0
         self._thread: threading.Thread | None = None
-        self._failure: tuple[int, BaseException] | None = None
+        self._failure: StorageError | None = None
         if not self.read_only and self._primary:
             self.open()
 
@@ -116,17 +116,18 @@ class Checkpointer(Store):
             raise Unsafe(f"{self.root} was opened for reading only")
         self.wait()
         flat = tree.flatten(state)
+        nbytes = tree.nbytes(flat)
         record = self._describe(step, flat, metrics or {})
         if arrays.broadcast(self._primary and self._already(record)):
             return
         if self._primary:
-            workdir.require_space(self.root, tree.nbytes(flat))
+            workdir.require_space(self.root, nbytes)
             self.discard(step)
         try:
             response = arrays.begin(self.writing(step) / "state", flat)
         except OSError as error:
-            raise self._not_saved(step, error) from error
-        self._thread = threading.Thread(target=self._finish, args=(response, record))
+            raise self._not_saved(step, nbytes, error) from error
+        self._thread = threading.Thread(target=self._finish, args=(response, record, nbytes))
         self._thread.start()
         if wait:
             self.wait()
@@ -158,16 +159,16 @@ class Checkpointer(Store):
             files.replace(self.path(record.step) / manifest.NAME, merged.to_bytes())
         return True
 
-    def _finish(self, response, record: Manifest) -> None:
+    def _finish(self, response, record: Manifest, nbytes: int) -> None:
         """Commit a save once every process has written; runs in a thread of its own."""
         try:
             response.result()
             if self._primary:
                 log.info("saved %s", self.commit(record, self.files))
         except BaseException as error:
-            self._failure = (record.step, error)
             if self._primary:
                 self.discard(record.step)
+            self._failure = self._not_saved(record.step, nbytes, error)
             return
         try:
             if self._primary:
@@ -175,8 +176,11 @@ class Checkpointer(Store):
         except OSError as error:
             log.warning("old checkpoints in %s cannot be deleted: %s", self.root, error)
 
-    def _not_saved(self, step: int, error: BaseException) -> StorageError:
+    def _not_saved(self, step: int, nbytes: int, error: BaseException) -> StorageError:
+        error = arrays.system_error(error)
         cause = " ".join(str(error).split())[:300] or type(error).__name__
+        if isinstance(error, OSError):
+            cause = explained(error, self.root, nbytes).strerror or cause
         good = self.steps()
         last = f"the last good one is step {good[-1]}" if good else "there is no other"
         return StorageError(f"checkpoint step {step} was not saved in {self.root}: {cause}; {last}")
@@ -191,9 +195,9 @@ class Checkpointer(Store):
         if self._thread:
             self._thread.join()
             self._thread = None
-        if self._failure:
-            (step, error), self._failure = self._failure, None
-            raise self._not_saved(step, error) from error
+        if failure := self._failure:
+            self._failure = None
+            raise failure
 
     def __enter__(self) -> "Checkpointer":
         return self

@@ -78,6 +78,8 @@ class Store:
                 shutil.rmtree(path)
             for path in self.root.glob(f"{_TRASH}*"):
                 shutil.rmtree(path)
+            for path in self.root.glob(f"{workdir.PROBE}*"):
+                path.unlink()
         except OSError as error:
             raise workdir.unwritable(self.root, error) from error
 

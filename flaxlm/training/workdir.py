@@ -11,11 +11,12 @@ import socket
 from pathlib import Path
 
 from flaxlm import files
-from flaxlm.errors import StorageError, Unsafe
+from flaxlm.errors import StorageError, Unsafe, explained, size
 
 # Asked of the file system for real before training starts: a quota does not show in the free
 # space that it reports. More than this would be slow where allocation writes zeros.
 PROBE_BYTES = 64 << 20
+PROBE = ".probe"
 
 
 class Workdir:
@@ -71,9 +72,9 @@ class Workdir:
         self.close()
 
 
-def unwritable(path: Path, error: OSError) -> StorageError:
-    """Return the error for a directory that cannot be written."""
-    cause = error.strerror or str(error)
+def unwritable(path: Path, error: OSError, needed: int = 0) -> StorageError:
+    """Return the error for a directory in which `needed` bytes cannot be written."""
+    cause = explained(error, path, needed).strerror or str(error)
     return StorageError(f"cannot write in {path}: {cause}; free the disk or choose another workdir")
 
 
@@ -84,18 +85,18 @@ def probe(path: str | os.PathLike, nbytes: int = 0) -> None:
     """
     path = Path(path)
     # A whole fs block even for nbytes=0, so that a read-only directory shows.
-    size = max(4096, min(nbytes, PROBE_BYTES))
-    target = path / f".probe-{os.getpid()}"
+    tried = max(4096, min(nbytes, PROBE_BYTES))
+    target = path / PROBE
     try:
         path.mkdir(parents=True, exist_ok=True)
         require_space(path, nbytes)
         with files.create(target) as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            os.posix_fallocate(file.fileno(), 0, tried)
             file.write(b"\1" * 4096)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise unwritable(path, error, nbytes) from error
     finally:
         with contextlib.suppress(OSError):
             target.unlink()
@@ -106,10 +107,6 @@ def require_space(path: Path, nbytes: int) -> None:
     free = shutil.disk_usage(path).free
     if free < nbytes:
         raise StorageError(
-            f"{path} has {_size(free)} free and checkpoints need {_size(nbytes)}; free the disk, "
+            f"{path} has {size(free)} free and checkpoints need {size(nbytes)}; free the disk, "
             "choose another workdir, or keep fewer checkpoints"
         )
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 10**9 else f"{nbytes / 1e6:.1f} MB"
