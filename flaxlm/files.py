@@ -295,11 +295,17 @@ def _decoded(data: bytes, name: str, number: int, offset: int) -> str:
         ) from None
 
 
-def sha256(path: str | os.PathLike) -> str:
-    """Return the sha-256 of a file's bytes, in hexadecimal."""
+def sha256(path: str | os.PathLike, most: int | None = None) -> str:
+    """Return the sha-256 of a file's bytes, or of its first `most`, in hexadecimal."""
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            if most is None:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.sha256()
+            while data := file.read(min(most, 1 << 20)):
+                digest.update(data)
+                most -= len(data)
+            return digest.hexdigest()
     except FileNotFoundError:
         raise MissingInput(f"{path} does not exist") from None
     except OSError as error:

@@ -134,6 +134,7 @@ def train(
         best_by = {"metric": f"{config.eval.split}/{config.eval.metric}", "mode": config.eval.mode}
         attached = (inputs.identity(), inputs.files())
         saved = Checkpointer(workdir, config.checkpoint, *attached, **best_by)
+        inputs.check_data(saved)
         with program.mesh(), saved:
             check_metric(program, inputs)
             state, step = restore_or_init(program, saved, allow_missing)

@@ -96,7 +96,7 @@ def import_run(source: str, workdir: pathlib.Path, dtype: str, allow_missing: st
     with Inputs.open(config, workdir) as inputs:
         mesh = sharding.make_mesh(config.sharding, jax.local_devices()[:1])
         program = make_train_step(config, mesh, 1)
-        saved = Checkpointer(workdir, extra=inputs.identity(data=False), files=inputs.files())
+        saved = Checkpointer(workdir, extra=inputs.identity(splits=()), files=inputs.files())
         with program.mesh(), saved:
             if saved.latest() is not None:
                 raise Unsafe(f"{workdir} holds a run already; take another --to")

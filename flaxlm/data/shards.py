@@ -36,12 +36,16 @@ class TokenCache:
       counts: those of `encode.COUNTS`.
       append_eos: whether documents end with EOS.
       hash: of the contents; the same wherever and whenever the cache was built.
+      content: likewise, of this split alone.
     """
 
     def __init__(self, directory: pathlib.Path, split: str, manifest: dict):
         part = manifest["splits"][split]
         self.directory, self.split, self.manifest = directory, split, manifest
         self.hash: str = manifest["hash"]
+        own = {n: f["sha256"] for n, f in manifest["files"].items() if n.startswith(f"{split}.")}
+        facts = json.dumps([manifest["dtype"], own], sort_keys=True)
+        self.content = hashlib.sha256(facts.encode()).hexdigest()
         self.append_eos: bool = manifest["append_eos"]
         self.counts: dict[str, int] = part["counts"]
         self.num_tokens = self.counts["tokens"]

@@ -3,6 +3,8 @@
 Documents are read a few at a time; every refusal names the file and the line, row or byte.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import fnmatch
 import glob
@@ -10,7 +12,7 @@ import os
 import pathlib
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flaxlm import files
 from flaxlm.data import tables
@@ -26,6 +28,7 @@ STDLIB = "stdlib"
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo"}
 SKIPPED_FOLDERS |= {"site-packages", "dist-packages", "ensurepip", "lib-dynload", "__pycache__"}
 SKIPPED_FILES = ("_sysconfigdata_*", "_sysconfig_vars_*")
+_SOUGHT: contextvars.ContextVar[dict | None] = contextvars.ContextVar("sought", default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,20 +168,40 @@ def sources(config: DataConfig, split: str = "train") -> list[Source]:
             f"data.include={config.include} and data.exclude={config.exclude} leave no file of "
             f"{', '.join(paths)}"
         )
+    if (sought := _SOUGHT.get()) is not None:
+        sought |= dict.fromkeys(resolved)
     return resolved
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[dict[Source, None]]:
+    """Yield a dict whose keys are, in order, all that `sources` finds within.
+
+    Whatever a corpus or a task reads, it finds there.
+    """
+    token = _SOUGHT.set({})
+    try:
+        yield _SOUGHT.get()
+    finally:
+        _SOUGHT.reset(token)
+
+
+def files_of(found: Iterable[Source]) -> list[str]:
+    """Return the files on disk of sources, in order."""
+    names: list[str] = []
+    for source in found:
+        if source.format == "datasets" or os.path.isdir(source.path):
+            members = pathlib.Path(source.path).iterdir()
+            names += sorted(str(member) for member in members if member.is_file())
+        else:
+            names.append(source.path)
+    return names
 
 
 def source_files(config: DataConfig) -> list[str]:
     """Return the files on disk that any split reads, in order."""
-    names: list[str] = []
-    for split in config.split_names() if config.split == "file" else ["train"]:
-        for source in sources(config, split):
-            if source.format == "datasets":
-                members = pathlib.Path(source.path).iterdir()
-                names += sorted(str(member) for member in members if member.is_file())
-            else:
-                names.append(source.path)
-    return names
+    splits = config.split_names() if config.split == "file" else ["train"]
+    return [name for split in splits for name in files_of(sources(config, split))]
 
 
 def _resolve(path: str, config: DataConfig, key: str) -> list[Source]:

@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
-from flaxlm.data.sources import STDLIB, DataConfig, stdlib_root
+from flaxlm.data.sources import STDLIB, DataConfig, sources, stdlib_root
 from flaxlm.data.split import split_documents
 from flaxlm.errors import ConfigError, DataError, choose, nearest
 from flaxlm.tasks.labels import label_ids
@@ -90,12 +90,17 @@ def package(file: str) -> str:
     return file.split("/")[0].removesuffix(".py")
 
 
-@functools.lru_cache(maxsize=1)  # the splits of a run are asked for one after the other
 def _by_split(data: DataConfig) -> dict[str, list[Documented]]:
     """Return the docstrings of each split, without those that stand in an earlier one.
 
     Within a split they are in the order of files and lines, repetitions included.
     """
+    sources(data)  # what was read is found anew where the docstrings are kept
+    return _read(data)
+
+
+@functools.lru_cache(maxsize=1)  # the splits of a run are asked for one after the other
+def _read(data: DataConfig) -> dict[str, list[Documented]]:
     if data.path != STDLIB:
         raise ConfigError(f"this task reads data.path={STDLIB!r}, not {data.path!r}")
     if data.split != "hash" or data.document != "file":

@@ -8,7 +8,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 
@@ -17,13 +17,17 @@ from flaxlm.data import cache as token_cache
 from flaxlm.data import shards
 from flaxlm.data.order import Mixture
 from flaxlm.data.pipeline import Batches, EvalBatches, loader
+from flaxlm.data.sources import Source, files_of, recorded
+from flaxlm.data.sources import sources as find_sources
 from flaxlm.data.tokenizer import Tokenizer, load_tokenizer
 from flaxlm.errors import ConfigError, MissingInput, Unsafe
 from flaxlm.interop import generation
 from flaxlm.interop.pretrained import SCHEME, Directory
+from flaxlm.progress import say
 from flaxlm.training import config as run_config
-from flaxlm.training import manifest
+from flaxlm.training import data_record, manifest
 from flaxlm.training.checkpoint import Checkpointer
+from flaxlm.training.data_record import SplitRecord
 from flaxlm.training.values import changes
 from flaxlm.training.workdir import Workdir, unwritable
 
@@ -42,6 +46,8 @@ class Inputs:
     def __init__(self, config: run_config.RunConfig, workdir: pathlib.Path, tokenizer: Tokenizer):
         self.config, self.workdir, self.tokenizer = config, workdir, tokenizer
         self._examples: dict[str, list] = {}
+        self._found: dict[str, list[Source]] = {}  # what the examples of a split were read from
+        self._records: dict[str, SplitRecord] = {}
         self._evaluation: dict[tuple[str, int], list] = {}
 
     @classmethod
@@ -130,7 +136,9 @@ class Inputs:
         """Return a task's examples of a split."""
         if split not in self._examples:
             labels = getattr(self.config.objective, "labels", ())
-            self._examples[split] = self.config.task.examples(self.config.data, split, labels)
+            with recorded() as found:
+                self._examples[split] = self.config.task.examples(self.config.data, split, labels)
+            self._found[split] = list(found)
         return self._examples[split]
 
     def amount(self, split: str) -> dict[str, int]:
@@ -212,19 +220,79 @@ class Inputs:
         for host in loader(batches, start, stop, rows=rows, **ahead):
             yield sharding.to_global(host, rows[0], size, program.batch_sharding)
 
-    def identity(self, data: bool = True) -> dict:
-        """Return the hashes that a checkpoint's manifest holds; `data` includes the corpus's."""
+    def data(self, splits: Sequence[str]) -> dict[str, SplitRecord]:
+        """Return what splits are read from, by split."""
+        return {split: self._record(split) for split in splits}
+
+    def _record(self, split: str) -> SplitRecord:
+        if split in self._records:
+            return self._records[split]
+        data, contents = self.config.data, []
+        if self.config.task.objective or self.config.task.ranks:
+            rows = self.amount(split)
+            facts = [data_record.facts_of(name) for name in files_of(self._found[split])]
+        else:
+            sources, facts = self.sources(split), []
+            for corpus, cache in zip(data.corpora(), sources, strict=True):
+                known = {file["path"]: file for file in cache.manifest["source"]["files"]}
+                for name in files_of(find_sources(corpus, split)):
+                    facts.append({key: known[name][key] for key in ("path", "bytes", "sha256")})
+                contents.append(cache.content)
+            rows = {n: sum(cache.counts[n] for cache in sources) for n in ("documents", "tokens")}
+        self._records[split] = SplitRecord(rows, facts, contents)
+        return self._records[split]
+
+    @property
+    def trained_on(self) -> list[str]:
+        """The splits that decide a run's bits: `train`, and the one that it is judged by."""
+        names = self.config.data.split_names()
+        return [name for name in dict.fromkeys(("train", self.config.eval.split)) if name in names]
+
+    def identity(self, splits: Sequence[str] | None = None) -> dict:
+        """Return the hashes that a checkpoint's manifest holds, equal on equal inputs.
+
+        Args:
+          splits: those whose data is included, read for it; None: those of `trained_on`.
+        """
         text = json.dumps(self.config.raw, sort_keys=True).encode()
         facts = {"config": hashlib.sha256(text).hexdigest(), "tokenizer": self.tokenizer.hash}
-        if data and not self.config.task.objective:
-            facts["data"] = [source.hash for source in self.sources("train")]
-        return facts
+        data = self.data(self.trained_on if splits is None else splits)
+        return facts | {"data": {split: record.identity() for split, record in data.items()}}
+
+    def check_data(self, saved: Checkpointer) -> None:
+        """Refuse to go on from a checkpoint that was trained on other data.
+
+        Raises:
+          Unsafe: a file was changed, is missing or new, or other rows were read of it.
+        """
+        step = saved.latest()
+        if step is None:
+            return
+        before, now = saved.manifest(step).extra.get("data"), self.data(self.trained_on)
+        if isinstance(before, dict):
+            listed = {}
+            with contextlib.suppress(OSError, ValueError):
+                listed = json.loads((saved.path(step) / data_record.FILE).read_bytes())
+            differ = data_record.differences(before, now, listed)
+        elif before and not self.config.data.test_path:  # of before 2026-11-26: whole caches
+            same = before == [source.hash for source in self.sources("train")]
+            differ = [] if same else [f"{', '.join(self.config.data.paths)} holds other text"]
+        else:
+            differ = []
+            say(f"{saved.path(step)} does not say what data it was trained on: not compared")
+        if differ:
+            raise Unsafe(
+                f"{self.workdir} was trained on other data up to step {step}, and a run on these "
+                f"has other batches from step 1 on: {'; '.join(differ)}. Restore what was read, or "
+                "take another run directory"
+            )
 
     def files(self) -> dict:
         """Return what makes a checkpoint open by itself."""
         kept = self.workdir / generation.FILE
         return {
             "config.json": self.config.to_json().encode(),
+            **({data_record.FILE: data_record.listing(self._records)} if self._records else {}),
             "tokenizer": self.workdir / "tokenizer",
             **({generation.FILE: kept} if kept.exists() else {}),
         }
