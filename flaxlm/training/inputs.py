@@ -17,7 +17,7 @@ from flaxlm.data import cache as token_cache
 from flaxlm.data import shards
 from flaxlm.data.order import Mixture
 from flaxlm.data.pipeline import Batches, EvalBatches, loader
-from flaxlm.data.sources import Source, files_of, recorded
+from flaxlm.data.sources import files_of, recorded
 from flaxlm.data.sources import sources as find_sources
 from flaxlm.data.tokenizer import Tokenizer, load_tokenizer
 from flaxlm.errors import ConfigError, MissingInput, Unsafe
@@ -46,7 +46,7 @@ class Inputs:
     def __init__(self, config: run_config.RunConfig, workdir: pathlib.Path, tokenizer: Tokenizer):
         self.config, self.workdir, self.tokenizer = config, workdir, tokenizer
         self._examples: dict[str, list] = {}
-        self._found: dict[str, list[Source]] = {}  # what the examples of a split were read from
+        self._found: dict[str, list] = {}  # what the examples of a split were read from
         self._records: dict[str, SplitRecord] = {}
         self._evaluation: dict[tuple[str, int], list] = {}
 
