@@ -12,6 +12,7 @@ import warnings
 
 from flaxlm.commands import COMMANDS, usage
 from flaxlm.errors import ConfigError, FlaxlmError, MissingInput, Preempted, StorageError, choose
+from flaxlm.processes import ending, signals
 
 
 def set_up_jax(options) -> None:
@@ -85,13 +86,14 @@ def speak_utf_8() -> None:
 def main() -> int:
     """Return the exit code (see `flaxlm.errors`); what was not foreseen keeps its traceback."""
     speak_utf_8()
+    signals.listen(command=True)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         run(sys.argv[1:])
     except FlaxlmError as error:
         return fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return fail("interrupted", Preempted.exit_code)
+    except KeyboardInterrupt as asked:
+        return fail(signals.reason(*asked.args), Preempted.exit_code)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         missing = isinstance(error, FileNotFoundError)
@@ -104,8 +106,8 @@ def main() -> int:
 
 
 def fail(message: str, code: int) -> int:
-    """Print `message` as one line, whatever a library put into it; return `code`."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    """Print `message` as one line; return `code`."""
+    ending.say(message)
     return code
 
 

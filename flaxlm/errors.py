@@ -67,6 +67,12 @@ class Unsafe(FlaxlmError):
     exit_code = 77
 
 
+class Interrupted(FlaxlmError):
+    """The run was interrupted twice, and has not saved."""
+
+    exit_code = 130
+
+
 def explained(error: OSError, path: str | os.PathLike, needed: int) -> OSError:
     """Return the error of a write in `path` of `needed` bytes: of a full disk as NoRoom."""
     if isinstance(error, NoRoom) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -1,10 +1,38 @@
-"""A progress bar on a terminal; elsewhere a line now and then."""
+"""A progress bar on a terminal; elsewhere a line now and then. What a process is at, for others."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import ClassVar
 
 LINE_EVERY = 5.0  # seconds
+
+
+class Pulse:
+    """What the process is at, and that it comes along: what a watchdog looks at."""
+
+    def __init__(self):
+        self.what, self.count, self.waits = "the start", 0, 0
+
+    def note(self, what: str) -> None:
+        """Note that something has ended, and what is next."""
+        self.what, self.count = what, self.count + 1
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Note a wait of which nobody can say how long is too long."""
+        before = self.what
+        self.note(what)
+        self.waits += 1
+        try:
+            yield
+            self.note(before)  # after an error the line about it says where it came from
+        finally:
+            self.waits -= 1
+
+
+pulse = Pulse()
 
 
 class Progress:
@@ -23,6 +51,8 @@ class Progress:
         self._first, self._bar = done, None
 
     def __enter__(self) -> "Progress":
+        self._before = pulse.what
+        pulse.note(self.title or pulse.what)
         self._start = self._said = time.monotonic()
         if sys.stderr.isatty() and not self.quiet:
             self._within = Progress._shown is not None
@@ -34,7 +64,9 @@ class Progress:
             )
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind, *exception) -> None:
+        if kind is None:  # else, as above
+            pulse.note(self._before)
         if self._bar is None:
             return
         if self._within:
@@ -54,6 +86,7 @@ class Progress:
         seconds.
         """
         self.done = done
+        pulse.note(self.title or pulse.what)
         now = time.monotonic()
         rate = (done - self._first) / max(now - self._start, 1e-9)
         quiet = self.quiet or text == "" or (text is None and now - self._said < LINE_EVERY)

@@ -10,9 +10,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import signal
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -21,9 +18,10 @@ import jax
 import numpy as np
 
 from flaxlm import sharding
-from flaxlm.errors import Diverged, Preempted, Stuck, choose
+from flaxlm.errors import Diverged, Preempted, choose
 from flaxlm.evaluation import compare, evaluate, report
-from flaxlm.progress import Progress, say
+from flaxlm.processes import GivenUp, Interrupt, Watchdog
+from flaxlm.progress import Progress, pulse, say
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import RunConfig
 from flaxlm.training.inputs import Inputs
@@ -31,71 +29,6 @@ from flaxlm.training.metrics import MetricWriter, flops_per_token, table, write_
 from flaxlm.training.opened import load_params
 from flaxlm.training.start import restore_or_init
 from flaxlm.training.step import TrainProgram, check_batch, check_trained, make_train_step
-
-
-class Interrupted(Exception):
-    """The run was asked to stop in the middle of an evaluation."""
-
-
-class Interrupt:
-    """Remembers a SIGTERM or SIGINT until the step in flight has ended.
-
-    Under `jax.distributed` the signal reaches one process, but all must save at the same step, so
-    the runtime's preemption sync point is asked instead.
-    """
-
-    def __init__(self):
-        self.signal = 0
-        self.distributed = jax.process_count() > 1
-        self.previous = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT,) if self.distributed else (signal.SIGTERM, signal.SIGINT):
-                self.previous[number] = signal.signal(number, self._note)
-
-    def _note(self, number, frame):
-        self.signal = number
-
-    def due(self, step: int) -> bool:
-        """Return whether the run should save at `step` and exit."""
-        if self.distributed:
-            from jax.experimental import multihost_utils
-
-            return multihost_utils.reached_preemption_sync_point(step)
-        return bool(self.signal)
-
-    def check(self) -> None:
-        """Raise Interrupted if the run was asked to stop; called between evaluation batches."""
-        if self.signal:
-            raise Interrupted
-
-    def close(self) -> None:
-        """Put the previous handlers back."""
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-class Watchdog:
-    """Ends the process if no step ends for `seconds`: a hung collective never returns."""
-
-    def __init__(self, seconds: float):
-        self.seconds, self.last, self.stop = seconds, time.monotonic(), threading.Event()
-        if seconds:
-            threading.Thread(target=self._watch, daemon=True).start()
-
-    def alive(self) -> None:
-        """Note that a step, or what takes its place, has ended."""
-        self.last = time.monotonic()
-
-    def _watch(self):
-        while not self.stop.wait(min(self.seconds, 5)):
-            if time.monotonic() - self.last > self.seconds:
-                message = f"error: no step ended for {self.seconds:.0f} s (train.stuck_after)"
-                print(message, file=sys.stderr, flush=True)
-                os._exit(Stuck.exit_code)
-
-    def close(self) -> None:
-        """Stop watching."""
-        self.stop.set()
 
 
 def train(
@@ -121,7 +54,7 @@ def train(
     mesh = sharding.make_mesh(config.sharding)
     check_batch(config, mesh)
     check_trained(config)
-    with Inputs.open(config, workdir) as inputs:
+    with Watchdog(config.train.stuck_after), Inputs.open(config, workdir) as inputs:
         config = inputs.config
         batches = inputs.train(config.train.batch_size)
         shortened(batches.plan.report)
@@ -137,6 +70,7 @@ def train(
         inputs.check_data(saved)
         with program.mesh(), saved:
             check_metric(program, inputs)
+            pulse.note("the first parameters, or those of a checkpoint")
             state, step = restore_or_init(program, saved, allow_missing)
             loop = Loop(program, inputs, saved, total, started or time.time())
             return loop.run(state, step, batches)
@@ -191,13 +125,13 @@ class Loop:
         model, params = self.config.model, self.program.abstract_params
         flops = flops_per_token(model, config.length, params) * tokens
         self.writer = MetricWriter(self.workdir, config, tokens, flops, step)
-        watchdog, self.interrupt = Watchdog(config.stuck_after), Interrupt()
+        self.interrupt = Interrupt()
         profile = config.profile_range() if config.profile_steps else (-1, -1)
         stream = self.inputs.stream(batches, self.program, step, self.total)
         quiet = jax.process_index() != 0
         with contextlib.ExitStack() as ends:
             self.progress = ends.enter_context(Progress("train", self.total, step, quiet=quiet))
-            for part in (self.writer, watchdog, self.interrupt):
+            for part in (self.writer, self.interrupt):
                 ends.callback(part.close)
             # A run that was stopped during an evaluation still has it to do.
             stopped = self.stale(state)
@@ -206,37 +140,40 @@ class Loop:
             while step < self.total and not stopped:
                 if step == profile[0]:
                     jax.profiler.start_trace(str(self.workdir / "profile"))
-                state, metrics = self.program.step(state, next(stream))
+                pulse.note(f"the batch of step {step + 1}")
+                batch = next(stream)
+                pulse.note(f"step {step + 1}")
+                state, metrics = self.program.step(state, batch)
                 step += 1
                 self.check(self.writer.push(step, metrics))
                 if step == first + 1:
                     jax.block_until_ready(state.step)
                     say(f"first step done {time.time() - self.started:.1f} s after the start")
-                watchdog.alive()
                 self.saved.poll()
                 if step == profile[1]:
                     jax.block_until_ready(state.step)
                     jax.profiler.stop_trace()
                 state, stopped = self.after_step(state, step)
-                watchdog.alive()
+            pulse.note(f"the checkpoint of step {step}")
             self.saved.wait()
         return self.finish(state, step, first)
 
     def after_step(self, state, step: int):
         """Evaluate and save if due; return (state, whether the run ends early here)."""
-        last, leave, better = step == self.total, self.interrupt.due(step), False
+        last, leave, better = step == self.total, self.interrupt.due(), False
         scores = None
         if self.unscored(state, step) and not leave:
             self.drain()
             try:
                 state, better = self.evaluate(state, step)
                 scores = self.scores
-            except Interrupted:
+            except GivenUp:
                 leave = True
         stopped = self.stale(state)
         keep = better and self.config.checkpoint.keep_best > 0
         if leave or stopped or keep or self.due(self.config.checkpoint.every, step, last):
             self.drain()
+            pulse.note(f"the checkpoint of step {step}")
             self.saved.save(step, state, metrics=scores, wait=leave)
             self.writer.pause()
         if leave and (not last or self.unscored(state, step)):
@@ -293,6 +230,7 @@ class Loop:
     def evaluate(self, state, step: int):
         """Score the evaluation split; return the state that records it, and whether it is best."""
         config = self.config.eval
+        pulse.note(f"the evaluation of step {step}")
         source = (self.program, state.averaged(), self.inputs, config.split)
         evaluation = evaluate.evaluate_split(*source, label="evaluate", pause=self.between)
         self.evaluated, scores = (step, evaluation), evaluation.scores

@@ -20,6 +20,7 @@ BASE = {"files", "sharding", "tree"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
+    "processes": set(),
     "tree": set(),
     "files": set(),
     "sharding": {"tree"},
@@ -51,7 +52,7 @@ ALLOWED = {
         "data",
         *BASE,
     },
-    "train": {"evaluation", "training", "objectives", "models", *BASE},
+    "train": {"evaluation", "training", "objectives", "models", "processes", *BASE},
     "commands": {
         "train",
         "evaluation",
@@ -64,7 +65,7 @@ ALLOWED = {
         *BASE,
     },
     "lm_eval_adapter": {"training", "inference", "sharding"},
-    "__main__": {"commands", "sharding"},
+    "__main__": {"commands", "processes", "sharding"},
     "__init__": {"train", "evaluation", "inference", "training", "interop"},
 }
 

@@ -29,7 +29,7 @@ from flaxlm.data.sources import DataConfig, source_files
 from flaxlm.data.split import Cleaner, passes, split_documents
 from flaxlm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
 from flaxlm.errors import DataError, MissingInput, StorageError, Unsafe
-from flaxlm.progress import Progress
+from flaxlm.progress import Progress, pulse
 
 PART_CHARS = 2_000_000
 # For so few parts a worker process would cost more than it saves (0.3 s to start one).
@@ -157,7 +157,8 @@ def build_cache(
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 report(f"waiting for another process that builds {directory.name}")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                with pulse.waiting(f"the wait for another process that builds {directory.name}"):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
             if not _current(directory, config, tokenizer):
                 _build(config, tokenizer, directory, report, shard_tokens)
     except OSError as error:

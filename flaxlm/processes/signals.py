@@ -1,0 +1,132 @@
+"""SIGTERM and SIGINT, whatever the main thread waits for.
+
+Python runs a handler in the main thread, between two bytecodes: not while a library computes,
+compiles or waits for another process. So the numbers of signals are also written to a pipe, which
+a thread of ours reads.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+
+from flaxlm.errors import Interrupted, Preempted
+from flaxlm.processes import ending
+from flaxlm.progress import pulse
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Signals:
+    """What a process was asked by signals.
+
+    Outside of a training loop a signal raises KeyboardInterrupt, as there is nothing to save; where
+    that does not get through, the process ends nevertheless. A loop saves first, see `Interrupt`.
+    A second SIGINT ends the process at once.
+    """
+
+    def __init__(self):
+        self.asked = 0  # the number of the first signal
+        self.holding = False  # whether a loop looks at `asked`
+        self._command = False
+        self._interrupts = self._handled = 0
+        self._pipe: tuple[int, int] | None = None
+
+    def listen(self, command: bool = False) -> contextlib.ExitStack:
+        """Take the signals over, in the main thread; return what gives them back at its close.
+
+        `command` is whether the process is ours to end; else its main thread alone is interrupted.
+        """
+        ends = contextlib.ExitStack()
+        if self._pipe or threading.current_thread() is not threading.main_thread():
+            return ends
+        self._command = command
+        reading, writing = self._pipe = os.pipe()
+        os.set_blocking(writing, False)
+        for number in NUMBERS:
+            ends.callback(signal.signal, number, signal.signal(number, self._handle))
+        ends.callback(self._forget, writing)
+        ends.callback(
+            signal.set_wakeup_fd, signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        )
+        threading.Thread(target=self._read, args=(reading,), daemon=True).start()
+        return ends
+
+    def _forget(self, writing: int) -> None:
+        os.close(writing)
+        self._pipe, self.asked, self._interrupts, self._handled = None, 0, 0, 0
+
+    def _handle(self, number: int, frame) -> None:
+        self._handled += number == signal.SIGINT
+        if not self.holding or self._handled > 1:
+            raise KeyboardInterrupt(number)
+
+    def _read(self, reading: int) -> None:
+        while numbers := os.read(reading, 64):
+            for number in filter(NUMBERS.__contains__, numbers):
+                self.note(number)
+        os.close(reading)
+
+    def note(self, number: int) -> None:
+        """Take note of a signal."""
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1 and self._command:
+            ending.end(
+                Interrupted.exit_code,
+                "interrupted twice, and ended at once: what was not saved before is lost; the same "
+                "command goes on from the newest checkpoint",
+            )
+        if not self.asked:
+            self.asked = number
+            if not self.holding:
+                self.insist()
+
+    def insist(self) -> None:
+        """End the process soon, unless it ends by itself or a loop takes over."""
+        if self._command:
+            timer = threading.Timer(ending.GRACE, self._insist)
+            timer.daemon = True
+            timer.start()
+
+    def _insist(self) -> None:
+        if not self.holding:
+            ending.end(Preempted.exit_code, self.reason(self.asked))
+
+    @staticmethod
+    def reason(number: int = signal.SIGINT) -> str:
+        """Return the line of a process that had nothing to save."""
+        return (
+            f"asked to stop ({signal.Signals(number).name}) at {pulse.what}, with nothing to be "
+            "saved; the same command starts again"
+        )
+
+
+signals = Signals()
+
+
+class Interrupt:
+    """Remembers a SIGTERM or SIGINT until the step in flight has ended and is saved."""
+
+    def __init__(self):
+        self._ends = signals.listen()
+        signals.holding = True
+
+    def due(self) -> bool:
+        """Return whether the run should save and exit: called after each step."""
+        return bool(signals.asked)
+
+    def check(self) -> None:
+        """Raise GivenUp if the run was asked to stop; called between evaluation batches."""
+        if self.due():
+            raise GivenUp
+
+    def close(self) -> None:
+        """Leave signals to those who listened before."""
+        signals.holding = False
+        self._ends.close()
+        if signals.asked:
+            signals.insist()
+
+
+class GivenUp(Exception):
+    """The run was asked to stop in the middle of an evaluation."""
