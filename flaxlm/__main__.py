@@ -4,6 +4,7 @@ What a verb takes and does stands in `flaxlm/commands/`, a file and a row each.
 """
 
 import importlib
+import logging
 import os
 import pathlib
 import sys
@@ -13,6 +14,7 @@ import warnings
 from flaxlm.commands import COMMANDS, usage
 from flaxlm.errors import ConfigError, FlaxlmError, MissingInput, Preempted, StorageError, choose
 from flaxlm.processes import ending, signals
+from flaxlm.progress import note, shown
 
 
 def set_up_jax(options) -> None:
@@ -87,7 +89,8 @@ def main() -> int:
     """Return the exit code (see `flaxlm.errors`); what was not foreseen keeps its traceback."""
     speak_utf_8()
     signals.listen(command=True)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    logging.getLogger("flaxlm").addFilter(shown)
+    warnings.showwarning = lambda message, *_: note(f"warning: {message}")
     try:
         run(sys.argv[1:])
     except FlaxlmError as error:
@@ -100,7 +103,8 @@ def main() -> int:
         code = (MissingInput if missing else StorageError).exit_code
         return fail(f"{place}{error.strerror or error}", code)
     except Exception as error:
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            note(line)
         return fail(f"a bug in flaxlm: {type(error).__name__}: {error}", FlaxlmError.exit_code)
     return 0
 

@@ -21,6 +21,7 @@ except ImportError as error:
 from flaxlm import sharding
 from flaxlm.inference import generate, likelihood
 from flaxlm.inference.requests import Continuation, Reader, request
+from flaxlm.progress import note
 from flaxlm.training.opened import load
 
 NEW_TOKENS = 256  # where a task does not say
@@ -134,7 +135,7 @@ def main() -> int:
     try:
         cli_evaluate()
     except FlaxlmError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        note(f"error: {error}")
         return error.exit_code
     return 0
 

@@ -1,10 +1,13 @@
 """A progress bar on a terminal; elsewhere a line now and then. What a process is at, for others."""
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Iterator
 from typing import ClassVar
+
+from flaxlm.untrusted import printable
 
 LINE_EVERY = 5.0  # seconds
 
@@ -46,7 +49,7 @@ class Progress:
     _shown: ClassVar = None  # the one live display of the process
 
     def __init__(self, title: str, total: int | None, done=0, unit="steps", scale=1.0, quiet=False):
-        self.title, self.total, self.done = title, total, done
+        self.title, self.total, self.done = printable(title), total, done
         self.unit, self.scale, self.quiet = unit, scale, quiet
         self._first, self._bar = done, None
 
@@ -90,7 +93,7 @@ class Progress:
         now = time.monotonic()
         rate = (done - self._first) / max(now - self._start, 1e-9)
         quiet = self.quiet or text == "" or (text is None and now - self._said < LINE_EVERY)
-        text = f"{rate / self.scale:.1f} {self.unit}/s" if text is None else text
+        text = f"{rate / self.scale:.1f} {self.unit}/s" if text is None else printable(text)
         if self._bar is not None:
             shown = {"text": text} if text else {}
             self._bar.update(self._task, completed=done, count=self._count(), **shown)
@@ -112,11 +115,11 @@ def _display():
     from rich import console, progress
 
     display = progress.Progress(
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(bar_width=24),
-        progress.TextColumn("{task.fields[count]}"),
+        progress.TextColumn("{task.fields[count]}", markup=False),
         progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[text]}"),
+        progress.TextColumn("{task.fields[text]}", markup=False),
         console=console.Console(stderr=True),
         refresh_per_second=4,
     )
@@ -131,9 +134,30 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def note(message: object) -> None:
+    """Print one line on standard error, of controls what they are: see `printable`."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def shown(record: logging.LogRecord) -> bool:
+    """Make a log's record one line of what is shown; a filter that lets all pass."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
 def say(message: str) -> None:
     """Print one line on standard error, from the first process only."""
     import jax  # not before it is needed: `--help` answers without it
 
     if jax.process_index() == 0:
-        print(message, file=sys.stderr, flush=True)
+        note(message)
+
+
+def show(*parts: object) -> None:
+    """Print tables and lines on standard output; no text in them is markup."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 120
+    for part in parts:
+        console = Console(width=width, markup=False, emoji=False)
+        console.print(part, highlight=not isinstance(part, str), soft_wrap=isinstance(part, str))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import sys
 
 import jax
 
@@ -14,6 +15,7 @@ from flaxlm.inference.settings import resolve
 from flaxlm.progress import Progress, say
 from flaxlm.training.metrics import report
 from flaxlm.training.opened import open_run
+from flaxlm.untrusted import printable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,11 @@ def run(options: Options, config) -> None:
     generations = generate(options, config, prompts)
     lines = [json.dumps(dataclasses.asdict(g), ensure_ascii=False) + "\n" for g in generations]
     replace(options.place / "generations.jsonl", "".join(lines))
+    # To a terminal what it can show; to a file or a pipe the text, byte by byte.
+    terminal = sys.stdout.isatty()
     for g in generations:
-        print(f"--- {g.prompt}\n{g.text}")
+        for line in f"--- {g.prompt}\n{g.text}".split("\n"):
+            print(printable(line) if terminal else line)
     ids = sum(len(g.ids) for g in generations)
     counts = {"generate/texts": len(generations), "generate/tokens": ids}
     report(options.place, counts, "generate")

@@ -14,7 +14,6 @@ import hashlib
 import json
 import pathlib
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -27,12 +26,13 @@ from flaxlm.commands.evaluate import evaluate
 from flaxlm.commands.options import FreshOptions, ProcessOptions, RunOptions
 from flaxlm.errors import ConfigError, MissingInput, StorageError, choose
 from flaxlm.evaluation import report
-from flaxlm.progress import Progress, clock, say
+from flaxlm.progress import Progress, clock, say, show
 from flaxlm.tasks.glue import GLUE
 from flaxlm.train import train
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import barrier
+from flaxlm.untrusted import printable
 
 RUNS = {"mnli_mm": "mnli"}  # tasks that are judged with the run of another
 STEMS = {"train": "train", "valid": "(dev|valid|validation)", "test": "test"}
@@ -312,7 +312,6 @@ def task_scores(valid: dict[str, dict]) -> dict[str, float]:
 
 def print_table(result: dict) -> None:
     """Print the scores of `glue.json`, in hundredths as GLUE has them."""
-    from rich.console import Console
     from rich.table import Table
 
     grid = Table("task", "metric", "dev", "95 %", "test", "time", box=None, padding=(0, 2))
@@ -326,7 +325,5 @@ def print_table(result: dict) -> None:
             name = spent = ""
     count, all_ = result["how_many"], len(GLUE) - len(RUNS)
     grid.add_row("average", f"{count} of {all_} tasks", f"{100 * result['average']:.1f}")
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(grid)
-    for name, reason in result["skipped"].items():
-        console.print(f"not run: {name}: {reason}", highlight=False, soft_wrap=True)
+    skipped = (f"not run: {name}: {reason}" for name, reason in result["skipped"].items())
+    show(grid, *map(printable, skipped))

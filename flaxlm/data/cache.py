@@ -16,7 +16,6 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 
@@ -29,7 +28,7 @@ from flaxlm.data.sources import DataConfig, source_files
 from flaxlm.data.split import Cleaner, passes, split_documents
 from flaxlm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
 from flaxlm.errors import DataError, MissingInput, StorageError, Unsafe
-from flaxlm.progress import Progress, pulse
+from flaxlm.progress import Progress, note, pulse
 
 PART_CHARS = 2_000_000
 # For so few parts a worker process would cost more than it saves (0.3 s to start one).
@@ -38,15 +37,11 @@ PARTS_IN_PROCESS = 2
 _IRRELEVANT = ("cache_dir", "workers", "threads", "prefetch", "weights", "max_line_bytes")
 
 
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def prepare(
     config: DataConfig,
     tokenizer_config: TokenizerConfig,
     workdir: str | os.PathLike,
-    report: Callable[[str], None] = _report,
+    report: Callable[[str], None] = note,
 ) -> tuple[Tokenizer, list[pathlib.Path]]:
     """Return the tokenizer and the cache directory of each corpus, made where not there.
 
@@ -64,7 +59,7 @@ def prepare_tokenizer(
     config: DataConfig,
     tokenizer_config: TokenizerConfig,
     workdir: str | os.PathLike,
-    report: Callable[[str], None] = _report,
+    report: Callable[[str], None] = note,
     texts: Callable[[], Iterable[str]] | None = None,
 ) -> Tokenizer:
     """Return the tokenizer in WORKDIR/tokenizer, loaded or trained where there is none.
@@ -137,7 +132,7 @@ def build_cache(
     config: DataConfig,
     tokenizer: Tokenizer,
     directory: str | os.PathLike,
-    report: Callable[[str], None] = _report,
+    report: Callable[[str], None] = note,
     shard_tokens: int = shards.SHARD_TOKENS,
 ) -> pathlib.Path:
     """Return `directory` with the cache of one corpus in it, built where missing or outdated.

@@ -10,12 +10,11 @@
 Beside them lies what a task writes for others to score, such as the file that a benchmark is sent.
 """
 
-import csv
 import dataclasses
-import io
 import json
 import math
 import pathlib
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -29,10 +28,12 @@ from flaxlm.evaluation.evaluate import Evaluation, batch_size_of, completed, eva
 from flaxlm.metrics.labels import reliability
 from flaxlm.progress import say
 from flaxlm.tasks.task import Decisions, Task
+from flaxlm.untrusted import printable
 
 COMPARED = ("errors.txt", "confusion.csv", "confusion.png", "reliability.png")
 WORST = 20
 COLUMN = 100  # characters of a line of errors.txt
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 MOST_TICKS = 40  # labels of a picture
 
 
@@ -140,15 +141,16 @@ def worst(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()) -> str
     shown = list(rows(evaluation, task, labels))
     for index in order:
         row = shown[index]
-        lines.append(f"\n{row['row']}" + f" ({row['id']})" * (row["id"] != row["row"]))
+        named = f" ({row['id']})" * (row["id"] != row["row"])
+        lines.append(f"\n{printable(row['row'])}{printable(named)}")
         inputs = row["input"] if isinstance(row["input"], dict) else {"input": row["input"]}
         sure = "" if row["score"] is None else f"  ({row['score']:.3f})"
         entries = inputs | {"gold": row["gold"], "prediction": row["prediction"]}
         for name, value in entries.items():
             text = " ".join(_plain(value).split()) + (sure if name == "prediction" else "")
-            lead = f"  {name:12}"
+            lead = f"  {printable(name):12}"
             indents = {"initial_indent": lead, "subsequent_indent": " " * len(lead)}
-            text = textwrap.shorten(text, 6 * COLUMN, placeholder=" …")
+            text = printable(textwrap.shorten(text, 6 * COLUMN, placeholder=" …"))
             lines += textwrap.wrap(text, COLUMN, **indents) or [""]
     return "".join(f"{line}\n" for line in lines)
 
@@ -171,12 +173,21 @@ def _pictures(directory: pathlib.Path, decisions: Decisions, labels: Sequence[st
     names = list(labels) or list(map(str, range(decisions.scores.shape[1])))
     counts = confusion(decisions, len(names))
     lines = [["gold \\ prediction", *names], *([n, *r] for n, r in zip(names, counts, strict=True))]
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(lines)
-    files.replace(directory / "confusion.csv", table.getvalue())
+    files.replace(directory / "confusion.csv", "".join(map(csv_line, lines)))
     _draw_confusion(directory / "confusion.png", counts, names)
     confident = reliability(decisions.scores, decisions.golds)
     _draw_reliability(directory / "reliability.png", *confident)
+
+
+def csv_line(cells: Sequence[object]) -> str:
+    """Return a line of CSV of which a spreadsheet computes nothing: `'` stands before a formula."""
+    line = []
+    for cell in map(str, cells):
+        formula = cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(cell)
+        cell = f"'{cell}" if formula else cell
+        quoted = not {",", '"', "\r", "\n"}.isdisjoint(cell)
+        line.append('"' + cell.replace('"', '""') + '"' if quoted else cell)
+    return ",".join(line) + "\n"
 
 
 def _figure(width: float, height: float):
@@ -198,7 +209,8 @@ def drawable(names: Sequence[str]) -> list[str]:
     font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
     known = font.get_charmap()
     if all(ord(character) in known for name in names for character in name):
-        return [textwrap.shorten(name, 24, placeholder="…") or name[:24] for name in names]
+        short = (textwrap.shorten(name, 24, placeholder="…") or name[:24] for name in names)
+        return [name.replace("$", r"\$") for name in short]  # between two, formulas would be set
     return [str(index) for index in range(len(names))]
 
 

@@ -5,6 +5,8 @@ import sys
 import threading
 import time
 
+from flaxlm.untrusted import printable
+
 # What a library does after this time, once the process was told to end, is not waited for: an
 # unwinding that waits for another thread or process, an interpreter that waits for its threads.
 GRACE = 3.0  # seconds
@@ -16,8 +18,8 @@ def say(message: str) -> bool:
     """Print the `error:` line of the process, whatever a library put into it, unless one stands."""
     if not _said.acquire(blocking=False):
         return False
-    shown = "\033[?25h" if sys.stderr.isatty() else ""  # a bar has hidden the cursor
-    print(f"{shown}error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    cursor = "\033[?25h" if sys.stderr.isatty() else ""  # a bar has hidden it
+    print(f"{cursor}error: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
     return True
 
 

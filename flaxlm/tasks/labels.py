@@ -2,12 +2,12 @@
 
 import json
 import re
-import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 
 from flaxlm.data.tables import integer
 from flaxlm.errors import ConfigError, DataError, nearest
+from flaxlm.progress import note
 
 
 class LabelIds(dict[str, int]):
@@ -169,7 +169,7 @@ def labels_from_data(
         )
     if stated:
         more = f" and {len(names) - 20} more" * (len(names) > 20)
-        print(f"objective.labels: {len(names)} of {source}: {few}{more}", file=sys.stderr)
+        note(f"objective.labels: {len(names)} of {source}: {few}{more}")
         return names
     # Ready for a shell, in which these mean something within quotation marks.
     listed = re.sub(r'(["\\$`])', r"\\\1", repr(names))

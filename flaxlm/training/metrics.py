@@ -4,13 +4,14 @@ import collections
 import json
 import math
 import pathlib
-import sys
 import time
 
 import jax
 import numpy as np
 
 from flaxlm import files, tree
+from flaxlm.progress import show
+from flaxlm.untrusted import printable
 
 # Dense bfloat16 peak of one device, FLOP/s, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -152,13 +153,13 @@ def table(rows: dict, title: str) -> None:
     """
     if jax.process_index():
         return
-    from rich.console import Console
     from rich.table import Table
 
-    grid = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    title, style = printable(title), {"show_header": False, "box": None, "padding": (0, 2)}
+    grid = Table(title=title, title_justify="left", **style)
     for row in folded(rows).items():
-        grid.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(grid)
+        grid.add_row(*map(printable, row))
+    show(grid)
 
 
 def folded(rows: dict) -> dict[str, str]:

@@ -1,0 +1,73 @@
+"""What others wrote: JSON parsed in bounded memory and depth, text shown without its controls."""
+
+import json
+import re
+from typing import Any
+
+MOST_JSON = 64 << 20  # bytes of a JSON text, and a quarter of those that its values may take
+MOST_NESTED = 200  # brackets within each other; Python's own stack ends at some 900
+SMALL = 1 << 20  # characters whose values fit anywhere
+# Bytes that CPython takes at most for what these begin or part: 184 of a dict with its slot, 56 of
+# an empty list, a number or a short string with its slot, a key.
+WEIGHTS = {"{": 200, "[": 64, ",": 48, ":": 48}
+# C0 and C1 controls but the tab, line and paragraph separators, marks and overrides of direction,
+# spaces of no width (but the joiners, which scripts and emoji need), halves of surrogate pairs.
+_CONTROL = re.compile(
+    "[\0-\x08\n-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff]"
+)
+
+
+def parse_json(text: str | bytes, most: int = 0, whole: bool = True, **hooks) -> Any:
+    """Return the value of JSON text, UTF-8 where it is bytes; ValueError says what is wrong.
+
+    Args:
+      text: anything.
+      most: bytes that it may have, and a quarter of those that its values may take; MOST_JSON
+        where it is 0.
+      whole: whether half a surrogate pair, which no file can hold, is wrong anywhere in it.
+      hooks: of `json.loads`.
+    """
+    most = most or MOST_JSON
+    if len(text) > most:
+        raise ValueError(f"it is longer than {most:,} bytes")
+    text = text.decode("utf-8-sig") if isinstance(text, bytes | bytearray) else text
+    check_size(text, most)
+    try:
+        value = json.loads(text, **hooks)
+        if whole and "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if text.count("[") + text.count("{") > MOST_NESTED:
+        check_depth(value)
+    return value
+
+
+def check_size(text: str, most: int) -> None:
+    """Raise ValueError where the values of JSON text may take more than 4 · `most` bytes."""
+    if len(text) > SMALL:
+        size = len(text) + sum(text.count(mark) * weight for mark, weight in WEIGHTS.items())
+        if size > 4 * most:
+            raise ValueError(
+                f"its values may take {size:,} bytes of memory, and {4 * most:,} are the most"
+            )
+
+
+def check_depth(value: Any) -> None:
+    """Raise ValueError where lists and objects are nested deeper than MOST_NESTED."""
+    level = [value]
+    for _ in range(MOST_NESTED):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for items in inner for item in items if isinstance(item, list | dict)]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
+
+
+def printable(text: object) -> str:
+    r"""Return text as one line that a terminal shows and does not obey: controls as \x1b, \u202e.
+
+    Letters of any script, and what joins them, stay as they are.
+    """
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
