@@ -5,11 +5,13 @@ Text is UTF-8, and lines end at a line feed, or a carriage return and a line fee
 
 import codecs
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import io
 import os
 import pathlib
+import secrets
 import shlex
 import stat
 import zlib
@@ -34,7 +36,7 @@ def handle(path: str | os.PathLike, flags: int) -> int:
     nor a pipe, on which it would wait: Unsafe (OSError ENXIO of a pipe that nobody reads).
     """
     try:
-        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError:
         if os.path.islink(path):
             raise Unsafe(
@@ -56,24 +58,51 @@ def create(path: str | os.PathLike) -> BinaryIO:
 
 
 def append(path: str | os.PathLike, contents: bytes | str) -> None:
-    """Write at the end of a file, text as UTF-8; see `handle`."""
-    with open(handle(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as file:
-        file.write(contents.encode() if isinstance(contents, str) else contents)
+    """Write at the end of a file, text as UTF-8: all, or nothing where that fails; see `handle`."""
+    contents = contents.encode() if isinstance(contents, str) else contents
+    file = handle(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        size, left = os.fstat(file).st_size, memoryview(contents)
+        try:
+            while left:
+                left = left[os.write(file, left) :]
+        except OSError:
+            os.ftruncate(file, size)
+            raise
+    finally:
+        os.close(file)
+
+
+def aside_of(path: pathlib.Path, kind: str = "tmp") -> pathlib.Path:
+    """Return a name beside `path` that no other process or thread has; see `locks.sweep`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{kind}")
+
+
+def held(file: int) -> bool:
+    """Hold what is made aside, so that it is not swept while in use; False where it was before."""
+    with contextlib.suppress(OSError):  # a file system without locks, where all is left
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return os.fstat(file).st_nlink > 0
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Open a file aside; at the end flush it to disk and rename it, after an error remove it.
 
-    A reader sees the old file or the new one, whole, and so after a crash does the disk.
+    A reader sees the old file or the new one, whole, and so after a crash does the disk. Several
+    processes may do so at a time: the last one's stays.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = aside_of(path)
     try:
-        with create(aside) as file:
+        file = create(aside)
+        while not held(file.fileno()):
+            file.close()
+            file = create(aside)
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        rename(aside, path)
+            rename(aside, path)
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()

@@ -100,7 +100,7 @@ class Progress:
         elif not quiet:
             self._said = now
             left = f"  {clock((self.total - done) / rate)} left" if self.total and rate else ""
-            print(f"{self.title} {self._count()}  {text}{left}", file=sys.stderr, flush=True)
+            note(f"{self.title} {self._count()}  {text}{left}")
 
     def _count(self) -> str:
         """Return how much is done, of how much."""
@@ -135,8 +135,12 @@ def clock(seconds: float) -> str:
 
 
 def note(message: object) -> None:
-    """Print one line on standard error, of controls what they are: see `printable`."""
-    print(printable(message), file=sys.stderr, flush=True)
+    """Print one line on standard error, of controls what they are: see `printable`.
+
+    Where it cannot be written, on a full disk, the work goes on without.
+    """
+    with contextlib.suppress(OSError):
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 def shown(record: logging.LogRecord) -> bool:

@@ -8,6 +8,7 @@ is in the state, so a run that was killed and started again ends with the same b
 
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import time
@@ -17,18 +18,21 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from flaxlm import sharding
+from flaxlm import sharding, tree
 from flaxlm.errors import Diverged, Preempted, choose
 from flaxlm.evaluation import compare, evaluate, report
 from flaxlm.processes import GivenUp, Interrupt, Watchdog
 from flaxlm.progress import Progress, pulse, say
+from flaxlm.training import manifest, reading
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import RunConfig
-from flaxlm.training.inputs import Inputs
+from flaxlm.training.inputs import Inputs, barrier
+from flaxlm.training.logs import Log
 from flaxlm.training.metrics import MetricWriter, flops_per_token, table, write_result
 from flaxlm.training.opened import load_params
 from flaxlm.training.start import restore_or_init
 from flaxlm.training.step import TrainProgram, check_batch, check_trained, make_train_step
+from flaxlm.training.store import SKIPPED
 
 
 def train(
@@ -76,6 +80,7 @@ def train(
             return loop.run(state, step, batches)
 
 
+LOSS = "loss"  # among a step's metrics: of training. Scores have their split's name before them.
 LOST = {"dropped": "windows without the answer left out", "unknown": "words that became unk"}
 
 
@@ -113,7 +118,9 @@ class Loop:
     saved: Checkpointer
     total: int
     started: float
-    scores: dict = dataclasses.field(default_factory=dict)
+    figures: dict = dataclasses.field(default_factory=dict)  # what the last save said of its step
+    scored: int = 0  # the step of the last evaluation
+    kept: int = 0  # the step of the last save
     evaluated: tuple[int, evaluate.Evaluation] | None = None  # the last one, and the step it is of
 
     def __post_init__(self):
@@ -122,6 +129,10 @@ class Loop:
     def run(self, state, step: int, batches) -> dict:
         """Run from `step` to the end; return the result."""
         first, config, tokens = step, self.config.train, batches.tokens
+        self.scored, self.kept = int(state.scored), step
+        if step:
+            self.figures = dict(self.saved.manifest(step).metrics)
+            self.saved.prune(step)  # a kill may have come between the save and that
         model, params = self.config.model, self.program.abstract_params
         flops = flops_per_token(model, config.length, params) * tokens
         self.writer = MetricWriter(self.workdir, config, tokens, flops, step)
@@ -133,13 +144,15 @@ class Loop:
             self.progress = ends.enter_context(Progress("train", self.total, step, quiet=quiet))
             for part in (self.writer, self.interrupt):
                 ends.callback(part.close)
-            # A run that was stopped during an evaluation still has it to do.
-            stopped = self.stale(state)
-            if self.unscored(state, step):
+            stopped, trace = self.stale(state), Log(self.workdir / "profile")
+            # A run that was stopped during an evaluation still has it to do, and to save.
+            if self.unscored(step):
+                self.kept = step - 1
                 state, stopped = self.after_step(state, step)
             while step < self.total and not stopped:
                 if step == profile[0]:
-                    jax.profiler.start_trace(str(self.workdir / "profile"))
+                    with trace.spared(RuntimeError):
+                        jax.profiler.start_trace(str(trace.path))
                 pulse.note(f"the batch of step {step + 1}")
                 batch = next(stream)
                 pulse.note(f"step {step + 1}")
@@ -152,7 +165,8 @@ class Loop:
                 self.saved.poll()
                 if step == profile[1]:
                     jax.block_until_ready(state.step)
-                    jax.profiler.stop_trace()
+                    with trace.spared(RuntimeError):
+                        jax.profiler.stop_trace()
                 state, stopped = self.after_step(state, step)
             pulse.note(f"the checkpoint of step {step}")
             self.saved.wait()
@@ -161,9 +175,23 @@ class Loop:
     def after_step(self, state, step: int):
         """Evaluate and save if due; return (state, whether the run ends early here)."""
         last, leave, better = step == self.total, self.interrupt.due(), False
+        due = self.owed(self.config.checkpoint.every, self.kept, step)
         scores = None
-        if self.unscored(state, step) and not leave:
+        if leave or due or self.unscored(step):
             self.drain()
+            if skipped := self.skipped(state, step):
+                if leave:
+                    self.saved.wait()
+                    there = self.saved.latest()
+                    place = f"step {there}, the last checkpoint" if there else "the start"
+                    raise Preempted(
+                        f"asked to stop at step {step}; nothing is saved while updates are being "
+                        f"skipped, and the same command goes on from {place}"
+                    )
+                if not last:  # both wait until updates are taken again
+                    return state, False
+                warnings.warn(f"the last {skipped} updates were skipped: not finite", stacklevel=1)
+        if self.unscored(step) and not leave:
             try:
                 state, better = self.evaluate(state, step)
                 scores = self.scores
@@ -171,28 +199,46 @@ class Loop:
                 leave = True
         stopped = self.stale(state)
         keep = better and self.config.checkpoint.keep_best > 0
-        if leave or stopped or keep or self.due(self.config.checkpoint.every, step, last):
+        if leave or stopped or keep or due:
             self.drain()
             pulse.note(f"the checkpoint of step {step}")
-            self.saved.save(step, state, metrics=scores, wait=leave)
-            self.writer.pause()
-        if leave and (not last or self.unscored(state, step)):
+            self.save(state, step, scores or {}, leave)
+        if leave and (not last or self.unscored(step)):
             raise Preempted(
                 f"asked to stop, and saved step {step} of {self.total}; the same command goes on "
                 "from there"
             )
         return state, stopped
 
-    def unscored(self, state, step: int) -> bool:
-        """Return whether an evaluation is due at `step` and the state has not seen it."""
-        config = self.config.eval
-        due = step and config.split and self.due(config.every, step, step == self.total)
-        return bool(due) and int(state.scored) < step
+    def save(self, state, step: int, scores: dict, wait: bool) -> None:
+        """Save the state with the figures of `result.json`, so that any later start can write it.
 
-    @staticmethod
-    def due(every: int, step: int, last: bool) -> bool:
-        """Return whether something that happens `every` steps, and at the end, is due."""
-        return last or bool(every and step % every == 0)
+        Where no step was made since the state was restored, these are those it was saved with.
+        """
+        if row := self.writer.last:
+            self.figures = {LOSS: row["loss"], SKIPPED: int(row["skipped"])}
+        self.figures = manifest.finite(self.figures | scores)
+        self.saved.save(step, state, metrics=self.figures, wait=wait)
+        self.kept = step
+        self.writer.pause()
+
+    def skipped(self, state, step: int) -> int:
+        """Return how many updates were skipped last; a state that holds NaN is Diverged."""
+        if not tree.finite(state.params):
+            raise self.diverged(f"parameters not finite at step {step}, after a finite gradient")
+        return int(self.writer.last.get("skipped", 0))
+
+    def unscored(self, step: int) -> bool:
+        """Return whether an evaluation is due at `step` and the state has not seen it."""
+        return bool(self.config.eval.split) and self.owed(self.config.eval.every, self.scored, step)
+
+    def owed(self, every: int, since: int, step: int) -> bool:
+        """Return whether what happens `every` steps, and at the end, is due, or had to wait.
+
+        It was done last at the step `since`.
+        """
+        again = every and step // every > since // every
+        return since < step and (step == self.total or bool(again))
 
     def stale(self, state) -> bool:
         """Return whether early stopping ends the run here."""
@@ -205,17 +251,21 @@ class Loop:
             return
         step, config = int(row["step"]), self.config.train
         if row["skipped"] > config.skip_nonfinite:
-            good = self.saved.latest()
-            raise Diverged(
+            raise self.diverged(
                 f"loss or gradient not finite at step {step} (loss {row['loss']}), after "
-                f"{config.skip_nonfinite} skipped updates; "
-                + (f"last good checkpoint: step {good}" if good else "no checkpoint was saved yet")
+                f"{config.skip_nonfinite} skipped updates"
             )
         text = ""
         if step % config.log_every == 0:
             rate = row.get("tokens_per_second", 0)
             text = f"loss {row['loss']:.4f}" + (f"  {rate:,.0f} tok/s" if rate else "")
         self.progress.update(step, text)
+
+    def diverged(self, what: str) -> Diverged:
+        """Return the error for a run that diverged, with the step before that is good."""
+        good = self.saved.last_good(self.program.abstract_params)
+        none = "no checkpoint is good" if self.saved.committed() else "no checkpoint was saved yet"
+        return Diverged(f"{what}; last good checkpoint: step {good}" if good else f"{what}; {none}")
 
     def drain(self) -> None:
         """Look at every step in flight: a checkpoint must not hold a run that has diverged."""
@@ -233,7 +283,7 @@ class Loop:
         pulse.note(f"the evaluation of step {step}")
         source = (self.program, state.averaged(), self.inputs, config.split)
         evaluation = evaluate.evaluate_split(*source, label="evaluate", pause=self.between)
-        self.evaluated, scores = (step, evaluation), evaluation.scores
+        self.evaluated, scores, self.scored = (step, evaluation), evaluation.scores, step
         value, best = scores[config.metric], float(state.best)
         better = evaluate.is_better(value, best, config.mode)
         stale = 0 if better else int(state.stale) + 1
@@ -251,31 +301,41 @@ class Loop:
         return state.replace(**counters), better
 
     def finish(self, state, step: int, first: int) -> dict:
-        """Write a task's report and `result.json`, and print the table."""
-        result = {"step": step, "train/loss": self.writer.last.get("loss")} | self.scores
-        result |= self.report(state, step)
+        """Write a task's report and `result.json`, or what of them is not there; print the table.
+
+        All of it is a function of the last checkpoint, so a later start writes the same.
+        """
+        barrier("saved")
+        figures = {name: math.nan if v is None else v for name, v in self.figures.items()}
+        figures.pop(SKIPPED, None)
+        loss = {"train/loss": figures.pop(LOSS)} if LOSS in figures else {}
+        redone, scores = self.report(state, step, first)
+        result = {"step": step} | loss | figures | scores
         result |= {"best": float(state.best)} if not np.isnan(float(state.best)) else {}
-        result = {name: value for name, value in result.items() if value is not None}
+        redone += ["result.json"] * write_result(self.workdir, result)
         if step == first:
-            say(f"nothing to do: step {step} of {self.total} was reached before")
-        if step > first or not (self.workdir / "result.json").exists():
-            write_result(self.workdir, result)
+            made = f"made what was not there: {', '.join(redone)}" if redone else "nothing to do"
+            say(f"{made}: step {step} of {self.total} was reached before")
         table(result, f"train: {self.workdir.name}")
         return result
 
-    def report(self, state, step: int) -> dict:
-        """Examine the evaluation split with the checkpoint readers will use; return its scores.
+    def report(self, state, step: int, first: int) -> tuple[list[str], dict]:
+        """Examine the evaluation split with the checkpoint readers will use.
 
-        It is done once per step, even where the run was killed in the middle of it.
+        Return the reports that were not there as yet, and the scores.
         """
         config, split = self.config, self.config.eval.split
         if not config.task.objective or not split:
-            return {}
-        params = state.averaged()
+            return [], {}
+        at, params = step, state.averaged()
         if config.eval.patience:
-            params, step = load_params(self.program, self.workdir, "")
-        if report.step_of(report.place(self.workdir, config, split)) == step:
-            return {}
-        at, evaluation = self.evaluated or (None, None)
-        known = evaluation if at == step else None
-        return report.examine(self.program, params, self.inputs, split, step, known)
+            at = reading.find(self.workdir, "", config.eval).step
+        there = report.stored(self.inputs, split, at) if step == first else None
+        if there is not None:
+            return [], there
+        if config.eval.patience:
+            params, at = load_params(self.program, self.workdir, "")
+        scored, evaluation = self.evaluated or (None, None)
+        known = evaluation if scored == at else None
+        scores = report.examine(self.program, params, self.inputs, split, at, known)
+        return [f"evaluations/{report.place(self.workdir, config, split).name}"], scores

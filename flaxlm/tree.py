@@ -184,6 +184,16 @@ def digests(tree) -> dict[str, str]:
     return {path: f"{value:08x}" for path, value in jax.device_get(values).items()}
 
 
+def finite(tree) -> bool:
+    """Return whether every number of the leaves is finite; large ones are read where they lie."""
+
+    def value(leaf):
+        there = leaf.nbytes > HOST_BYTES or not getattr(leaf, "is_fully_addressable", True)
+        return jnp.isfinite(leaf).all() if there else np.isfinite(np.asarray(leaf)).all()
+
+    return all(jax.device_get([value(leaf) for leaf in jax.tree.leaves(tree)]))
+
+
 def digest_of(tree) -> str:
     """Return one 16-digit hexadecimal digest of a whole tree, its paths included."""
     return combined(digests(tree))

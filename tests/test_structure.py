@@ -17,7 +17,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # What each room may import, beside itself. These are open to all.
 OPEN = {"errors", "progress", "untrusted"}
-BASE = {"files", "sharding", "tree"}
+BASE = {"files", "locks", "sharding", "tree"}
 ALLOWED = {
     "errors": set(),
     "progress": set(),
@@ -25,6 +25,7 @@ ALLOWED = {
     "untrusted": set(),
     "tree": set(),
     "files": set(),
+    "locks": {"files"},
     "sharding": {"tree"},
     "data": {"files"},
     "metrics": set(),

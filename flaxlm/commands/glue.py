@@ -25,13 +25,14 @@ from flaxlm.commands import recipe
 from flaxlm.commands.evaluate import evaluate
 from flaxlm.commands.options import FreshOptions, ProcessOptions, RunOptions
 from flaxlm.errors import ConfigError, MissingInput, StorageError, choose
-from flaxlm.evaluation import report
+from flaxlm.evaluation import compare, report
 from flaxlm.progress import Progress, clock, say, show
 from flaxlm.tasks.glue import GLUE
 from flaxlm.train import train
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.inputs import barrier
+from flaxlm.training.workdir import Workdir
 from flaxlm.untrusted import printable
 
 RUNS = {"mnli_mm": "mnli"}  # tasks that are judged with the run of another
@@ -99,7 +100,8 @@ class Job:
 def run(options: Options, config_of: Callable) -> None:
     """Train and score the tasks."""
     data = pathlib.Path(options.data)
-    glue(config_of, data, options.place, options.tasks, options.allow_missing)
+    with Workdir(options.place, lock=jax.process_index() == 0):
+        glue(config_of, data, options.place, options.tasks, options.allow_missing)
 
 
 def glue(
@@ -127,14 +129,15 @@ def glue(
     if asked or not jobs:
         raise MissingInput("; ".join(asked or [f"{n}: {why}" for n, why in skipped.items()]))
     known = _read(workdir / "glue.json")
-    left = [job for job in jobs if not finished(job, known.get(job.task))]
+    submission = workdir / "submission"
+    left = [job for job in jobs if not finished(job, known.get(job.task), submission)]
     check_rows(left)
     for number, job in enumerate(jobs, 1):
         before = "" if job in left else " was finished before"
         say(f"glue {number}/{len(jobs)}: {job.task}{before}")
         if job in left:
             known[job.task] = score(job, allow_missing)
-            hand_in(job, workdir / "submission")
+            hand_in(job, submission)
             _write(workdir, known, skipped)
     result = _write(workdir, known, skipped)
     if jax.process_index() == 0:
@@ -247,10 +250,12 @@ def find_files(folder: pathlib.Path, part: str = "") -> dict[str, str]:
     return files_of
 
 
-def finished(job: Job, entry: dict | None) -> bool:
-    """Return whether `glue.json` has a task's scores, of this config, and their report stands."""
-    there = (report.place(job.place, job.config, "valid") / "scores.json").exists()
-    return there and bool(entry) and entry["config"] == job.identity
+def finished(job: Job, entry: dict | None, submission: pathlib.Path) -> bool:
+    """Return whether `glue.json` has a task's scores, of this config, and their files stand."""
+    there = [report.place(job.place, job.config, "valid") / "scores.json"]
+    if "test" in job.splits:
+        there.append(submission / GLUE[job.task].submission)
+    return bool(entry) and entry["config"] == job.identity and all(p.exists() for p in there)
 
 
 def score(job: Job, allow_missing: str) -> dict:
@@ -265,8 +270,8 @@ def score(job: Job, allow_missing: str) -> dict:
             if split == "test" or not job.train:  # else training has left it
                 evaluate(job.config, job.place, split, "")
             barrier(f"{job.task} {split}")  # the first process writes it
-            path = report.place(job.place, job.config, split) / "scores.json"
-            entry[split] = json.loads(path.read_bytes())
+            place = report.place(job.place, job.config, split)
+            entry[split] = json.loads(compare.read(place, "scores.json"))
     return entry | {"seconds": round(time.monotonic() - started, 1)}
 
 
@@ -276,8 +281,8 @@ def hand_in(job: Job, directory: pathlib.Path) -> None:
         return
     name = GLUE[job.task].submission
     directory.mkdir(parents=True, exist_ok=True)
-    answers = report.place(job.place, job.config, "test") / name
-    files.replace(directory / name, answers.read_bytes())
+    answers = compare.read(report.place(job.place, job.config, "test"), name)
+    files.replace(directory / name, answers)
 
 
 def _read(path: pathlib.Path) -> dict:

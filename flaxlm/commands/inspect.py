@@ -15,7 +15,7 @@ from flaxlm.models import parameter_count
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.metrics import report, table
 from flaxlm.training.program import abstract_params
-from flaxlm.training.reading import find
+from flaxlm.training.reading import find, follow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,13 +42,13 @@ def run(options: Options, config) -> None:
 
 def inspect(config, workdir: pathlib.Path, checkpoint: str) -> dict:
     """Return step, parameter count, hashes and digests, computed on one CPU device."""
-    source = find(workdir, checkpoint, config.eval)
+    find(workdir, checkpoint, config.eval)  # refused before anything is read
     params = abstract_params(config, config.objective.heads(config.model_name), adapters=True)
     with (
         Inputs.open(config, workdir, write=False) as inputs,
         jax.default_device(jax.devices("cpu")[0]),
     ):
-        record = source.verified(params)
+        record = follow(workdir, checkpoint, config.eval, lambda source: source.verified(params))
         return {
             "step": record.step,
             "model": config.model_name,

@@ -5,6 +5,8 @@ import os
 import pathlib
 from typing import ClassVar
 
+import jax
+
 from flaxlm.commands import STARTED
 from flaxlm.commands.options import FreshOptions, ProcessOptions, RunOptions
 from flaxlm.errors import ConfigError
@@ -14,6 +16,7 @@ from flaxlm.train import train
 from flaxlm.training import metrics
 from flaxlm.training.config import RunConfig
 from flaxlm.training.step import TrainProgram, make_train_step
+from flaxlm.training.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,13 +78,16 @@ def train_seeds(
             shared.append(make_train_step(config, mesh, total_steps))
         return dataclasses.replace(shared[0], config=config)
 
-    for number in range(config.seeds):
-        seed = config.seed + number
-        say(f"seed {seed}, {number + 1} of {config.seeds}")
-        raw = config.raw | {"seed": seed, "seeds": 1}
-        one = dataclasses.replace(config, seed=seed, seeds=1, raw=raw)
-        train(one, workdir / f"seed_{seed}", allow_missing, started, make)
-    name = report.place(workdir, config, config.eval.split).name
-    result = compare.summary(workdir, name, config.eval.metric, config.eval.mode, config.baseline)
-    metrics.report(workdir, result, f"train: {workdir.name}, {config.seeds} seeds")
-    return result
+    with Workdir(workdir, lock=jax.process_index() == 0):
+        for number in range(config.seeds):
+            seed = config.seed + number
+            say(f"seed {seed}, {number + 1} of {config.seeds}")
+            raw = config.raw | {"seed": seed, "seeds": 1}
+            one = dataclasses.replace(config, seed=seed, seeds=1, raw=raw)
+            train(one, workdir / f"seed_{seed}", allow_missing, started, make)
+        name = report.place(workdir, config, config.eval.split).name
+        result = compare.summary(
+            workdir, name, config.eval.metric, config.eval.mode, config.baseline
+        )
+        metrics.report(workdir, result, f"train: {workdir.name}, {config.seeds} seeds")
+        return result

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flaxlm import locks
 from flaxlm.errors import DataError, MissingInput
 from flaxlm.metrics.paired import mcnemar, over_seeds, paired_bootstrap, paired_t
 
@@ -27,7 +28,9 @@ def reports(run: pathlib.Path, name: str) -> list[pathlib.Path]:
     """
     directories = [member / "evaluations" / name for member in members(run)]
     for directory in directories:
-        if not (directory / "predictions.jsonl").is_file():
+        with locks.locked(directory, shared=True):
+            there = (directory / "predictions.jsonl").is_file()
+        if not there:
             others = sorted(p.name for p in directory.parent.glob("*") if p.is_dir())
             raise MissingInput(
                 f"{directory} is not there, so nothing can be compared with it (there: "
@@ -36,30 +39,50 @@ def reports(run: pathlib.Path, name: str) -> list[pathlib.Path]:
     return directories
 
 
+def read(report: pathlib.Path, name: str) -> bytes:
+    """Return a file of a report, which another process may be replacing."""
+    with locks.locked(report, shared=True):
+        return (report / name).read_bytes()
+
+
+def _parsed(text: bytes, path: pathlib.Path, line: int = 1) -> dict:
+    """Return a JSON object; DataError where it is none."""
+    try:
+        if isinstance(row := json.loads(text.decode()), dict):
+            return row
+    except (ValueError, RecursionError):
+        pass
+    raise DataError(f"{path}, line {line} is damaged; run `evaluate` there again")
+
+
 def mistakes(report: pathlib.Path) -> dict[str, float]:
     """Return {row: mistake} of a report's examples, 0 where the answer is right."""
-    by_id = {}
-    with (report / "predictions.jsonl").open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            row = json.loads(line)
-            if row["mistake"] is None:
-                raise DataError(f"{report}/predictions.jsonl, line {number} has no right answer")
-            place = row.get("row", row["id"])  # ids of a file's own may stand there twice
-            if place in by_id:
-                raise DataError(f"{report}/predictions.jsonl, line {number}: {place} again")
-            by_id[place] = row["mistake"]
+    by_id, text = {}, read(report, "predictions.jsonl")
+    for number, line in enumerate(text.removesuffix(b"\n").split(b"\n"), 1):
+        row = _parsed(line, report / "predictions.jsonl", number)
+        if row["mistake"] is None:
+            raise DataError(f"{report}/predictions.jsonl, line {number} has no right answer")
+        place = row.get("row", row["id"])  # ids of a file's own may stand there twice
+        if place in by_id:
+            raise DataError(f"{report}/predictions.jsonl, line {number}: {place} again")
+        by_id[place] = row["mistake"]
     return by_id
 
 
-def on_examples(ours: Sequence[pathlib.Path], theirs: Sequence[pathlib.Path]) -> dict[str, float]:
+def on_examples(
+    ours: Sequence[pathlib.Path],
+    theirs: Sequence[pathlib.Path],
+    known: dict[str, float] | None = None,
+) -> dict[str, float]:
     """Return how a run compares with another on the same examples, means over their seeds.
 
     `right` is the difference in the share of right answers and `mistake` that of the mean mistake
     (less is better), each with `_low`, `_high` (95 %) and `_p` of a paired bootstrap; for one
     seed each there are also `only_ours`, `only_theirs` and `mcnemar_p`. DataError where they
-    answered other examples.
+    answered other examples. `known` are the mistakes of the one report of ours, if they are known.
     """
-    sides = [[mistakes(report) for report in side] for side in (ours, theirs)]
+    sides = [[mistakes(report) for report in side] for side in (() if known else ours, theirs)]
+    sides[0] = sides[0] or [known]
     ids = list(sides[0][0])
     for report, answered in zip([*ours, *theirs], [*sides[0], *sides[1]], strict=True):
         if answered.keys() != set(ids):
@@ -83,18 +106,26 @@ def on_examples(ours: Sequence[pathlib.Path], theirs: Sequence[pathlib.Path]) ->
 
 def scores(reports: Sequence[pathlib.Path]) -> dict[str, list[float]]:
     """Return {score: its value of each seed}."""
-    rows = [json.loads((report / "scores.json").read_bytes()) for report in reports]
+    name = "scores.json"
+    rows = [_parsed(read(report, name), report / name) for report in reports]
     facts = ("step", "examples", "examples_read")
     names = [n for n in rows[0] if n not in facts and not n.endswith(("_low", "_high"))]
     return {name: [row[name] for row in rows] for name in names if all(name in r for r in rows)}
 
 
-def summary(run: pathlib.Path, name: str, metric: str, mode: str, baseline: str = "") -> dict:
+def summary(
+    run: pathlib.Path,
+    name: str,
+    metric: str,
+    mode: str,
+    baseline: str = "",
+    known: dict[str, float] | None = None,
+) -> dict:
     """Return {score_mean, score_sd} over a run's seeds, the best, and how it beats a baseline.
 
     `metric` (whose `mode` is max or min) tells the best seed of the evaluation `name`, TASK-SPLIT;
-    a `baseline` is another run with its report. MissingInput or DataError where the two cannot be
-    compared.
+    a `baseline` is another run with its report; `known` as in `on_examples`. MissingInput or
+    DataError where the two cannot be compared.
     """
     ours = reports(run, name)
     result, ours_scores = {}, scores(ours)
@@ -108,7 +139,7 @@ def summary(run: pathlib.Path, name: str, metric: str, mode: str, baseline: str 
     if not baseline:
         return result
     theirs = reports(pathlib.Path(baseline), name)
-    result |= {f"baseline/{key}": value for key, value in on_examples(ours, theirs).items()}
+    result |= {f"baseline/{key}": value for key, value in on_examples(ours, theirs, known).items()}
     if len(ours) == len(theirs) > 1:
         test = paired_t(ours_scores[metric], scores(theirs)[metric])
         result |= {f"baseline/{metric}": test.difference, f"baseline/{metric}_low": test.low}

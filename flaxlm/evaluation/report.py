@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from flaxlm import files
+from flaxlm import files, locks
 from flaxlm.errors import StorageError
 from flaxlm.evaluation import compare
 from flaxlm.evaluation.evaluate import Evaluation, batch_size_of, completed, evaluate_split
@@ -30,7 +30,6 @@ from flaxlm.progress import say
 from flaxlm.tasks.task import Decisions, Task
 from flaxlm.untrusted import printable
 
-COMPARED = ("errors.txt", "confusion.csv", "confusion.png", "reliability.png")
 WORST = 20
 COLUMN = 100  # characters of a line of errors.txt
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -53,21 +52,44 @@ def examine(
     amount = inputs.amount(split)
     if evaluation.scores:
         evaluation = dataclasses.replace(evaluation, scores=evaluation.scores | amount)
+    found = None
     if evaluation.examples and jax.process_index() == 0:
         labels = getattr(config.objective, "labels", ())
         directory = place(inputs.workdir, config, split)
         write(directory, evaluation, config.task, labels, step)
+        found = {row["row"]: row["mistake"] for row in rows(evaluation, config.task, labels)}
         if evaluation.golds[0] is None:
             compared = f" and nothing to compare with {config.baseline}" * bool(config.baseline)
             kept = f"the answers are in {directory}/predictions.jsonl"
             say(f"no right answers, so no scores{compared}: {kept}")
+    return _named(inputs, split, evaluation.scores, found)
+
+
+def stored(inputs, split: str, step: int) -> dict | None:
+    """Return what `examine` returned of a step, from the report it left; None: there is none."""
+    directory = place(inputs.workdir, inputs.config, split)
+    with locks.locked(directory, shared=True):
+        if step_of(directory) != step or not (directory / "predictions.jsonl").is_file():
+            return None
+        scores = json.loads((directory / "scores.json").read_bytes())
+    del scores["step"]
+    return _named(inputs, split, scores)
+
+
+def _named(inputs, split: str, scores: dict, found: dict[str, float] | None = None) -> dict:
+    """Return scores by the names of `result.json`, compared with a baseline if there is one.
+
+    `found` are the mistakes by row; None: those of the report.
+    """
+    config = inputs.config
     prefix = config.task_name if config.data.split == "whole" else split
-    named = evaluation.scores or amount | {"examples": 0}  # none is scored without right answers
-    scores = {f"{prefix}/{name}": value for name, value in named.items()}
-    if config.baseline and evaluation.scores and jax.process_index() == 0:
+    named = scores or inputs.amount(split) | {"examples": 0}  # none without right answers
+    result = {f"{prefix}/{name}": value for name, value in named.items()}
+    if config.baseline and scores and jax.process_index() == 0:
         name, judged = place(inputs.workdir, config, split).name, config.eval
-        scores |= compare.summary(inputs.workdir, name, judged.metric, judged.mode, config.baseline)
-    return scores
+        by = (judged.metric, judged.mode, config.baseline, found)
+        result |= compare.summary(inputs.workdir, name, *by)
+    return result
 
 
 def place(workdir: pathlib.Path, config, split: str) -> pathlib.Path:
@@ -91,26 +113,24 @@ def write(
     labels: Sequence[str] = (),
     step: int = 0,
 ) -> None:
-    """Write the report of a split; each file appears whole or not at all, the scores last.
+    """Write the report of a split, which appears whole, or the one before it stays.
 
     `labels` are the names of the classes, where answers are their ids; `step` is that of the
     parameters. StorageError where the directory cannot be made or written.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows(evaluation, task, labels)]
-        files.replace(directory / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
-        for name, text in task.files(evaluation.answers, evaluation.examples, labels).items():
-            files.replace(directory / name, text)
-        for name in COMPARED:  # an earlier evaluation's, of other answers
-            (directory / name).unlink(missing_ok=True)
-        if evaluation.scores:  # there is something to compare with
-            files.replace(directory / "errors.txt", worst(evaluation, task, labels))
-            decisions = task.decisions(evaluation.answers, evaluation.golds, labels)
-            if decisions is not None:
-                _pictures(directory, decisions, labels)
-        text = json.dumps(evaluation.scores | {"step": step}, indent=2, sort_keys=True)
-        files.replace(directory / "scores.json", f"{text}\n")
+        with locks.replacing_directory(directory) as aside:
+            lines = [json.dumps(row, ensure_ascii=False) for row in rows(evaluation, task, labels)]
+            files.replace(aside / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
+            for name, text in task.files(evaluation.answers, evaluation.examples, labels).items():
+                files.replace(aside / name, text)
+            if evaluation.scores:  # there is something to compare with
+                files.replace(aside / "errors.txt", worst(evaluation, task, labels))
+                decisions = task.decisions(evaluation.answers, evaluation.golds, labels)
+                if decisions is not None:
+                    _pictures(aside, decisions, labels)
+            text = json.dumps(evaluation.scores | {"step": step}, indent=2, sort_keys=True)
+            files.replace(aside / "scores.json", f"{text}\n")
     except OSError as error:
         raise StorageError(f"cannot write {directory}: {error.strerror}") from None
 

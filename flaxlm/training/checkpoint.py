@@ -11,6 +11,7 @@ fresh start. A step is deleted by renaming it first, so none is ever half there.
 restored a flipped bit silently, and listed a half-deleted step as valid.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -24,10 +25,10 @@ import jax
 import numpy as np
 
 from flaxlm import files, tree
-from flaxlm.errors import StorageError, Unsafe, choose, explained
+from flaxlm.errors import MissingInput, StorageError, Unsafe, choose, explained
 from flaxlm.training import arrays, manifest, workdir
 from flaxlm.training.manifest import Damaged, Leaf, Manifest
-from flaxlm.training.store import CheckpointConfig, Store, ranked
+from flaxlm.training.store import SKIPPED, CheckpointConfig, Store, ranked
 
 log = logging.getLogger("flaxlm")
 
@@ -79,6 +80,21 @@ class Checkpointer(Store):
     def best(self) -> int | None:
         """Return the kept step with the best metric, or None where no step has it."""
         return next(iter(ranked(self.scores(self.metric), self.mode)), None)
+
+    def last_good(self, abstract) -> int | None:
+        """Return the newest step before any update that was skipped since, None where none is good.
+
+        That is, one that verifies, was saved while no updates were skipped, and has finite
+        parameters; `abstract` are these, see `restore_params`.
+        """
+        with contextlib.suppress(StorageError):  # that a save failed is no reason for another
+            self.wait()
+        for step, record in reversed(self.readable().items()):
+            if not record.metrics.get(SKIPPED):
+                with contextlib.suppress(StorageError, MissingInput):
+                    if tree.finite(self.restore_params(step, abstract=abstract)[0]):
+                        return step
+        return None
 
     def manifest(self, step: int | None = None) -> Manifest:
         """Return a step's manifest (the newest step's by default) without reading arrays."""
@@ -170,9 +186,13 @@ class Checkpointer(Store):
                 self.discard(record.step)
             self._failure = self._not_saved(record.step, nbytes, error)
             return
+        self.prune(record.step)
+
+    def prune(self, newest: int) -> None:
+        """Delete what need not be kept, or say why not; `newest` is a step known to be sound."""
         try:
             if self._primary:
-                self.retain(self.config, self.metric, self.mode, record.step)
+                self.retain(self.config, self.metric, self.mode, newest)
         except OSError as error:
             log.warning("old checkpoints in %s cannot be deleted: %s", self.root, error)
 

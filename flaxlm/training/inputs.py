@@ -28,6 +28,7 @@ from flaxlm.training import config as run_config
 from flaxlm.training import data_record, manifest
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.data_record import SplitRecord
+from flaxlm.training.logs import Log
 from flaxlm.training.values import changes
 from flaxlm.training.workdir import Workdir, unwritable
 
@@ -104,10 +105,11 @@ class Inputs:
                     )
                 continue
             saved = Checkpointer(run, read_only=True)
-            step = saved.latest()
-            if step is None:
+            records = saved.records()  # read once: a run beside may delete any of them
+            if not records:
                 continue
-            trained = saved.manifest(step).extra.get("tokenizer", self.tokenizer.hash)
+            step = max(records)
+            trained = records[step].extra.get("tokenizer", self.tokenizer.hash)
             if trained != self.tokenizer.hash:
                 raise Unsafe(
                     f"{self.workdir / 'tokenizer'} ({self.tokenizer.hash[:12]}) is not the "
@@ -365,7 +367,8 @@ def record(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
         "versions": manifest.versions(),
         "fingerprint": manifest.fingerprint(),
     }
-    files.replace(workdir / "run.json", json.dumps(facts, indent=2) + "\n")
+    with Log(workdir / "run.json").spared():
+        files.replace(workdir / "run.json", json.dumps(facts, indent=2) + "\n")
 
 
 def command_line(argv: list[str]) -> str:

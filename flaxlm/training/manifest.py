@@ -101,7 +101,7 @@ def _checksum(body: dict) -> str:
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Return metrics as JSON numbers; a non-finite one becomes None."""
-    values = {name: float(value) for name, value in metrics.items()}
+    values = {n: v if isinstance(v, int) else float(v) for n, v in metrics.items()}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 

@@ -5,12 +5,15 @@ import json
 import math
 import pathlib
 import time
+import warnings
 
 import jax
 import numpy as np
 
-from flaxlm import files, tree
+from flaxlm import files, locks, tree
+from flaxlm.errors import StorageError
 from flaxlm.progress import show
+from flaxlm.training.logs import Events, Rows
 from flaxlm.untrusted import printable
 
 # Dense bfloat16 peak of one device, FLOP/s, from the makers' data sheets.
@@ -54,23 +57,6 @@ def flops_per_token(model, length: int, params) -> float:
     return 6.0 * counted + 12.0 * attention
 
 
-def drop_rows_after(path: pathlib.Path, step: int) -> None:
-    """Rewrite a metrics file without rows later than `step`, or half-written ones.
-
-    A killed run repeats the steps since its last checkpoint; their rows must not stand twice.
-    """
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, TypeError, KeyError):
-            continue
-    files.replace(path, "".join(line + "\n" for line in kept))
-
-
 class MetricWriter:
     """Writes training metrics without making the device wait.
 
@@ -80,15 +66,14 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: pathlib.Path, config, tokens: int, flops: float, step: int):
-        self.path = workdir / "metrics.jsonl"
         self.config, self.tokens, self.flops = config, tokens, flops
-        self.workdir, self.step = workdir, step
         self.lag, self.peak = 2, peak_flops()
         self.pending: collections.deque = collections.deque()
-        self.clock = self.writer = None
-        self.lead = jax.process_index() == 0
-        if self.lead:
-            drop_rows_after(self.path, step)
+        self.clock = None
+        self.logs: list[Rows | Events] = []
+        if jax.process_index() == 0:
+            rows, events = workdir / "metrics.jsonl", workdir / "tensorboard"
+            self.logs = [Rows(rows, step), Events(events, step)]
         self.last: dict = {}
 
     def push(self, step: int, metrics: dict) -> dict | None:
@@ -122,28 +107,17 @@ class MetricWriter:
 
     def write(self, row: dict) -> None:
         """Append one row to `metrics.jsonl` and to the TensorBoard events."""
-        if not self.lead:
-            return
-        files.append(self.path, json.dumps(row) + "\n")
-        if self.writer is None:
-            from tensorboardX import SummaryWriter  # a second to import: not before it is needed
-
-            # As above: what a killed run wrote after its last checkpoint is not shown.
-            folder = str(self.workdir / "tensorboard")
-            again = {"purge_step": self.step + 1} if self.step else {}
-            self.writer = SummaryWriter(folder, filename_suffix=f".{self.step}", **again)
-        for name, value in row.items():
-            if name != "step":
-                self.writer.add_scalar(name, value, row["step"])
+        for log in self.logs:
+            log.row(row)
 
     def pause(self) -> None:
         """Forget the running clock, so that evaluation and saving do not count as training."""
         self.clock = None
 
     def close(self) -> None:
-        """Flush what is buffered."""
-        if self.writer is not None:
-            self.writer.close()
+        """Say what could not be written."""
+        for log in self.logs:
+            log.close()
 
 
 def table(rows: dict, title: str) -> None:
@@ -173,16 +147,34 @@ def folded(rows: dict) -> dict[str, str]:
     return texts
 
 
-def write_result(workdir: pathlib.Path, result: dict) -> None:
-    """Merge `result` into the run directory's `result.json`, atomically."""
-    if jax.process_index():
-        return
+def write_result(workdir: pathlib.Path, result: dict) -> bool:
+    """Merge `result` into the run directory's `result.json`; return whether that changed it.
+
+    What other verbs wrote there stays. A damaged file is moved aside. StorageError where it cannot
+    be written.
+    """
     path = workdir / "result.json"
+    if jax.process_index():
+        return False
     try:
-        known = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
-        known = {}  # none yet, or damaged: what this command found is written anew
-    files.replace(path, json.dumps(known | result, indent=2, sort_keys=True) + "\n")
+        with locks.locked(path):
+            before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else "{}"
+            try:
+                known = json.loads(before)
+            except (ValueError, RecursionError):
+                known = None
+            if not isinstance(known, dict):
+                aside = path.with_name("result.json.damaged")
+                files.rename(path, aside)
+                warnings.warn(f"{path} was damaged, and is {aside.name} now", stacklevel=2)
+                known = {}
+            text = json.dumps(known | result, indent=2, sort_keys=True) + "\n"
+            if text == before:
+                return False
+            files.replace(path, text)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
+    return True
 
 
 def report(workdir: pathlib.Path, result: dict, title: str) -> None:

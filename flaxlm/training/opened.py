@@ -157,8 +157,11 @@ def load_params(
     if checkpoint == INIT:
         plan, order = hub_plan(program)
         return tree.unflatten(in_order(plan.load(asked), order)), 0
-    source = reading.find(workdir, checkpoint, program.config.eval)
     order, _ = order_of_head(program.config, labels_of_run(workdir), asked, str(workdir))
-    params, record = source.read(asked, program)
+
+    def read(source: reading.Source):
+        return source, *source.read(asked, program)
+
+    source, params, record = reading.follow(workdir, checkpoint, program.config.eval, read)
     say(f"checkpoint: {workdir} step {record.step} ({source.why})")
     return tree.unflatten(in_order(params, order)), record.step

@@ -6,17 +6,20 @@ place for are merged into their kernels, so a LoRA run is read as any other.
 
 import dataclasses
 import os
+from collections.abc import Callable
 
 import jax
 
 from flaxlm import sharding, tree
-from flaxlm.errors import ConfigError, MissingInput
+from flaxlm.errors import ConfigError, MissingInput, StorageError
 from flaxlm.models import MODELS
+from flaxlm.progress import say
 from flaxlm.training import arrays, lora
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import EvalConfig, read_run
 from flaxlm.training.manifest import Manifest
 from flaxlm.training.program import Program
+from flaxlm.training.store import ranked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,23 +77,39 @@ def find(run: str | os.PathLike, checkpoint: str, config: EvalConfig | None = No
     config = config or EvalConfig(**read_run(os.fspath(run)).get("eval", {}))
     metric = f"{config.split}/{config.metric}"
     saved = Checkpointer(run, metric=metric, mode=config.mode, read_only=True)
-    latest = saved.latest()
-    if latest is None:
+    records = saved.records()  # read once: a run beside may delete any of them
+    if not records:
         raise MissingInput(f"{run} holds no checkpoint; train there first")
-    best = saved.best() if checkpoint == "best" or (config.patience and not checkpoint) else None
-    if best is not None:
-        score = saved.manifest(best).metrics[metric]
+    scores, latest = {s: r.metrics.get(metric) for s, r in records.items()}, max(records)
+    wanted = checkpoint == "best" or (config.patience and not checkpoint)
+    if wanted and (best := next(iter(ranked(scores, config.mode)), None)) is not None:
+        score = scores[best]
         return Source(saved, best, f"the best, {metric} {score:.4f}", exact=True)
     if checkpoint == "best":
         raise MissingInput(f"{run}: no checkpoint was saved with an evaluation score")
     if checkpoint in ("", "latest"):
         return Source(saved, latest, "the latest", exact=False)
-    steps = [str(step) for step in saved.steps()]
+    steps = [str(step) for step in scores]
     if checkpoint not in steps:
         raise ConfigError(
             f"--checkpoint={checkpoint} is not there; choose latest, best or {', '.join(steps)}"
         )
     return Source(saved, int(checkpoint), "as asked", exact=True)
+
+
+def follow(run: str | os.PathLike, checkpoint: str, config: EvalConfig | None, use: Callable):
+    """Return use(source) of the checkpoint that a word stands for, see `find`.
+
+    A run beside this reader may delete it meanwhile; then the word stands for another one.
+    """
+    while True:
+        source = find(run, checkpoint, config)
+        try:
+            return use(source)
+        except (MissingInput, StorageError):
+            if source.step in source.saved.committed():
+                raise
+            say(f"{run} has deleted its checkpoint step {source.step} while it was read")
 
 
 def param_leaves(record: Manifest) -> dict[str, str]:

@@ -19,6 +19,8 @@ from flaxlm.training.manifest import Damaged, Manifest
 
 log = logging.getLogger("flaxlm")
 
+SKIPPED = "skipped"  # of a step's metrics: updates that were skipped last, not being finite
+
 _STEP = re.compile(r"step_(\d{8,})")
 _WRITING, _TRASH, _DAMAGED = ".writing-", ".trash-", "damaged_"
 
@@ -105,29 +107,34 @@ class Store:
 
     def readable(self) -> dict[int, Manifest]:
         """Return the manifests that can be read, by step, ascending."""
-        manifests = {}
-        for step in self.committed():
-            with contextlib.suppress(Damaged):
-                manifests[step] = Manifest.read(self.path(step))
-        return manifests
+        while True:
+            manifests, committed = {}, self.committed()
+            for step in committed:
+                with contextlib.suppress(Damaged):
+                    manifests[step] = Manifest.read(self.path(step))
+            # A run beside this reader may have deleted one meanwhile, and made another.
+            if len(manifests) == len(committed) or self.committed() == committed:
+                return manifests
 
     def scores(self, metric: str) -> dict[int, float | None]:
         """Return `{step: its metric, or None}` of the readable steps."""
         return {step: record.metrics.get(metric) for step, record in self.readable().items()}
 
-    def latest(self) -> int | None:
-        """Return the newest committed step, or None where nothing was ever committed.
-
-        Raises StorageError where steps were committed and none of them can be read.
-        """
-        steps, committed = list(self.readable()), self.committed()
-        if not steps and committed:
+    def records(self) -> dict[int, Manifest]:
+        """Return `readable()`; StorageError where steps were committed and none can be read."""
+        committed = self.committed()  # first: what a run beside commits meanwhile is no damage
+        records = self.readable()
+        if committed and not records:
             raise StorageError(
                 f"no checkpoint in {self.root} can be read: there is no sound {manifest.NAME} in "
                 f"the steps {', '.join(map(str, committed))}; restore them from a copy, or start "
                 "in another workdir"
             )
-        return steps[-1] if steps else None
+        return records
+
+    def latest(self) -> int | None:
+        """Return the newest step of `records`, or None where nothing was ever committed."""
+        return next(reversed(self.records()), None)
 
     def missing(self, step: int | None) -> MissingInput:
         """Return the error for a step that is not there, None for any step."""
@@ -159,12 +166,15 @@ class Store:
         shutil.rmtree(self.writing(step), ignore_errors=True)
 
     def retain(self, config: CheckpointConfig, metric: str, mode: str, newest: int) -> None:
-        """Delete what need not be kept; never `newest`, which was just committed.
+        """Delete what need not be kept; never `newest`, which was just committed or restored.
 
-        Nor a step that cannot be read: a newer version may have written it.
+        Nor the newest that was saved while no updates were skipped; nor a step that cannot be read:
+        a newer version may have written it.
         """
-        scores = self.scores(metric)
-        for step in scores.keys() - config.kept(scores, mode) - {newest}:
+        records = self.readable()
+        scores = {step: record.metrics.get(metric) for step, record in records.items()}
+        good = [step for step, record in records.items() if not record.metrics.get(SKIPPED)]
+        for step in scores.keys() - config.kept(scores, mode) - {newest, *good[-1:]}:
             shutil.rmtree(self._aside(self.path(step)))
         for path in self.root.glob(f"{_DAMAGED}*"):
             match = _STEP.fullmatch(path.name.removeprefix(_DAMAGED))

@@ -10,7 +10,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from flaxlm import files
+from flaxlm import files, locks
 from flaxlm.errors import StorageError, Unsafe, explained, size
 
 # Asked of the file system for real before training starts: a quota does not show in the free
@@ -37,6 +37,7 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             if lock:
                 self._lock()
+                locks.sweep(self.path)
         except OSError as error:
             raise unwritable(self.path, error) from error
 
