@@ -182,11 +182,9 @@ class Loop:
             if skipped := self.skipped(state, step):
                 if leave:
                     self.saved.wait()
-                    there = self.saved.latest()
-                    place = f"step {there}, the last checkpoint" if there else "the start"
                     raise Preempted(
                         f"asked to stop at step {step}; nothing is saved while updates are being "
-                        f"skipped, and the same command goes on from {place}"
+                        f"skipped: the same command goes on from step {self.saved.latest() or 0}"
                     )
                 if not last:  # both wait until updates are taken again
                     return state, False
@@ -320,10 +318,7 @@ class Loop:
         return result
 
     def report(self, state, step: int, first: int) -> tuple[list[str], dict]:
-        """Examine the evaluation split with the checkpoint readers will use.
-
-        Return the reports that were not there as yet, and the scores.
-        """
+        """Examine a task with the checkpoint readers will use; return (reports made, scores)."""
         config, split = self.config, self.config.eval.split
         if not config.task.objective or not split:
             return [], {}

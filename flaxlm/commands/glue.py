@@ -100,8 +100,7 @@ class Job:
 def run(options: Options, config_of: Callable) -> None:
     """Train and score the tasks."""
     data = pathlib.Path(options.data)
-    with Workdir(options.place, lock=jax.process_index() == 0):
-        glue(config_of, data, options.place, options.tasks, options.allow_missing)
+    glue(config_of, data, options.place, options.tasks, options.allow_missing)
 
 
 def glue(
@@ -128,8 +127,18 @@ def glue(
     asked = [f"{name}: {skipped[name]}" for name in tasks if name in skipped]
     if asked or not jobs:
         raise MissingInput("; ".join(asked or [f"{n}: {why}" for n, why in skipped.items()]))
-    known = _read(workdir / "glue.json")
-    submission = workdir / "submission"
+    with Workdir(workdir, lock=jax.process_index() == 0):
+        result = run_jobs(jobs, skipped, workdir, allow_missing)
+    if jax.process_index() == 0:
+        print_table(result)
+    return result
+
+
+def run_jobs(
+    jobs: Sequence[Job], skipped: dict[str, str], workdir: pathlib.Path, allow_missing: str
+) -> dict:
+    """Train and score what is not finished; return what `glue.json` holds."""
+    known, submission = _read(workdir / "glue.json"), workdir / "submission"
     left = [job for job in jobs if not finished(job, known.get(job.task), submission)]
     check_rows(left)
     for number, job in enumerate(jobs, 1):
@@ -139,10 +148,7 @@ def glue(
             known[job.task] = score(job, allow_missing)
             hand_in(job, submission)
             _write(workdir, known, skipped)
-    result = _write(workdir, known, skipped)
-    if jax.process_index() == 0:
-        print_table(result)
-    return result
+    return _write(workdir, known, skipped)
 
 
 def check_rows(jobs: Sequence[Job]) -> None:
