@@ -15,7 +15,7 @@ from flaxlm.models import parameter_count
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.metrics import report, table
 from flaxlm.training.program import abstract_params
-from flaxlm.training.reading import find, follow
+from flaxlm.training.reading import find, read_chosen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,9 @@ def inspect(config, workdir: pathlib.Path, checkpoint: str) -> dict:
         Inputs.open(config, workdir, write=False) as inputs,
         jax.default_device(jax.devices("cpu")[0]),
     ):
-        record = follow(workdir, checkpoint, config.eval, lambda source: source.verified(params))
+        record = read_chosen(
+            workdir, checkpoint, config.eval, lambda source: source.verified(params)
+        )
         return {
             "step": record.step,
             "model": config.model_name,

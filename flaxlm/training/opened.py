@@ -162,6 +162,6 @@ def load_params(
     def read(source: reading.Source):
         return source, *source.read(asked, program)
 
-    source, params, record = reading.follow(workdir, checkpoint, program.config.eval, read)
+    source, params, record = reading.read_chosen(workdir, checkpoint, program.config.eval, read)
     say(f"checkpoint: {workdir} step {record.step} ({source.why})")
     return tree.unflatten(in_order(params, order)), record.step

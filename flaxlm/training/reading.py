@@ -97,7 +97,7 @@ def find(run: str | os.PathLike, checkpoint: str, config: EvalConfig | None = No
     return Source(saved, int(checkpoint), "as asked", exact=True)
 
 
-def follow(run: str | os.PathLike, checkpoint: str, config: EvalConfig | None, use: Callable):
+def read_chosen(run: str | os.PathLike, checkpoint: str, config: EvalConfig | None, use: Callable):
     """Return use(source) of the checkpoint that a word stands for, see `find`.
 
     A run beside this reader may delete it meanwhile; then the word stands for another one.
