@@ -220,6 +220,6 @@ def test_what_was_generated_is_written_before_any_of_it_is_shown(tmp_path, monke
     ],
 )
 def test_a_run_says_how_it_was_started(argv, said):
-    from flaxlm.training.inputs import command_line
+    from flaxlm.training.record import command_line
 
     assert command_line(argv) == said.replace("PYTHON", sys.executable.rpartition("/")[2])

@@ -19,6 +19,7 @@ from flaxlm.tasks import TASKS
 from flaxlm.training import config as run_config
 from flaxlm.training.config import task_defaults
 from flaxlm.training.metrics import report
+from flaxlm.training.newest import is_run
 from flaxlm.training.opened import INIT, open_run
 
 
@@ -36,7 +37,7 @@ class Options(ReadOptions, ProcessOptions):
         foreign = self.checkpoint == INIT
         if foreign:
             overrides = in_buckets(nested, overrides)
-        stands = not foreign and os.path.exists(self.place / "config.json")
+        stands = not foreign and is_run(self.place)
         run = self.default_recipe() if stands else nested
         overrides = scored_whole(nested, overrides, None if foreign else run, self.split)
         # Its split is --split, also of a run that was not evaluated in training.

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import jax
 
+from flaxlm import files
 from flaxlm.commands import STARTED
 from flaxlm.commands.options import FreshOptions, ProcessOptions, RunOptions
 from flaxlm.errors import ConfigError
@@ -14,9 +15,11 @@ from flaxlm.evaluation import compare, report
 from flaxlm.progress import say
 from flaxlm.train import train
 from flaxlm.training import metrics
-from flaxlm.training.config import RunConfig
+from flaxlm.training.config import RunConfig, read_json
+from flaxlm.training.newest import CONFIG, begun, is_run
 from flaxlm.training.step import TrainProgram, make_train_step
-from flaxlm.training.workdir import Workdir
+from flaxlm.training.values import changes
+from flaxlm.training.workdir import Workdir, unwritable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,7 @@ class Options(RunOptions, FreshOptions, ProcessOptions):
 
     def default_recipe(self) -> dict:
         """Return the config of the run that is gone on with."""
-        if not self.foreign and not (self.place / "config.json").exists():
+        if not self.foreign and not is_run(self.place):
             raise ConfigError(
                 f"--config=FILE is required: {self.workdir} is not a run directory yet"
             )
@@ -79,6 +82,8 @@ def train_seeds(
         return dataclasses.replace(shared[0], config=config)
 
     with Workdir(workdir, lock=jax.process_index() == 0):
+        if jax.process_index() == 0:
+            _record(config, workdir)
         for number in range(config.seeds):
             seed = config.seed + number
             say(f"seed {seed}, {number + 1} of {config.seeds}")
@@ -91,3 +96,17 @@ def train_seeds(
         )
         metrics.report(workdir, result, f"train: {workdir.name}, {config.seeds} seeds")
         return result
+
+
+def _record(config: RunConfig, workdir: pathlib.Path) -> None:
+    """Write config.json for all seeds, so that they go on without a recipe.
+
+    Another config is left to the first of them to refuse.
+    """
+    path = workdir / CONFIG
+    if begun(workdir) or (path.exists() and changes(read_json(path), config.raw)):
+        return
+    try:
+        files.replace(path, config.to_json())
+    except OSError as error:
+        raise unwritable(workdir, error) from None

@@ -5,6 +5,7 @@ each field can be overridden from the command line and stands in the run's `conf
 splats each section into its dataclass, where a misspelt key cannot survive.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -12,9 +13,10 @@ import typing
 import warnings
 from collections.abc import Container
 
+from flaxlm import files
 from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import TokenizerConfig, load_tokenizer
-from flaxlm.errors import ConfigError, MissingInput, choose, nearest
+from flaxlm.errors import ConfigError, MissingInput, Unsafe, choose, nearest
 from flaxlm.interop.pretrained import SCHEME, Directory
 from flaxlm.metrics.measure import SCORES, direction
 from flaxlm.models import MODELS, PRESETS
@@ -22,12 +24,14 @@ from flaxlm.objectives import OBJECTIVES
 from flaxlm.sharding import ShardingConfig
 from flaxlm.tasks import TASKS
 from flaxlm.tasks.labels import AUTO, labels_from_data
-from flaxlm.tasks.tagging import task_of_labels
-from flaxlm.training.checkpoint import CheckpointConfig
+from flaxlm.training.earlier import as_today, family_of
+from flaxlm.training.hub_recipe import hub_recipe
 from flaxlm.training.lora import LoraConfig
+from flaxlm.training.newest import CONFIG, is_run, may_move, newest
 from flaxlm.training.optimizer import OptimizerConfig
 from flaxlm.training.sections import DURATIONS, EvalConfig, TrainConfig
-from flaxlm.training.values import as_tuples, coerce
+from flaxlm.training.store import CheckpointConfig
+from flaxlm.training.values import as_tuples, changes, coerce
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +134,7 @@ def expand(recipe: dict, inherited: dict | None = None) -> dict:
         if section in TABLES:
             base["name"] = stated.get("name") or base.get("name") or TABLES[section][1]
         cls = section_class(section, base.get("name", ""))
-        if (family := _family(base)) != base.get("name"):
+        if (family := family_of(base)) != base.get("name"):
             raise ConfigError(
                 f"model.preset={base['preset']!r} is of model.name={family!r}, and model.name is "
                 f"{base['name']!r}: leave one of them out, or set model.preset=''"
@@ -152,11 +156,6 @@ def expand(recipe: dict, inherited: dict | None = None) -> dict:
     return full
 
 
-def _family(model: dict) -> str | None:
-    """Return the `model.name` that the preset of a `model` section has, or else its own."""
-    return PRESETS.get(model.get("preset"), model).get("name")
-
-
 def model_vocab(tokenizer: dict) -> int:
     """Return the `model.vocab_size` that a `tokenizer` section asks for, 0 if only it will know.
 
@@ -171,8 +170,8 @@ def sized(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
     """Return a config with `model.vocab_size` where it is 0: the run's own, or its tokenizer's."""
     if config.model.vocab_size:
         return config
-    recorded = workdir / "config.json"
-    size = read_json(recorded)["model"]["vocab_size"] if recorded.exists() else 0
+    recorded = read_run(str(workdir)) if is_run(workdir) else {}
+    size = recorded.get("model", {}).get("vocab_size", 0)
     size = size or load_tokenizer(workdir / "tokenizer").vocab_size
     raw = config.raw | {"model": config.raw["model"] | {"vocab_size": size}}
     model = dataclasses.replace(config.model, vocab_size=size)
@@ -314,78 +313,58 @@ def resolve(recipe: dict) -> dict:
     """Return `expand` of a recipe, with what the run that its `init` names hands down."""
     check_sections(recipe)
     init = recipe.get("init", "")
-    inherited = read_run(init) if init else None
+    if not init or _is_whole(recipe):  # as config.json of a run is, which needs no `init` any more
+        return expand(recipe)
+    inherited = read_run(init)
     if init.startswith(SCHEME) and "vocab_size" not in recipe.get("model", {}):
         inherited["model"]["vocab_size"] = Directory(init).rows()  # those of added tokens start
     return expand(recipe, inherited)
 
 
+def _is_whole(recipe: dict) -> bool:
+    """Return whether a recipe states all that an `init` hands down."""
+    stated = {section: recipe.get(section, {}) for section in ("tokenizer", "model")}
+    classes = {s: section_class(s, keys.get("name") or "decoder") for s, keys in stated.items()}
+    return all(
+        {f.name for f in dataclasses.fields(cls) if f.init} <= stated[s].keys()
+        for s, cls in classes.items()
+    )
+
+
 def read_run(run: str) -> dict:
     """Return `config.json` of a run directory, or what stands for it at `hf:NAME_OR_DIR`.
 
-    MissingInput where there is none.
+    Where it is missing or cannot be read it is restored from the newest checkpoint's own.
+
+    Raises:
+      MissingInput: there is none, nor a checkpoint.
+      ConfigError: it is damaged, and there is no checkpoint.
+      Unsafe: it is not what the newest checkpoint was trained with.
     """
     if run.startswith(SCHEME):
         return hub_recipe(run)
-    path = pathlib.Path(run) / "config.json"
-    if not path.is_file():
+    path, own = pathlib.Path(run) / CONFIG, newest(run)
+
+    def theirs() -> dict:
+        return as_today(read_json(own[0] / CONFIG), path)
+
+    if not path.is_file() and own is None:
         raise MissingInput(f"{run} is not a run directory: there is no {path}")
-    recipe = read_json(path)
-    # Runs of before 2026-11-26 may state two durations, of which the first held.
-    train = recipe.get("train", {})
-    for name in [name for name in DURATIONS if train.get(name)][1:]:
-        train[name] = type(train[name])()
-    # They may state the preset of one family beside the name of another, which held,
-    model = recipe.get("model", {})
-    if model.get("name", _family(model)) != _family(model):
-        model["preset"] = ""
-    # and a metric and the mode that keeps its worst.
-    judged = recipe.get("eval", {})
-    better = direction(judged.get("metric", ""))
-    if judged.get("mode", better) != better and better:
-        warnings.warn(
-            f"{path}: eval.mode={judged['mode']!r} kept the worst by eval.metric="
-            f"{judged['metric']!r}; it is read as {better!r}, among the checkpoints that are left",
-            stacklevel=1,  # one place, so that it is said once
+    try:
+        recipe = as_today(read_json(path), path)
+    except (OSError, ConfigError):
+        if own is None:
+            raise
+        why = "could not be read" if path.exists() else "was missing"
+        warnings.warn(f"{path} {why}, and is that of {own[0]} again", stacklevel=1)
+        with contextlib.suppress(OSError):
+            files.replace(path, (own[0] / CONFIG).read_bytes())
+        return theirs()
+    if own and (changed := changes(expand(theirs()), expand(recipe), may_move(own))):
+        raise Unsafe(
+            f"{path} is not what {own[0]} was trained with; undo this, delete {path} to have it "
+            f"restored, or take another run directory: {'; '.join(changed)}"
         )
-        judged["mode"] = better
-    return recipe
-
-
-def hub_recipe(init: str) -> dict:
-    """Return the tokenizer and model sections of a Hugging Face directory, and a recipe to read it.
-
-    The objective is the one that its heads were trained with, as far as there is one here.
-    """
-
-    def fits(objective: str) -> bool:
-        return described.model in OBJECTIVES[objective].models()
-
-    directory = Directory(init)
-    described, heads = directory.description, directory.heads()
-    model = {"name": described.model, **described.fields}
-    length = TrainConfig.length
-    if model.get("positions", "learned") == "learned":
-        length = min(length, model["max_length"])
-    recipe = {
-        "model": model,
-        "tokenizer": {"kind": "huggingface", "vocab_size": model["vocab_size"]},
-        "train": {"epochs": 1.0, "length": length},
-    }
-    if "classification" in heads:
-        recipe["task"] = {"name": described.objective}
-        labels = {} if described.objective == "regression" else {"labels": described.labels}
-        recipe["objective"] = {"name": described.objective} | labels
-    elif "token_classification" in heads and fits("token_classification"):
-        recipe["objective"] = {"name": "token_classification", "labels": described.labels}
-        recipe["task"] = task_of_labels(described.labels)
-    elif "question_answering" in heads and fits("question_answering"):
-        recipe["task"] = {"name": "question_answering"}
-        recipe["objective"] = {"name": "question_answering"}
-    elif fits("masked_lm"):
-        recipe["objective"] = {"name": "masked_lm", "nsp": "nsp" in heads}
-    elif fits("span_corruption"):
-        recipe["objective"] = {"name": "span_corruption"}
     return recipe
 
 

@@ -5,9 +5,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -25,10 +22,11 @@ from flaxlm.interop import generation
 from flaxlm.interop.pretrained import SCHEME, Directory
 from flaxlm.progress import say
 from flaxlm.training import config as run_config
-from flaxlm.training import data_record, manifest
+from flaxlm.training import data_record
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.data_record import SplitRecord
-from flaxlm.training.logs import Log
+from flaxlm.training.newest import CONFIG, begun, newest
+from flaxlm.training.record import record
 from flaxlm.training.values import changes
 from flaxlm.training.workdir import Workdir, unwritable
 
@@ -283,6 +281,8 @@ class Inputs:
             differ = []
             say(f"{saved.path(step)} does not say what data it was trained on: not compared")
         if differ:
+            if (own := newest(self.workdir)) and jax.process_index() == 0:
+                files.replace(self.workdir / CONFIG, (own[0] / CONFIG).read_bytes())
             raise Unsafe(
                 f"{self.workdir} was trained on other data up to step {step}, and a run on these "
                 f"has other batches from step 1 on: {'; '.join(differ)}. Restore what was read, or "
@@ -302,12 +302,12 @@ class Inputs:
 
 def find_tokenizer(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
     """See to WORKDIR/tokenizer: as it lies there → `init`'s → `tokenizer.path`'s → a new one."""
-    own, begun = workdir / "tokenizer", any((workdir / "checkpoints").glob("step_*"))
+    own = workdir / "tokenizer"
     made = (own / "tokenizer.json").exists()
     if config.init.startswith(SCHEME):
         if not made:
             Directory(config.init).tokenizer().save(own)
-    elif config.init and not (made and begun):
+    elif config.init and not (made and begun(workdir)):
         source = pathlib.Path(config.init) / "tokenizer"
         if not source.is_dir():
             raise MissingInput(f"init={config.init} has no tokenizer: {source} is not there")
@@ -335,57 +335,11 @@ def find_tokenizer(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
 def keep_generation(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
     """See to WORKDIR/generation_config.json: as it lies there → as `init` has it → none."""
     own, fields = workdir / generation.FILE, {}
-    begun = own.exists() or any((workdir / "checkpoints").glob("step_*"))
-    if not begun and config.init and config.init_weights:
+    here = own.exists() or begun(workdir)
+    if not here and config.init and config.init_weights:
         if config.init.startswith(SCHEME):
             fields = Directory(config.init).generation()
         else:
             fields = generation.read_settings(pathlib.Path(config.init))
     if fields:
         files.replace(own, json.dumps(fields, indent=1) + "\n")
-
-
-def record(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
-    """Write config, command, git commit and versions; refuse another run's directory.
-
-    Raises:
-      Unsafe: checkpoints stand here that another config made; the keys that differ are listed.
-    """
-    path = workdir / "config.json"
-    if path.exists() and any((workdir / "checkpoints").glob("step_*")):
-        # A key that an earlier version did not have stood at its default.
-        before = run_config.expand(run_config.read_run(str(workdir)))
-        if changed := changes(before, config.raw):
-            raise Unsafe(
-                f"{workdir} holds a run of another config; take another run directory, or undo: "
-                + "; ".join(changed)
-            )
-    files.replace(path, config.to_json())
-    facts = {
-        "command": command_line(sys.argv),
-        "commit": _commit(),
-        "versions": manifest.versions(),
-        "fingerprint": manifest.fingerprint(),
-    }
-    with Log(workdir / "run.json").spared():
-        files.replace(workdir / "run.json", json.dumps(facts, indent=2) + "\n")
-
-
-def command_line(argv: list[str]) -> str:
-    """Return the command that was typed: `flaxlm …`, `python -m flaxlm …`, or a script's own."""
-    python, started = pathlib.Path(sys.executable).name, pathlib.Path(argv[0])
-    if started.name == "__main__.py":
-        start = [python, "-m", started.parent.name]
-    else:
-        start = [python, argv[0]] if started.suffix == ".py" else [started.name]
-    return shlex.join([*start, *argv[1:]])
-
-
-def _commit() -> str:
-    """Return the source's git commit, `-dirty` added for local changes; '' outside a checkout."""
-    try:
-        command, here = "git describe --always --dirty --abbrev=40", pathlib.Path(__file__).parent
-        done = subprocess.run(command.split(), cwd=here, capture_output=True, text=True, timeout=10)
-        return done.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""

@@ -18,6 +18,7 @@ from flaxlm.training import config as run_config
 from flaxlm.training import reading
 from flaxlm.training.head_labels import in_order, labels_of_run, order_of_head
 from flaxlm.training.inputs import Inputs
+from flaxlm.training.newest import CONFIG, newest
 from flaxlm.training.program import Program, make_program
 
 INIT = "init"  # the checkpoint that stands for the Hugging Face model of a run's `init`
@@ -117,12 +118,12 @@ def load(
 
 
 def _is_run(source: str) -> bool:
-    path = pathlib.Path(source) / "config.json"
-    if source.startswith(SCHEME) or not path.is_file():
+    if source.startswith(SCHEME):
         return False
-    with contextlib.suppress(ValueError, AttributeError, RecursionError):
-        return isinstance(json.loads(path.read_bytes()).get("objective"), dict)
-    return False
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+        contents = (pathlib.Path(source) / CONFIG).read_bytes()
+        return isinstance(json.loads(contents).get("objective"), dict)
+    return newest(source) is not None
 
 
 def hub_plan(

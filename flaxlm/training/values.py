@@ -14,6 +14,7 @@ FREE = (
     "eval.batch_size", "checkpoint.", "sharding.", "data.workers", "data.threads",
     "data.prefetch", "data.cache_dir", "data.test_path",
 )  # fmt: skip
+PLACES = ("data.path", "data.valid_path")  # where data lies, which is compared by what it holds
 
 
 def fit(kind, value):
@@ -49,9 +50,12 @@ def as_tuples(value):
     return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def changes(old: dict, new: dict) -> list[str]:
-    """Return a line for each key of a config that differs, but for those in `FREE`."""
-    lines = []
+def changes(old: dict, new: dict, moved: bool = False) -> list[str]:
+    """Return a line for each key of a config that differs, but for those in `FREE`.
+
+    `moved`: whether those in `PLACES` may differ as well.
+    """
+    lines, free = [], FREE + PLACES * moved
     for section in sorted(old.keys() | new.keys()):
         before, after = old.get(section), new.get(section)
         if not isinstance(before, dict) or not isinstance(after, dict):
@@ -59,6 +63,6 @@ def changes(old: dict, new: dict) -> list[str]:
         for key in sorted(before.keys() | after.keys()):
             path = f"{section}.{key}" if key else section
             differ = as_tuples(before.get(key)) != as_tuples(after.get(key))
-            if differ and not path.startswith(FREE):
+            if differ and not path.startswith(free):
                 lines.append(f"{path}: {before.get(key)!r} -> {after.get(key)!r}")
     return lines
