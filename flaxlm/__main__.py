@@ -12,7 +12,15 @@ import traceback
 import warnings
 
 from flaxlm.commands import COMMANDS, usage
-from flaxlm.errors import ConfigError, FlaxlmError, MissingInput, Preempted, StorageError, choose
+from flaxlm.errors import (
+    ConfigError,
+    FlaxlmError,
+    MissingInput,
+    Preempted,
+    StorageError,
+    cause_of,
+    choose,
+)
 from flaxlm.processes import ending, signals
 from flaxlm.progress import note, shown
 
@@ -101,7 +109,7 @@ def main() -> int:
         place = f"{error.filename}: " if error.filename else ""
         missing = isinstance(error, FileNotFoundError)
         code = (MissingInput if missing else StorageError).exit_code
-        return fail(f"{place}{error.strerror or error}", code)
+        return fail(f"{place}{cause_of(error, error.filename or '.')}", code)
     except Exception as error:
         for line in traceback.format_exc().splitlines():
             note(line)

@@ -8,6 +8,9 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota, what a file may have
+BLOCK = 4096  # bytes; what a file system gives, to a directory too
+
 
 class FlaxlmError(Exception):
     """Base of every expected failure, whose message is printed as one `error:` line."""
@@ -73,13 +76,16 @@ class Interrupted(FlaxlmError):
     exit_code = 130
 
 
-def explained(error: OSError, path: str | os.PathLike, needed: int) -> OSError:
-    """Return the error of a write in `path` of `needed` bytes: of a full disk as NoRoom."""
-    if isinstance(error, NoRoom) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return error
+def cause_of(error: OSError, path: str | os.PathLike, needed: int = 0) -> str:
+    """Return why a write in `path` failed; of a full disk with the bytes needed and free.
+
+    `needed` is what was to be written, as far as that is known; a block is at least.
+    """
+    if isinstance(error, NoRoom) or error.errno not in FULL:
+        return error.strerror or str(error)
     places = (place for place in (Path(path), *Path(path).absolute().parents) if place.exists())
-    room = f"{size(needed)} needed, {size(shutil.disk_usage(next(places)).free)} free"
-    return NoRoom(error.errno, f"{os.strerror(error.errno)} ({room})", str(path))
+    room = shutil.disk_usage(next(places)).free
+    return f"{os.strerror(error.errno)} ({size(max(needed, BLOCK))} needed, {size(room)} free)"
 
 
 def size(nbytes: int) -> str:

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from flaxlm.errors import DataError, MissingInput, Unsafe
+from flaxlm.errors import FULL, DataError, MissingInput, NoRoom, Unsafe, cause_of
 
 MARK = "\ufeff"  # of an encoding, at the beginning of a file: no text
 MOST_LINE_BYTES = 64 << 20
@@ -92,17 +92,24 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     A reader sees the old file or the new one, whole, and so after a crash does the disk. Several
     processes may do so at a time: the last one's stays.
     """
-    aside = aside_of(path)
+    aside, size = aside_of(path), 0
     try:
         file = create(aside)
         while not held(file.fileno()):
             file.close()
             file = create(aside)
         with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            rename(aside, path)
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                rename(aside, path)
+            finally:
+                size = file.tell()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise NoRoom(error.errno, cause_of(error, path, size), str(path)) from None
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()

@@ -116,7 +116,7 @@ def test_a_failing_save_is_raised_at_the_next_call(tmp_path, monkeypatch, caplog
 
     monkeypatch.setattr(store.Store, "commit", full)
     saver.save(2, {"x": jnp.zeros(4)})
-    said = r"No space left on device \(16 bytes needed, .* free\); the last good one is step 1"
+    said = r"No space left on device \(4,096 bytes needed, .* free\); the last good one is step 1"
     with pytest.raises(StorageError, match=said):
         saver.save(3, {"x": jnp.zeros(4)})
     saver.save(4, {"x": jnp.zeros(4)})

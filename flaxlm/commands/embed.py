@@ -12,7 +12,7 @@ import numpy as np
 from flaxlm import files
 from flaxlm.commands.flags import FILE
 from flaxlm.commands.options import MODEL, ReadOptions
-from flaxlm.errors import DataError, MissingInput, StorageError
+from flaxlm.errors import DataError, MissingInput, StorageError, cause_of
 from flaxlm.inference import embed as embedding
 from flaxlm.progress import say
 from flaxlm.tasks import records
@@ -72,5 +72,7 @@ def writer(path: str):
         try:
             file = stack.enter_context(files.replacing(target))
         except OSError as error:
-            raise StorageError(f"--output={path} cannot be written: {error.strerror}") from None
+            raise StorageError(
+                f"--output={path} cannot be written: {cause_of(error, path)}"
+            ) from None
         yield lambda array: np.save(file, array)

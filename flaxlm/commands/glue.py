@@ -24,7 +24,7 @@ from flaxlm import files
 from flaxlm.commands import recipe
 from flaxlm.commands.evaluate import evaluate
 from flaxlm.commands.options import FreshOptions, ProcessOptions, RunOptions
-from flaxlm.errors import ConfigError, MissingInput, StorageError, choose
+from flaxlm.errors import ConfigError, MissingInput, StorageError, cause_of, choose
 from flaxlm.evaluation import compare, report
 from flaxlm.progress import Progress, clock, say, show
 from flaxlm.tasks.glue import GLUE
@@ -308,7 +308,9 @@ def _write(workdir: pathlib.Path, entries: dict, skipped: dict) -> dict:
         try:
             files.replace(workdir / "glue.json", f"{json.dumps(result, indent=2)}\n")
         except OSError as error:
-            raise StorageError(f"cannot write {workdir}/glue.json: {error.strerror}") from None
+            raise StorageError(
+                f"cannot write {workdir}/glue.json: {cause_of(error, workdir)}"
+            ) from None
     return result
 
 

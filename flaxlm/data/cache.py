@@ -27,7 +27,7 @@ from flaxlm.data.encode import Encoder, Job, Workers
 from flaxlm.data.sources import DataConfig, source_files
 from flaxlm.data.split import Cleaner, passes, split_documents
 from flaxlm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
-from flaxlm.errors import DataError, MissingInput, StorageError, Unsafe
+from flaxlm.errors import DataError, MissingInput, StorageError, Unsafe, cause_of
 from flaxlm.progress import Progress, note, pulse
 
 PART_CHARS = 2_000_000
@@ -89,7 +89,7 @@ def prepare_tokenizer(
         directory.mkdir(parents=True, exist_ok=True)
         files.replace(directory / "config.json", json.dumps(asked, indent=1) + "\n")
     except OSError as error:
-        raise StorageError(f"cannot write in {directory}: {error.strerror}") from None
+        raise StorageError(f"cannot write in {directory}: {cause_of(error, directory)}") from None
     tokenizer.save(directory)
     return tokenizer
 
@@ -142,6 +142,8 @@ def build_cache(
     """
     directory = pathlib.Path(directory).absolute()
     if _current(directory, config, tokenizer):
+        for kind in ("parts", "new", "old"):  # of a build that was killed when the cache was there
+            shutil.rmtree(directory.with_name(f".{directory.name}.{kind}"), ignore_errors=True)
         return directory
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -157,9 +159,11 @@ def build_cache(
             if not _current(directory, config, tokenizer):
                 _build(config, tokenizer, directory, report, shard_tokens)
     except OSError as error:
+        # At most an id of two bytes for each byte, in the parts and in the shards.
+        needed = 4 * sum(map(os.path.getsize, source_files(config)))
         raise StorageError(
-            f"cannot write the token cache {directory}: {error.strerror or error}; free some "
-            "space or set data.cache_dir"
+            f"cannot write the token cache {directory}: {cause_of(error, directory, needed)}; free "
+            "some space or set data.cache_dir"
         ) from None
     return directory
 

@@ -23,7 +23,7 @@ import numpy as np
 from flaxlm import files
 from flaxlm.data.tokenizer import Tokenizer, load_tokenizer
 from flaxlm.data.unknown import unknown_id
-from flaxlm.errors import FlaxlmError, Preempted, StorageError
+from flaxlm.errors import FlaxlmError, Preempted, StorageError, cause_of
 
 # Counted for each split; `tokens` include BOS and EOS, `bytes` are UTF-8, `words` are what white
 # space separates, `unrecoverable` is U+2581 under SentencePiece.
@@ -103,7 +103,7 @@ class Encoder:
             with files.replacing(pathlib.Path(job.path)) as file:
                 np.savez(file, **arrays)
         except OSError as error:
-            raise StorageError(f"cannot write {job.path}: {error.strerror}") from None
+            raise StorageError(f"cannot write {job.path}: {cause_of(error, job.path)}") from None
 
     def _encode(self, texts: list[str]) -> dict[str, np.ndarray]:
         tokenizer = self.tokenizer

@@ -17,7 +17,7 @@ import numpy as np
 from flaxlm import files
 from flaxlm.data import offsets
 from flaxlm.data.template import Template
-from flaxlm.errors import ConfigError, DataError, StorageError
+from flaxlm.errors import ConfigError, DataError, StorageError, cause_of
 
 SPECIALS = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>", "mask": "<mask>"}
 BESIDE = "beside.json"  # of a saved tokenizer, see `Tokenizer.beside`
@@ -250,7 +250,7 @@ class Tokenizer(abc.ABC):
                 files.replace(directory / BESIDE, json.dumps(dict(self.beside)) + "\n")
             files.replace(directory / "tokenizer.json", json.dumps(facts, indent=1) + "\n")
         except OSError as error:
-            fault = f"cannot save the tokenizer in {directory}: {error.strerror}"
+            fault = f"cannot save the tokenizer in {directory}: {cause_of(error, directory)}"
             raise StorageError(fault) from None
 
 

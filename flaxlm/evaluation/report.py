@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from flaxlm import files, locks
-from flaxlm.errors import StorageError
+from flaxlm.errors import StorageError, cause_of
 from flaxlm.evaluation import compare
 from flaxlm.evaluation.evaluate import Evaluation, batch_size_of, completed, evaluate_split
 from flaxlm.metrics.labels import reliability
@@ -132,7 +132,7 @@ def write(
             text = json.dumps(evaluation.scores | {"step": step}, indent=2, sort_keys=True)
             files.replace(aside / "scores.json", f"{text}\n")
     except OSError as error:
-        raise StorageError(f"cannot write {directory}: {error.strerror}") from None
+        raise StorageError(f"cannot write {directory}: {cause_of(error, directory)}") from None
 
 
 def rows(evaluation: Evaluation, task: Task, labels: Sequence[str] = ()):

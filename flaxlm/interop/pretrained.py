@@ -16,7 +16,7 @@ import numpy as np
 from flaxlm import files, tree
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.vocabulary import Tokenizer
-from flaxlm.errors import ConfigError, MissingInput, StorageError, Unsafe
+from flaxlm.errors import ConfigError, MissingInput, StorageError, Unsafe, cause_of
 from flaxlm.interop import config as hf_config
 from flaxlm.interop import generation, tensor_writer
 from flaxlm.interop.config import Description
@@ -304,7 +304,7 @@ def save_pretrained(
             settings = special | generation.to_write(model)
             files.replace(path / generation.FILE, json.dumps(settings, indent=2) + "\n")
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from None
+        raise StorageError(f"cannot write {path}: {cause_of(error, path)}") from None
     if model.tokenizer is not None:
         continues = model.traits.writes and not model.traits.encodes and "lm" in heads
         export_tokenizer(

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from flaxlm import files
-from flaxlm.errors import StorageError
+from flaxlm.errors import StorageError, cause_of
 from flaxlm.interop.tensors import DTYPES, HEADER_LIMIT, INDEX, KEYS, WHOLE
 
 METADATA = {"format": "pt"}  # without it `transformers` refuses the file
@@ -39,6 +39,7 @@ def save(
       ValueError: a name or dtype cannot be stored, or an array is not what was announced.
     """
     shards = _shards(tensors, limit)
+    nbytes = sum(_nbytes(tensor) for shard in shards for tensor in shard)
     paths = [directory / WHOLE]
     if len(shards) > 1:
         total = len(shards)
@@ -50,12 +51,13 @@ def save(
                 _write_shard(file, shard)
         if len(shards) > 1:
             places = {t[0]: path.name for path, s in zip(paths, shards, strict=True) for t in s}
-            nbytes = sum(_nbytes(tensor) for shard in shards for tensor in shard)
             facts = {"metadata": {"total_size": nbytes}, "weight_map": dict(sorted(places.items()))}
             paths.append(directory / INDEX)
             files.replace(paths[-1], json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise StorageError(f"cannot write in {directory}: {error.strerror or error}") from None
+        raise StorageError(
+            f"cannot write in {directory}: {cause_of(error, directory, nbytes)}"
+        ) from None
     return paths
 
 

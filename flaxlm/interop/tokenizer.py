@@ -17,7 +17,7 @@ from flaxlm.data.sentence_modules import read_modules
 from flaxlm.data.sentence_piece import SentencePieceTokenizer
 from flaxlm.data.template import Frame, Template
 from flaxlm.data.vocabulary import SPACE, Tokenizer
-from flaxlm.errors import ConfigError, DataError, StorageError
+from flaxlm.errors import ConfigError, DataError, StorageError, cause_of
 
 # Of another project's tokenizer_config.json: what tokenizer.json says, or was true of files alone.
 LEFT = ("tokenizer_class", "added_tokens_decoder", "name_or_path", "tokenizer_file", "vocab_file")
@@ -111,7 +111,7 @@ def export_tokenizer(
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             files.replace(directory / name, contents)
     except OSError as error:
-        raise StorageError(f"cannot write in {directory}: {error.strerror}") from None
+        raise StorageError(f"cannot write in {directory}: {cause_of(error, directory)}") from None
 
 
 def _original(tokenizer: Tokenizer) -> tuple[dict, dict[str, dict[str, bool]]]:

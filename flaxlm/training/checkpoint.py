@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from flaxlm import files, tree
-from flaxlm.errors import MissingInput, StorageError, Unsafe, choose, explained
+from flaxlm.errors import MissingInput, StorageError, Unsafe, cause_of, choose
 from flaxlm.training import arrays, manifest, workdir
 from flaxlm.training.manifest import Damaged, Leaf, Manifest
 from flaxlm.training.store import SKIPPED, CheckpointConfig, Store, ranked
@@ -200,7 +200,7 @@ class Checkpointer(Store):
         error = arrays.system_error(error)
         cause = " ".join(str(error).split())[:300] or type(error).__name__
         if isinstance(error, OSError):
-            cause = explained(error, self.root, nbytes).strerror or cause
+            cause = cause_of(error, self.root, nbytes)
         good = self.steps()
         last = f"the last good one is step {good[-1]}" if good else "there is no other"
         return StorageError(f"checkpoint step {step} was not saved in {self.root}: {cause}; {last}")

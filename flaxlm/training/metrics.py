@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from flaxlm import files, locks, tree
-from flaxlm.errors import StorageError
+from flaxlm.errors import StorageError, cause_of
 from flaxlm.progress import show
 from flaxlm.training.logs import Events, Rows
 from flaxlm.untrusted import printable
@@ -173,7 +173,7 @@ def write_result(workdir: pathlib.Path, result: dict) -> bool:
                 return False
             files.replace(path, text)
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
+        raise StorageError(f"cannot write {path}: {cause_of(error, path)}") from None
     return True
 
 

@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 
 from flaxlm import files, locks
-from flaxlm.errors import StorageError, Unsafe, explained, size
+from flaxlm.errors import StorageError, Unsafe, cause_of, size
 
 # Asked of the file system for real before training starts: a quota does not show in the free
 # space that it reports. More than this would be slow where allocation writes zeros.
@@ -75,7 +75,7 @@ class Workdir:
 
 def unwritable(path: Path, error: OSError, needed: int = 0) -> StorageError:
     """Return the error for a directory in which `needed` bytes cannot be written."""
-    cause = explained(error, path, needed).strerror or str(error)
+    cause = cause_of(error, path, needed)
     return StorageError(f"cannot write in {path}: {cause}; free the disk or choose another workdir")
 
 

@@ -23,7 +23,7 @@ changes something on the disk: the counter is atomic, so threads of C++ librarie
 #include <unistd.h>
 
 enum { WRITE = 1, SYNC = 2, RENAME = 4, REMOVE = 8, MAKE = 16, SIZE = 32 };
-enum { COUNT = 0, KILL_BEFORE = 1, KILL_AFTER = 2, FAIL = 3 };
+enum { COUNT = 0, KILL_BEFORE = 1, KILL_AFTER = 2, FAIL = 3, NOTIFY = 4 };
 
 /* `Plan` of shim.py has the same fields in the same order. */
 struct plan {
@@ -31,7 +31,7 @@ struct plan {
     int32_t sticky;        /* FAIL: every later point fails too */
     int32_t shorten;       /* FAIL: a write writes its first half; what comes next fails */
     int32_t kinds;         /* which kinds are points */
-    int32_t signal;        /* sent `delay` nanoseconds after arming, if not 0 */
+    int32_t signal;        /* sent `delay` nanoseconds after arming; of NOTIFY at the point */
     int64_t delay;
     int64_t at; /* the point, from 1 */
     _Atomic int64_t seen, fired;
@@ -61,7 +61,7 @@ int faults_arm(const char *path) {
     int64_t none = 0;
     atomic_compare_exchange_strong(&given->process, &none, getpid());
     setenv("FLAXLM_FAULTS_PLAN", path, 1);
-    if (given->signal && given->process == getpid()) {
+    if (given->signal && given->action != NOTIFY && given->process == getpid()) {
         timer_t timer;
         struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = given->signal};
         struct itimerspec when = {.it_value = {given->delay / 1000000000, given->delay % 1000000000}};
@@ -122,6 +122,10 @@ static int point(int kind, const char *name, int dirfd, const char *path) {
         for (;;) pause();
     }
     if (plan->action == KILL_AFTER) return DIE;
+    if (plan->action == NOTIFY) {
+        kill(getpid(), plan->signal);
+        return GO;
+    }
     if (plan->shorten && kind == WRITE && number == plan->at) {
         atomic_store(&owed, !plan->sticky);
         return HALF;

@@ -22,12 +22,13 @@ WRITE, SYNC, RENAME, REMOVE, MAKE, SIZE = 1, 2, 4, 8, 16, 32
 EVERY = WRITE | SYNC | RENAME | REMOVE | MAKE | SIZE
 SPACE = WRITE | SYNC | MAKE | SIZE  # what a full disk refuses: names are still changed and removed
 
-COUNT, KILL_BEFORE, KILL_AFTER, FAIL = range(4)
+COUNT, KILL_BEFORE, KILL_AFTER, FAIL, NOTIFY = range(5)
 # {fault: fields of the plan}; `full` is a disk that stays full, `short` one that fills in a write.
 FAULTS = {
     "count": {"action": COUNT},
     "kill": {"action": KILL_BEFORE},
     "killed after": {"action": KILL_AFTER},
+    "signal": {"action": NOTIFY},
     "enospc": {"action": FAIL, "error": errno.ENOSPC, "kinds": SPACE},
     "eio": {"action": FAIL, "error": errno.EIO},
     "full": {"action": FAIL, "error": errno.ENOSPC, "kinds": SPACE, "sticky": 1},
@@ -72,7 +73,8 @@ class Plan:
       root: the directory whose files count; the command's own output must lie elsewhere.
       fault: one of FAULTS.
       at: the point, from 1; 0 only counts.
-      signal, after: a signal to send, that many seconds after the command has begun.
+      signal, after: a signal to send, that many seconds after the command has begun; of the fault
+        `signal` at the point instead.
       fields: others of the plan, instead of the fault's.
     """
 

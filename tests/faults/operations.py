@@ -1,0 +1,134 @@
+"""One operation on a directory, run under faults: `operations.py NAME DIRECTORY`.
+
+What the operation says of an error is one `error:` line and the exit code, as of a command.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+
+from flaxlm.__main__ import fail
+from flaxlm.errors import FlaxlmError, StorageError
+
+STEPS = (1, 2, 3)  # of which the second is the best
+
+
+def state_of(step: int) -> dict:
+    """Return the state of a step, a function of the step alone."""
+    rng = np.random.default_rng(step)
+    return {"params": {"kernel": rng.normal(size=(64, 33)).astype(np.float32)}}
+
+
+def saver_of(directory: pathlib.Path, **more):
+    """Return the Checkpointer of a directory."""
+    from flaxlm.training.checkpoint import CheckpointConfig, Checkpointer
+
+    (directory.parent / "tokenizer").mkdir(exist_ok=True)
+    (directory.parent / "tokenizer" / "tokenizer.json").write_text("pieces")
+    files = {"config.json": b"{}", "tokenizer": directory.parent / "tokenizer"}
+    return Checkpointer(directory, CheckpointConfig(keep=1), files=files, **more)
+
+
+def write_step(directory: pathlib.Path, step: int) -> None:
+    """Save a step with its score, as the loop does."""
+    import jax
+
+    from flaxlm.training.workdir import Workdir
+
+    with Workdir(directory), saver_of(directory) as saver:
+        state = jax.tree.map(jax.numpy.asarray, state_of(step))
+        saver.save(step, state, {"valid/loss": abs(step - 2.0)})
+
+
+def prepare_save(directory: pathlib.Path) -> None:
+    for step in STEPS[:-1]:
+        write_step(directory, step)
+
+
+def save(directory: pathlib.Path) -> None:
+    """Save step 3 beside step 2, which is the best and stays."""
+    write_step(directory, 3)
+
+
+def prepare_best(directory: pathlib.Path) -> None:
+    prepare_save(directory)
+    with saver_of(directory) as saver:
+        saver.save(3, state_of(3))
+
+
+def best(directory: pathlib.Path) -> None:
+    """Give step 3, which is saved, its score: the best of all, it outlives step 4."""
+    from flaxlm.training.workdir import Workdir
+
+    with Workdir(directory), saver_of(directory) as saver:
+        if saver.latest() == 3:
+            saver.save(3, state_of(3), {"valid/loss": -0.5})
+        saver.save(4, state_of(4), {"valid/loss": 9.0})
+
+
+def prepare_tokenize(directory: pathlib.Path) -> None:
+    directory.mkdir(exist_ok=True)
+
+
+def tokenize(directory: pathlib.Path) -> None:
+    """Make tokenizer and cache of a text of several parts."""
+    from flaxlm.data import cache
+    from flaxlm.data.sources import DataConfig
+    from flaxlm.data.tokenizer import TokenizerConfig
+    from flaxlm.training.workdir import Workdir
+
+    cache.PART_CHARS = 6000
+    path = directory.parent / "text.txt"
+    if not path.exists():
+        path.write_text("".join(f"The sea was calm on day {i}. We rowed.\n\n" for i in range(300)))
+    data = DataConfig(path=str(path), document="paragraph", sentences=True, workers=1)
+    with Workdir(directory):
+        cache.prepare(data, TokenizerConfig(kind="byte"), directory)
+
+
+def prepare_report(directory: pathlib.Path) -> None:
+    directory.mkdir(exist_ok=True)
+
+
+def report(directory: pathlib.Path) -> None:
+    """Write the report of an evaluation and merge its scores into `result.json`."""
+    from flaxlm.evaluation import report
+    from flaxlm.evaluation.evaluate import Evaluation
+    from flaxlm.tasks import TASKS
+    from flaxlm.tasks.task import Answer
+    from flaxlm.training.metrics import write_result
+    from flaxlm.training.workdir import Workdir
+
+    rows = [{"id": str(i), "text": f"text {i}", "label": i % 2} for i in range(30)]
+    scores = [np.array([0.3, 0.7]) if i % 3 else np.array([0.6, 0.4]) for i in range(30)]
+    answers = [Answer(int(s.argmax()), float(s.max()), s) for s in scores]
+    golds = [row["label"] for row in rows]
+    evaluation = Evaluation({"accuracy": 0.5}, rows, golds, answers)
+    task = TASKS["classification"]()
+    with Workdir(directory):
+        report.write(directory / "evaluations" / "task-valid", evaluation, task, ("a", "b"), 3)
+        write_result(directory, {"valid/accuracy": 0.5})
+
+
+OPERATIONS = {
+    "a save": (prepare_save, save),
+    "the best hand-over": (prepare_best, best),
+    "tokenizing": (prepare_tokenize, tokenize),
+    "a report": (prepare_report, report),
+}
+
+
+def main(name: str, directory: str, prepare: str = "") -> int:
+    """Run an operation, or what has to be there before it; return the exit code."""
+    try:
+        OPERATIONS[name][0 if prepare else 1](pathlib.Path(directory))
+    except FlaxlmError as error:
+        return fail(str(error), error.exit_code)
+    except OSError as error:
+        return fail(f"{error.filename or directory}: {error.strerror}", StorageError.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
