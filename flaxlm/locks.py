@@ -57,13 +57,15 @@ def replacing_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside, old = files.aside_of(path), files.aside_of(path, "old")
-    aside.mkdir()
-    held = os.open(aside, _LOOK)
-    try:
-        while not files.held(held):
-            os.close(held)
+    with contextlib.ExitStack() as ends:
+        aside.mkdir()
+        ends.callback(_remove, aside)
+        while True:
+            made = os.open(aside, _LOOK)
+            ends.callback(os.close, made)
+            if files.held(made):
+                break
             aside.mkdir()
-            held = os.open(aside, _LOOK)
         yield aside
         files.fsync_tree(aside)
         with locked(path):
@@ -71,9 +73,6 @@ def replacing_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
                 files.rename(path, old)
             files.rename(aside, path)
             _remove(old)
-    finally:
-        _remove(aside)
-        os.close(held)
 
 
 def _remove(path: pathlib.Path) -> None:

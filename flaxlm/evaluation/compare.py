@@ -4,7 +4,7 @@ A run is a directory with the reports of its evaluations; a run over several see
 directory a seed, `seed_0`, `seed_1`, …
 """
 
-import json
+import contextlib
 import pathlib
 from collections.abc import Sequence
 
@@ -13,6 +13,7 @@ import numpy as np
 from flaxlm import locks
 from flaxlm.errors import DataError, MissingInput
 from flaxlm.metrics.paired import mcnemar, over_seeds, paired_bootstrap, paired_t
+from flaxlm.untrusted import parse_json
 
 
 def members(run: pathlib.Path) -> list[pathlib.Path]:
@@ -47,11 +48,9 @@ def read(report: pathlib.Path, name: str) -> bytes:
 
 def _parsed(text: bytes, path: pathlib.Path, line: int = 1) -> dict:
     """Return a JSON object; DataError where it is none."""
-    try:
-        if isinstance(row := json.loads(text.decode()), dict):
+    with contextlib.suppress(ValueError):
+        if isinstance(row := parse_json(text), dict):
             return row
-    except (ValueError, RecursionError):
-        pass
     raise DataError(f"{path}, line {line} is damaged; run `evaluate` there again")
 
 

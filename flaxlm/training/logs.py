@@ -13,6 +13,7 @@ import time
 import warnings
 
 from flaxlm import files
+from flaxlm.untrusted import parse_json
 
 
 class Log:
@@ -93,8 +94,8 @@ class Rows(Log):
 def _step_of(line: bytes) -> int | None:
     """Return the step of a row of metrics, None where it is none."""
     try:
-        row = json.loads(line.decode())
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
     step = row.get("step") if isinstance(row, dict) else None
     return step if type(step) is int else None

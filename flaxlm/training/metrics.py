@@ -14,7 +14,7 @@ from flaxlm import files, locks, tree
 from flaxlm.errors import StorageError, cause_of
 from flaxlm.progress import show
 from flaxlm.training.logs import Events, Rows
-from flaxlm.untrusted import printable
+from flaxlm.untrusted import parse_json, printable
 
 # Dense bfloat16 peak of one device, FLOP/s, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -158,10 +158,10 @@ def write_result(workdir: pathlib.Path, result: dict) -> bool:
         return False
     try:
         with locks.locked(path):
-            before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else "{}"
+            before = path.read_bytes() if path.exists() else b"{}"
             try:
-                known = json.loads(before)
-            except (ValueError, RecursionError):
+                known = parse_json(before)
+            except ValueError:
                 known = None
             if not isinstance(known, dict):
                 aside = path.with_name("result.json.damaged")
@@ -169,7 +169,7 @@ def write_result(workdir: pathlib.Path, result: dict) -> bool:
                 warnings.warn(f"{path} was damaged, and is {aside.name} now", stacklevel=2)
                 known = {}
             text = json.dumps(known | result, indent=2, sort_keys=True) + "\n"
-            if text == before:
+            if text.encode() == before:
                 return False
             files.replace(path, text)
     except OSError as error:
