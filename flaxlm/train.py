@@ -75,7 +75,8 @@ def train(
         with program.mesh(), saved:
             check_metric(program, inputs)
             pulse.note("the first parameters, or those of a checkpoint")
-            state, step = restore_or_init(program, saved, allow_missing)
+            epoch = batches.plan.num_rows
+            state, step = restore_or_init(program, saved, allow_missing, total, epoch)
             loop = Loop(program, inputs, saved, total, started or time.time())
             return loop.run(state, step, batches)
 

@@ -10,7 +10,7 @@ from flaxlm.errors import ConfigError, Unsafe
 from flaxlm.interop.pretrained import SCHEME
 from flaxlm.models import MODELS
 from flaxlm.progress import say
-from flaxlm.training import lora, manifest, reading
+from flaxlm.training import history, lora, reading
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.head_labels import in_order, labels_of_run, order_of_head
 from flaxlm.training.opened import hub_plan
@@ -18,13 +18,16 @@ from flaxlm.training.program import Program
 from flaxlm.training.step import TrainProgram
 
 
-def restore_or_init(program: TrainProgram, saved: Checkpointer, allow_missing: str):
-    """Return (TrainState, step) to go on from; what was loaded is said.
+def restore_or_init(
+    program: TrainProgram, saved: Checkpointer, allow_missing: str, total: int = 1, rows: int = 1
+):
+    """Return (TrainState, step) to go on from; what was loaded, and what it promises, is said.
 
     Args:
       program: its abstract state says what to load, and where each part lies.
       saved: the workdir's checkpoints.
       allow_missing: regex of parameters that may start fresh under `init`.
+      total, rows: the run's last step, and the rows of an epoch.
 
     Raises:
       StorageError: there are checkpoints and none can be read, or no room for one.
@@ -36,12 +39,16 @@ def restore_or_init(program: TrainProgram, saved: Checkpointer, allow_missing: s
     axes, config = MODELS[program.config.model_name].axes, program.config.sharding
     for line in sharding.unsplit(axes, program.abstract_params, program.device_mesh, config):
         say(f"not split evenly: {line}")
+    now = history.facts(program.config, program.device_mesh, total)
+    saved.extra["history"] = [[0, now]]
     # 1. This workdir: a run that was stopped goes on.
     if saved.latest() is not None:
         state, record = saved.restore(program.abstract_state)
-        promise = manifest.promise(record.fingerprint, manifest.fingerprint())
-        say(f"resuming from step {record.step}: {promise}")
-        return state, record.step
+        step, then = record.step, history.of(record, saved.path(record.step), now, rows)
+        promise = history.promise(then, step, now, program.config)
+        saved.extra["history"] = history.extended(then, step, now)
+        say(f"resuming from step {step}: {promise}")
+        return state, step
     # 2. `init`: the parameters of another run. What it cannot give is said before anything is made.
     seed = program.config.seed
     if program.config.init and program.config.init_weights:

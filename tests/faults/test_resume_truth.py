@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import re
 import shutil
 import types
 
@@ -16,6 +17,7 @@ from flaxlm.commands import recipe as recipes
 from flaxlm.errors import FlaxlmError, Unsafe
 from flaxlm.train import train
 from flaxlm.training import config as run_config
+from flaxlm.training import history
 from flaxlm.training.config import from_dict
 from flaxlm.training.manifest import Manifest
 from flaxlm.training.values import changes
@@ -303,3 +305,101 @@ def test_every_run_goes_on_without_its_recipe(line, text_run, task_run, tmp_path
         assert done.code == 0, done.err
         for place in places:
             assert json.loads((line.cwd / place / "result.json").read_text())["step"] == 2
+
+
+def losses(run: pathlib.Path) -> dict[int, float]:
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+@pytest.mark.parametrize(("schedule", "first"), [("linear", 2), ("wsd", None)])
+def test_a_longer_duration_promises_the_bits_of_a_run_from_the_start_only_where_it_has_them(
+    schedule, first, text_run, tmp_path, capfd
+):
+    def go(run, steps):
+        sections = {"optimizer": {"schedule": schedule}, "eval": {"split": ""}}
+        recipe = text_recipe(text_run, train={"steps": steps}, **sections)
+        recipe["data"]["cache_dir"] = str(text_run / "run" / "cache")
+        train(from_dict(recipe), tmp_path / run)
+        return capfd.readouterr().err, losses(tmp_path / run)
+
+    go("resumed", 4)
+    said, resumed = go("resumed", 6)
+    _, straight = go("straight", 6)
+    (line,) = re.findall("resuming from step 4: (.*)", said)
+    if first is None:
+        assert line.endswith("the same bits: as if never interrupted") and resumed == straight
+        return
+    assert next(n for n in resumed if resumed[n] != straight[n]) == first + 1
+    assert f"not the same bits: steps 1 to 4 were made with the schedule of a run of 4 steps, " \
+        f"which differs from that of 6 from step {first} on" in line  # fmt: skip
+    assert "as if never" not in said
+    # It is known of for good: the steps after it were made as those of a run of 6.
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "step_00000004")
+    said, _ = go("resumed", 6)
+    assert "steps 1 to 4 were made with the schedule of a run of 4 steps" in said
+    assert "as if never" not in said
+
+
+def test_what_every_change_that_is_let_through_does_to_the_promise(text_run):
+    """Of each key that a resumed run may change: bits, the best step, or nothing."""
+    mesh = types.SimpleNamespace(shape={"data": 1, "fsdp": 1, "tensor": 1})
+
+    def said(then, now, made=4, mesh_now=mesh):
+        old, new = (from_dict(text_recipe(text_run, **x)) for x in (then, now))
+        parts = [[0, history.facts(old, mesh, old.train.total_steps(64))]]
+        facts = history.facts(new, mesh_now, new.train.total_steps(64))
+        return history.promise(parts, made, facts, new)
+
+    def given(**keys):
+        sections = {"train": {"steps": 8}, "eval": {"every": 2}}
+        for key, value in keys.items():
+            section, _, name = key.partition("_")
+            sections[section] = sections.get(section, {}) | {name: value}
+        return sections
+
+    cosine = {"schedule": "cosine", "warmup_steps": 4}
+    before = given() | {"optimizer": cosine}
+    same = "the same bits: as if never interrupted"
+    for keys in ({"train_log_every": 3}, {"checkpoint_every": 2}, {"data_prefetch": 1},
+                 {"train_skip_nonfinite": 3}, {"checkpoint_keep": 5}):  # fmt: skip
+        assert said(before, given(**keys) | {"optimizer": cosine}).endswith(same), keys
+    longer = given(train_steps=12) | {"optimizer": cosine}
+    assert said(before, longer).endswith(same)  # so far it warmed up
+    assert "from step 6 on" in said(before, longer, made=7)
+    epochs = {"train": {"steps": 0, "epochs": 2.0}, "eval": {"every": 2}, "optimizer": cosine}
+    assert said(before, epochs).endswith(same)  # 2 of 64 rows are 8 steps of 16
+    share = {"schedule": "constant", "warmup_steps": 0, "warmup_fraction": 0.5}
+    assert "from step 1 on" in said(given() | {"optimizer": share},
+                                    given(train_steps=12) | {"optimizer": share})  # fmt: skip
+    often = said(before, given(eval_every=1) | {"optimizer": cosine})
+    assert f"{same}; up to step 4 the best step was looked for with eval.every=2" in often
+    early = given(eval_every=1, eval_patience=2) | {"optimizer": cosine}
+    patient = given(eval_patience=2) | {"optimizer": cosine}
+    assert "not the same bits: up to step 4 the best step was looked" in said(patient, early)
+    split = types.SimpleNamespace(shape={"data": 1, "fsdp": 2, "tensor": 1})
+    assert "not the same bits: mesh {'data': 1, 'fsdp': 1" in said(before, before, 4, split)
+
+
+def test_a_checkpoint_without_a_history_has_what_its_config_says(task_run):
+    place = task_run / "run" / "checkpoints" / "step_00000002"
+    record = Manifest.read(place)
+    ((first, then),) = record.extra["history"]
+    now = then | {"total_steps": 9}
+    bare = dataclasses.replace(record, extra={})
+    assert first == 0 and history.of(bare, place, now, 40) == [[0, then]]
+    assert history.of(record, place, now, 40) == [[0, then]]
+
+
+def test_what_changed_twice_is_remembered():
+    """A run that went to another machine and back has not the bits of one that stayed."""
+    config = from_dict(tiny.recipe("causal", eval={"split": ""}))
+    mesh = types.SimpleNamespace(shape={"data": 1})
+    here = history.facts(config, mesh, 4)
+    there = here | {"machine": here["machine"] | {"cores": 999}}
+    parts = history.extended(history.extended([[0, here]], 2, there), 3, here)
+    assert [first for first, _ in parts] == [0, 2, 3]
+    line = history.promise(parts, 4, here, config)
+    assert "not the same bits: cores 999 → " in line and "(up to step 3)" in line
+    assert history.extended(parts, 4, here) == parts
+    assert history.extended(parts, 2, here) == parts[:1]  # from an older checkpoint

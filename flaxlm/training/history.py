@@ -1,0 +1,101 @@
+"""What the steps of a run were made with, and what a resume may promise of their bits.
+
+A checkpoint holds [[first step, facts], …]: from the state of a step on the run went with these
+facts, the machine's fingerprint and the settings that may change when it goes on. So a change is
+known of for good, and not only to the start that makes it.
+"""
+
+import contextlib
+import json
+from typing import Any
+
+import numpy as np
+
+from flaxlm.training import manifest
+from flaxlm.training.config import RunConfig
+from flaxlm.training.manifest import Manifest
+from flaxlm.training.newest import CONFIG
+from flaxlm.training.optimizer import OptimizerConfig, make_schedule
+from flaxlm.training.sections import DURATIONS, TrainConfig
+
+History = list  # of [first step, facts]
+MACHINE, TOTAL, JUDGED = "machine", "total_steps", "judged"
+
+
+def facts(config: RunConfig, mesh, total: int) -> dict[str, Any]:
+    """Return what the steps from now on are made with, as JSON gives it back."""
+    sharding = {"mesh": dict(mesh.shape), "rules": config.sharding.rules}
+    judged = {"eval.every": config.eval.every, "eval.batch_size": config.eval.batch_size}
+    return json.loads(json.dumps({
+        MACHINE: manifest.fingerprint() | sharding,
+        TOTAL: total,
+        JUDGED: judged if config.eval.split else {},
+    }))  # fmt: skip
+
+
+def of(record: Manifest, path, now: dict[str, Any], rows: int) -> History:
+    """Return the history of a checkpoint in the directory `path`.
+
+    One of before 2026-11-26 has what its manifest and config.json say; `rows` are an epoch's.
+    """
+    if not record.step or "history" in record.extra:
+        return record.extra.get("history", [])
+    then = dict(now)
+    # The rules are those of the config, which does not say what was computed with them.
+    then[MACHINE] = record.fingerprint | {"mesh": record.mesh, "rules": now[MACHINE]["rules"]}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        own = json.loads((path / CONFIG).read_bytes())
+        names = (*DURATIONS, "batch_size", "length")
+        train = {name: own["train"][name] for name in names}
+        then[TOTAL] = TrainConfig(**train).total_steps(rows)
+        then[JUDGED] = {key: own["eval"][key.partition(".")[2]] for key in now[JUDGED]}
+    return [[0, then]]
+
+
+def extended(history: History, step: int, now: dict[str, Any]) -> History:
+    """Return a history with what is done from the state of `step` on."""
+    history = [part for part in history if part[0] < step]
+    return history if history and history[-1][1] == now else [*history, [step, now]]
+
+
+def promise(history: History, step: int, now: dict[str, Any], config: RunConfig) -> str:
+    """Return one line: what a resume at `step` may promise, against a run with `now` throughout."""
+    made = [part for part in history if part[0] < step]
+    ends = [part[0] for part in made[1:]] + [step]
+    reasons, chosen = [], ""
+    for (first, then), end in zip(made, ends, strict=True):
+        steps = f"steps {first + 1} to {end}"
+        a, b = then[MACHINE], now[MACHINE]
+        changed = (
+            f"{n} {a.get(n)!r} → {b.get(n)!r}" for n in sorted({*a, *b}) if a.get(n) != b.get(n)
+        )
+        changed = ", ".join(changed)
+        if changed:
+            reasons.append(changed + f" (up to step {end})" * (end != step))
+        other = _other_rate(config.optimizer, then[TOTAL], now[TOTAL], first, end)
+        if other is not None:
+            reasons.append(
+                f"{steps} were made with the schedule of a run of {then[TOTAL]} steps, which "
+                f"differs from that of {now[TOTAL]} from step {other} on"
+            )
+        if then[JUDGED] != now[JUDGED]:
+            was = ", ".join(f"{key}={value}" for key, value in then[JUDGED].items())
+            chosen = f"up to step {end} the best step was looked for with {was}"
+    if chosen and config.eval.patience:  # which it decides the end of
+        reasons.append(chosen)
+        chosen = ""
+    chosen = f"; {chosen}" * bool(chosen)
+    if reasons:
+        return f"same data order, not the same bits: {'; '.join(reasons)}{chosen}"
+    return manifest.promise(now[MACHINE], now[MACHINE]) + chosen
+
+
+def _other_rate(config: OptimizerConfig, one: int, other: int, first: int, end: int) -> int | None:
+    """Return the first step of first + 1 … end with another learning rate, of two durations."""
+    if one == other:
+        return None
+    steps = np.arange(first, end)
+    rates = (make_schedule(config, total)(steps) for total in (one, other))
+    a, b = (np.broadcast_to(np.asarray(rate), steps.shape) for rate in rates)
+    differ = np.flatnonzero(a != b)
+    return first + int(differ[0]) + 1 if len(differ) else None
