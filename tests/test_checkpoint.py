@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_runs as tiny
 from checkpoint_cases import (
     abstract_of,
     host_digest,
@@ -19,8 +20,9 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from flaxlm import tree
 from flaxlm.errors import ConfigError, MissingInput, StorageError, Unsafe
-from flaxlm.training import manifest
+from flaxlm.training import history, manifest
 from flaxlm.training.checkpoint import CheckpointConfig, Checkpointer
+from flaxlm.training.config import from_dict
 
 
 @pytest.fixture(params=[0, 2**20], ids=["compiled", "fetched"])
@@ -129,15 +131,21 @@ def test_the_manifest_describes_the_checkpoint(written):
 
 
 def test_a_resume_says_which_promise_holds(monkeypatch):
+    config = from_dict(tiny.recipe("causal"))
+
+    def said(then, now):
+        parts = ({"machine": part, "total_steps": 4, "judged": {}} for part in (then, now))
+        return history.promise([[0, next(parts)]], 2, next(parts), config)
+
     monkeypatch.delenv("NPROC", raising=False)
     now = manifest.fingerprint()
-    assert "the same bits" in manifest.promise(now, dict(now))
-    changed = manifest.promise(now, now | {"cores": 999})
+    assert said(now, dict(now)).endswith("the same bits: as if never interrupted")
+    changed = said(now, now | {"cores": 999})
     assert "not the same bits" in changed and "999" in changed
     monkeypatch.setenv("NPROC", "16")
-    assert "threads None → '16'" in manifest.promise(now, manifest.fingerprint())
+    assert "threads None → '16'" in said(now, manifest.fingerprint())
     gpu = now | {"device": "NVIDIA H200"}
-    assert "deterministic_ops" in manifest.promise(gpu, gpu)
+    assert "deterministic_ops" in said(gpu, gpu)
 
 
 def test_params_open_alone_on_the_host(written):

@@ -95,8 +95,9 @@ def _by_split(data: DataConfig) -> dict[str, list[Documented]]:
 
     Within a split they are in the order of files and lines, repetitions included.
     """
-    sources(data)  # what was read is found anew where the docstrings are kept
-    return _read(data)
+    splits = _read(data)
+    sources(data)  # found anew where the docstrings are kept: see `recorded`
+    return splits
 
 
 @functools.lru_cache(maxsize=1)  # the splits of a run are asked for one after the other

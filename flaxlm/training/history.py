@@ -61,7 +61,7 @@ def extended(history: History, step: int, now: dict[str, Any]) -> History:
 def promise(history: History, step: int, now: dict[str, Any], config: RunConfig) -> str:
     """Return one line: what a resume at `step` may promise, against a run with `now` throughout."""
     made = [part for part in history if part[0] < step]
-    ends = [part[0] for part in made[1:]] + [step]
+    ends = [*(part[0] for part in made[1:]), *[step] * bool(made)]
     reasons, chosen = [], ""
     for (first, then), end in zip(made, ends, strict=True):
         steps = f"steps {first + 1} to {end}"
@@ -87,7 +87,13 @@ def promise(history: History, step: int, now: dict[str, Any], config: RunConfig)
     chosen = f"; {chosen}" * bool(chosen)
     if reasons:
         return f"same data order, not the same bits: {'; '.join(reasons)}{chosen}"
-    return manifest.promise(now[MACHINE], now[MACHINE]) + chosen
+    deterministic = "--xla_gpu_deterministic_ops=true" in str(now[MACHINE].get("xla_flags", ""))
+    if "cpu" not in str(now[MACHINE].get("device", "")).lower() and not deterministic:
+        return (
+            "same fingerprint; the same bits only with "
+            f"XLA_FLAGS=--xla_gpu_deterministic_ops=true (GPU) or fixed compiler choices{chosen}"
+        )
+    return f"same fingerprint, the same bits: as if never interrupted{chosen}"
 
 
 def _other_rate(config: OptimizerConfig, one: int, other: int, first: int, end: int) -> int | None:

@@ -175,18 +175,3 @@ def _isa() -> str:
     lines = (x for x in text.splitlines() if x.lower().startswith(("flags", "features")))
     flags = next(lines, "").partition(":")[2].split()
     return " ".join([platform.machine(), *(name for name in wanted if name in flags)])
-
-
-def promise(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return one line: what a resume on fingerprint `now` of a state from `saved` may expect."""
-    names = [name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]
-    if names:
-        changed = (f"{name} {saved.get(name)!r} → {now.get(name)!r}" for name in names)
-        return "same data order, not the same bits: " + ", ".join(changed)
-    deterministic = "--xla_gpu_deterministic_ops=true" in str(now.get("xla_flags", ""))
-    if "cpu" not in str(now.get("device", "")).lower() and not deterministic:
-        return (
-            "same fingerprint; the same bits only with "
-            "XLA_FLAGS=--xla_gpu_deterministic_ops=true (GPU) or fixed compiler choices"
-        )
-    return "same fingerprint, the same bits: as if never interrupted"

@@ -6,12 +6,25 @@ import os
 import pathlib
 
 import pytest
+import resume_cases
 import shim
 from command_line import CommandLine
 from faults import ALL
 
 SUMMARY = pathlib.Path(os.environ.get("FLAXLM_FAULTS_SUMMARY", "runs/faults/summary.json"))
 counted: dict = collections.defaultdict(collections.Counter)
+
+
+@pytest.fixture(scope="session")
+def text_run(tmp_path_factory, compilation_cache):
+    """Return a folder with a run of 2 steps on text; see `resume_cases`."""
+    return resume_cases.text_run_in(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def task_run(tmp_path_factory, compilation_cache):
+    """Return a folder with a run of 2 steps on a table."""
+    return resume_cases.task_run_in(tmp_path_factory.mktemp("task"))
 
 
 @pytest.fixture(scope="module")
