@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxlm import files, tree
+from flaxlm import files, locks, tree
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.vocabulary import Tokenizer
 from flaxlm.errors import ConfigError, MissingInput, StorageError, Unsafe, cause_of
@@ -29,6 +29,7 @@ from flaxlm.sharding import ShardingConfig, make_mesh, param_shardings
 from flaxlm.trained import TrainedModel
 
 SCHEME = "hf:"
+UNFINISHED = ".unfinished"  # in a directory while a model is written: it may be begun anew
 # What is fetched of a name: weights as safetensors, and texts. Never code, never pickles.
 WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 
@@ -282,7 +283,8 @@ def save_pretrained(
     """
     path = pathlib.Path(directory)
     old = {*path.glob("*.safetensors*"), *path.glob("config.json")}
-    if old and not overwrite:
+    begun = path / UNFINISHED
+    if old and not overwrite and not begun.exists():
         raise Unsafe(f"{path} holds a model already ({min(old).name}); take another directory")
     config, heads = model.config, model.heads
     architecture = architecture or model.architecture
@@ -296,6 +298,8 @@ def save_pretrained(
     raw |= {"problem_type": model.problem} if model.problem else {}
     try:
         path.mkdir(parents=True, exist_ok=True)
+        locks.sweep(path)
+        files.replace(begun, "")
         saved = tensor_writer.save(path, tensors, limit)
         for stale in old - {*saved, path / "config.json"}:
             stale.unlink()
@@ -314,6 +318,7 @@ def save_pretrained(
             token_types=getattr(config, "token_types", 0) > 1,
             after_bos=continues and model.trained_here,
         )
+    begun.unlink()
     return saved
 
 

@@ -10,9 +10,9 @@ import time
 import fault_recipes
 import pytest
 import shim
-from faults import ALL, differences, facts, leftovers
+from faults import ALL, differences, facts, leftovers, selection
 
-FAMILIES = fault_recipes.FAMILIES if ALL else ["lstm", "regression"]
+FAMILIES = fault_recipes.FAMILIES if ALL else ["regression"]
 KILLS = 11 if ALL else 3  # of each family, at least
 
 
@@ -68,15 +68,15 @@ def test_killed_runs_end_as_if_never_killed(armed, root, undisturbed, count, fam
     count("random kills", kills=kills, runs=runs)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", selection([signal.SIGTERM, signal.SIGINT], 1))
 def test_a_run_that_is_asked_to_stop_goes_on_as_if_never_stopped(
     armed, root, undisturbed, count, number
 ):
-    wanted, _ = undisturbed("lstm")
+    wanted, _ = undisturbed("regression")
     draw, codes = random.Random(int(number)), []
     for run in range(12 if ALL else 1):
         workdir = root / f"stopped{run}"
-        command = fault_recipes.command("lstm", root, workdir)
+        command = fault_recipes.command("regression", root, workdir)
         with shim.Plan(workdir, "signal", at=draw.randint(100, 300), signal=number) as plan:
             done = armed(*command, plan=plan)
         codes.append(done.code)
@@ -87,6 +87,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_as_if_never_stopped(
     count(signal.Signals(number).name, signals=len(codes))
 
 
+@pytest.mark.skipif(not ALL, reason="make faults: a run that waits costs its time")
 def test_a_run_that_was_stopped_for_a_while_has_the_same_bits(armed, root, undisturbed, count):
     wanted, seconds = undisturbed("lstm")
     workdir = root / "paused"
@@ -126,7 +127,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_what_a_killed_command_had_started_ends_and_writes_no_more(armed, tmp_path, count):
-    (tmp_path / "text.txt").write_text("\n\n".join(["the sea was calm and grey " * 400] * 1000))
+    (tmp_path / "text.txt").write_text("\n\n".join(["the sea was calm and grey " * 400] * 700))
     data = fault_recipes.TEXT | {"path": f"{tmp_path}/text.txt", "workers": 2}
     recipe = fault_recipes.recipe("lstm", tmp_path) | {"data": data}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))

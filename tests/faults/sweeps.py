@@ -1,0 +1,88 @@
+"""Faults at every call of an operation that changes the disk: SQLite's method.
+
+The first call is faulted, then the second, until none is left to fault. After each the operation is
+started again without faults, and has to end like one that nothing disturbed.
+"""
+
+import pathlib
+import re
+import shutil
+import signal
+from collections.abc import Sequence
+
+import shim
+from faults import ALL, differences, facts, leftovers
+
+FAULTS = [name for name in shim.FAULTS if name not in ("count", "signal")]
+# What may fail and the operation succeeds all the same: what is to be deleted stays, logs.
+OPTIONAL = re.compile(r"/\.trash-|/metrics\.jsonl|/tensorboard|/\.[^/]*\.lock|^unlink|^rmdir")
+
+
+def points(seen: int, number: int) -> list[int]:
+    """Return the points to fault: all of them and one more, or `number` evenly spread."""
+    if ALL or seen <= number:
+        return [*range(1, seen + 2)]
+    return sorted({1 + round(i * (seen - 1) / (number - 1)) for i in range(number)})
+
+
+def judge(done, plan, fault: str) -> None:
+    """Check how a faulted command ended."""
+    place = f"{fault} at {plan.what}: {done.code}\n{done.err}"
+    if "kill" in fault:
+        assert done.code == -signal.SIGKILL, place
+    elif done.code == 0:
+        assert OPTIONAL.search(plan.what), place
+    else:
+        assert done.code == 74 and len(done.errors) == 1, place
+        assert plan.seconds_since() < 10, place
+        if fault in ("full", "short", "quota"):
+            assert re.search(r"[\d,.]+ (bytes|MB|GB) (needed, .*free|free and)", done.err), place
+
+
+class Sweep:
+    """Faults at the points of one operation.
+
+    Args:
+      start: makes the directory that the operation begins with, at the path that it is given.
+      run: runs the operation there, with a plan or none; returns a Done.
+      root: a folder for the directory.
+      again: exit codes of a second start; 77 where the first was killed when all was done.
+    """
+
+    def __init__(self, start, run, root: pathlib.Path, again: Sequence[int] = (0,)):
+        self.start, self.run, self.place, self.again = start, run, root / "here", again
+        start(self.place)
+        with shim.Plan(self.place) as plan:
+            done = run(self.place, plan)
+        assert done.code == 0 and plan.seen, done.err
+        self.seen, self.wanted = plan.seen, facts(self.place)
+        assert leftovers(self.place) == []
+
+    def fault(self, fault: str, at: int) -> bool:
+        """Fault one point and start again; return whether there was such a point."""
+        shutil.rmtree(self.place)
+        self.start(self.place)
+        with shim.Plan(self.place, fault, at) as plan:
+            done = self.run(self.place, plan)
+            if not plan.fired:
+                assert done.code == 0, done.err
+                return False
+            judge(done, plan, fault)
+            again = self.run(self.place, None)
+            place = f"{fault} at {plan.what}, then {again.code}\n{again.err}"
+        assert again.code in self.again, place
+        assert differences(facts(self.place), self.wanted) == [], place
+        assert leftovers(self.place) == [], place
+        return True
+
+    def all(self, faults: Sequence[str], number: int) -> int:
+        """Fault every point, or `number` of them, with these in turn; return how many there were.
+
+        There may be a few more than were counted: threads do not always meet alike.
+        """
+        at = fired = 0
+        for at in points(self.seen, number):
+            fired += self.fault(faults[at % len(faults)], at)
+        while ALL and self.fault(faults[at % len(faults)], at):
+            at, fired = at + 1, fired + 1
+        return fired
