@@ -262,7 +262,7 @@ class Loop:
 
     def diverged(self, what: str) -> Diverged:
         """Return the error for a run that diverged, with the step before that is good."""
-        good = self.saved.last_good(self.program.abstract_params)
+        good = self.saved.last_good(self.program.abstract_state)
         none = "no checkpoint is good" if self.saved.committed() else "no checkpoint was saved yet"
         return Diverged(f"{what}; last good checkpoint: step {good}" if good else f"{what}; {none}")
 

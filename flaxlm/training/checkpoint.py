@@ -31,6 +31,7 @@ from flaxlm.training.manifest import Damaged, Leaf, Manifest
 from flaxlm.training.store import SKIPPED, CheckpointConfig, Store, ranked
 
 log = logging.getLogger("flaxlm")
+PART = 1 << 30  # bytes of a state that are read at once to verify it
 
 
 class Checkpointer(Store):
@@ -81,19 +82,26 @@ class Checkpointer(Store):
         """Return the kept step with the best metric, or None where no step has it."""
         return next(iter(ranked(self.scores(self.metric), self.mode)), None)
 
-    def last_good(self, abstract) -> int | None:
+    def last_good(self, abstract_state) -> int | None:
         """Return the newest step before any update that was skipped since, None where none is good.
 
-        That is, one that verifies, was saved while no updates were skipped, and has finite
-        parameters; `abstract` are these, see `restore_params`.
+        That is one that verifies, was saved while no updates were skipped, and has finite
+        parameters. It is read in parts, for `abstract_state` (see `restore`) lies there already.
         """
+        parts: list[dict] = [{}]
+        for path, leaf in tree.flatten(abstract_state).items():
+            if tree.nbytes([*parts[-1].values(), leaf]) > PART:
+                parts.append({})
+            parts[-1][path] = leaf
         with contextlib.suppress(StorageError):  # that a save failed is no reason for another
             self.wait()
         for step, record in reversed(self.readable().items()):
-            if not record.metrics.get(SKIPPED):
-                with contextlib.suppress(StorageError, MissingInput):
-                    if tree.finite(self.restore_params(step, abstract=abstract)[0]):
-                        return step
+            with contextlib.suppress(StorageError, MissingInput, Unsafe):
+                read = (self.restore_params(step, "", tree.unflatten(part))[0] for part in parts)
+                if not record.metrics.get(SKIPPED) and all(
+                    tree.finite(loaded.get("params")) for loaded in read
+                ):
+                    return step
         return None
 
     def manifest(self, step: int | None = None) -> Manifest:

@@ -101,8 +101,8 @@ def _checksum(body: dict) -> str:
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Return metrics as JSON numbers; a non-finite one becomes None."""
-    values = {n: v if isinstance(v, int) else float(v) for n, v in metrics.items()}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+    values = {n: v if isinstance(v, int | None) else float(v) for n, v in metrics.items()}
+    return {n: v if v is not None and math.isfinite(v) else None for n, v in values.items()}
 
 
 def file_hashes(directory: Path, names) -> dict[str, str]:
