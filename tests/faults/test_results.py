@@ -142,9 +142,9 @@ def again(train, config, workdir, capfd) -> str:
     return said
 
 
-@pytest.mark.parametrize("part", range(5))
+@pytest.mark.parametrize("part", selection(range(5), 3))
 def test_killed_at_any_change_of_the_disk_a_run_ends_with_the_same_results(
-    part, whole, train, tmp_path, capfd
+    part, whole, train, tmp_path, capfd, count
 ):
     config, undisturbed, changes = whole
     assert len(changes) > 150
@@ -155,11 +155,12 @@ def test_killed_at_any_change_of_the_disk_a_run_ends_with_the_same_results(
         again(train, config, workdir, capfd)
         assert results(workdir) == results(undisturbed), at
         shutil.rmtree(workdir)
+        count("training and its results, in one process", kills=1)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_an_error_at_any_change_after_the_last_save_is_mended(
-    number, whole, train, tmp_path, capfd
+    number, whole, train, tmp_path, capfd, count
 ):
     config, undisturbed, changes = whole
     for at in selection(changes[-60:], 1 + (number == errno.EIO)):
@@ -169,6 +170,7 @@ def test_an_error_at_any_change_after_the_last_save_is_mended(
         again(train, config, workdir, capfd)
         assert results(workdir) == results(undisturbed), at
         shutil.rmtree(workdir)
+        count("training and its results, in one process", errors=1)
 
 
 def test_figures_that_a_kill_left_stale_are_made_by_the_next_start(whole, train, tmp_path, capfd):
