@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flaxlm import train as loop
 from flaxlm import tree
 from flaxlm.commands import inspect
 from flaxlm.errors import Diverged, Preempted
+from flaxlm.processes.signals import signals
 from flaxlm.training import checkpoint
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
@@ -57,6 +59,8 @@ def start(corpus):
                 step = int(state.step) + 1
                 if step == signalled:
                     signal.raise_signal(signal.SIGTERM)
+                    while not signals.asked:  # a thread takes note of it
+                        time.sleep(0.01)
                 if step in bad:  # what `step.py` makes of a loss that is not finite
                     skipped = state.skipped + 1
                     state = state.replace(step=state.step + 1, skipped=skipped)
