@@ -21,7 +21,7 @@ from flaxlm.errors import (
     cause_of,
     choose,
 )
-from flaxlm.processes import ending, signals
+from flaxlm.processes import Watchdog, broke, ending, signals
 from flaxlm.progress import note, shown
 
 
@@ -38,24 +38,11 @@ def set_up_jax(options) -> None:
         path = pathlib.Path(home).expanduser() / "flaxlm" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(path))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    coordinator = getattr(options, "coordinator", None)
-    places = [n for n in ("num_processes", "process_id") if getattr(options, n, None) is not None]
-    detected = any(name in os.environ for name in ("SLURM_NTASKS", "TPU_WORKER_HOSTNAMES"))
-    found = detected and options.joins and _several_hosts()
-    if places and not (coordinator or found):
-        raise ConfigError(f"--{places[0]} needs --coordinator=HOST:PORT beside it")
-    sharding.make_room_for_collectives(several_processes=bool(coordinator or found))
-    if coordinator or found:
-        if coordinator and None in (options.num_processes, options.process_id):
-            raise ConfigError("--coordinator needs --num_processes and --process_id beside it")
-        jax.distributed.initialize(
-            coordinator, options.num_processes, options.process_id, heartbeat_timeout_seconds=20
-        )
+    sharding.make_room_for_collectives(several_processes=bool(ending.group))
+    if ending.group:
+        from flaxlm.commands.several import connect_devices
 
-
-def _several_hosts() -> bool:
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
-    return max(hosts, int(os.environ.get("SLURM_NTASKS", "1"))) > 1
+        connect_devices()
 
 
 def run(argv: list[str]) -> None:
@@ -69,6 +56,7 @@ def run(argv: list[str]) -> None:
     command = importlib.import_module(f"flaxlm.commands.{verb}")
     from flaxlm.commands import flags, recipe
     from flaxlm.commands.options import apart, settle
+    from flaxlm.commands.several import agree, join
 
     arguments, spec, overrides = apart(argv[1:])
     if "help" in overrides and command.Options.takes_config:
@@ -78,9 +66,18 @@ def run(argv: list[str]) -> None:
     if options is None:
         print(flags.help_text(verb, COMMANDS[verb], command.Options))
         return
+    join(options)
     options, config = settle(verb, options, spec, overrides)
+    agree(options, config, overrides)
     set_up_jax(options)
-    command.run(options, config)
+    with watched(options, config):
+        command.run(options, config)
+
+
+def watched(options, config) -> Watchdog:
+    """Return the watchdog of a verb that other processes may wait for."""
+    section = getattr(config, "train", None) if hasattr(options, "coordinator") else None
+    return Watchdog(section.stuck_after if section else 0.0)
 
 
 def speak_utf_8() -> None:
@@ -101,24 +98,40 @@ def main() -> int:
     warnings.showwarning = lambda message, *_: note(f"warning: {message}")
     try:
         run(sys.argv[1:])
-    except FlaxlmError as error:
-        return fail(str(error), error.exit_code)
-    except KeyboardInterrupt as asked:
-        return fail(signals.reason(*asked.args), Preempted.exit_code)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        missing = isinstance(error, FileNotFoundError)
-        code = (MissingInput if missing else StorageError).exit_code
-        return fail(f"{place}{cause_of(error, error.filename or '.')}", code)
-    except Exception as error:
-        for line in traceback.format_exc().splitlines():
-            note(line)
-        return fail(f"a bug in flaxlm: {type(error).__name__}: {error}", FlaxlmError.exit_code)
+    except BaseException as error:
+        ending.unwound.set()
+        if isinstance(error, SystemExit):
+            raise
+        return fail(*reason(error))
+    if ending.group:
+        ending.group.leave()
     return 0
 
 
+def reason(error: BaseException) -> tuple[str, int]:
+    """Return what to say of an error, and the exit code."""
+    if ending.group:
+        ending.group.await_cause(error)
+    if isinstance(error, FlaxlmError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return signals.reason(*error.args), Preempted.exit_code
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        missing = isinstance(error, FileNotFoundError)
+        code = (MissingInput if missing else StorageError).exit_code
+        return f"{place}{cause_of(error, error.filename or '.')}", code
+    if ending.group and broke(error):
+        return f"the connection to another process broke: {error}", Preempted.exit_code
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        note(line)
+    return f"a bug in flaxlm: {type(error).__name__}: {error}", FlaxlmError.exit_code
+
+
 def fail(message: str, code: int) -> int:
-    """Print `message` as one line; return `code`."""
+    """Print `message` as one line, and return `code`; one of several processes ends all of them."""
+    if ending.group:
+        ending.end(code, message)
     ending.say(message)
     return code
 

@@ -21,12 +21,12 @@ import numpy as np
 from flaxlm import sharding, tree
 from flaxlm.errors import Diverged, Preempted, choose
 from flaxlm.evaluation import compare, evaluate, report
-from flaxlm.processes import GivenUp, Interrupt, Watchdog
+from flaxlm.processes import GivenUp, Interrupt, Watchdog, barrier
 from flaxlm.progress import Progress, pulse, say
 from flaxlm.training import manifest, reading
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import RunConfig
-from flaxlm.training.inputs import Inputs, barrier
+from flaxlm.training.inputs import Inputs
 from flaxlm.training.logs import Log
 from flaxlm.training.metrics import MetricWriter, flops_per_token, table, write_result
 from flaxlm.training.opened import load_params
@@ -71,6 +71,7 @@ def train(
         best_by = {"metric": f"{config.eval.split}/{config.eval.metric}", "mode": config.eval.mode}
         attached = (inputs.identity(), inputs.files())
         saved = Checkpointer(workdir, config.checkpoint, *attached, **best_by)
+        inputs.agree_on_data(inputs.trained_on)
         inputs.check_data(saved)
         with program.mesh(), saved:
             check_metric(program, inputs)
@@ -202,6 +203,8 @@ class Loop:
             self.drain()
             pulse.note(f"the checkpoint of step {step}")
             self.save(state, step, scores or {}, leave)
+        if leave:  # said only where it is true on all
+            barrier("the checkpoint")
         if leave and (not last or self.unscored(step)):
             raise Preempted(
                 f"asked to stop, and saved step {step} of {self.total}; the same command goes on "

@@ -43,6 +43,7 @@ ALLOWED = {
         "tasks",
         "metrics",
         "data",
+        "processes",
         *BASE,
     },
     "evaluation": {
@@ -65,6 +66,7 @@ ALLOWED = {
         "tasks",
         "data",
         "models",
+        "processes",
         *BASE,
     },
     "lm_eval_adapter": {"training", "inference", "sharding"},

@@ -28,7 +28,7 @@ class Options(ReadOptions, ProcessOptions):
     """What is scored."""
 
     reads: ClassVar[str] = rf"(?!{TRAINED})({ReadOptions.reads}|{DATA}|sharding\..*"
-    reads += r"|eval\.batch_size|baseline)"
+    reads += r"|eval\.batch_size|baseline|train\.stuck_after)"
     split: str = "valid"  # train, valid or test
 
     def configure(self, nested: dict, overrides: dict[str, str]):
@@ -168,5 +168,6 @@ def run(options: Options, config) -> None:
 def evaluate(config, workdir: pathlib.Path, split: str, checkpoint: str) -> dict:
     """Return `{split/metric: value}` of a run's checkpoint over a whole split."""
     with open_run(config, workdir, checkpoint, say=say) as run:
+        run.inputs.agree_on_data([split])
         scores = examine(run.program, run.model.params, run.inputs, split, run.step)
         return scores | {"step": run.step}

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+from typing import ClassVar
 
 import jax
 
@@ -22,6 +23,7 @@ from flaxlm.untrusted import printable
 class Options(ReadOptions, ProcessOptions, generation.GenerateConfig):
     """What is continued, and how."""
 
+    reads: ClassVar[str] = rf"{ReadOptions.reads}|train\.stuck_after"
     prompt: tuple[str, ...] = ()  # a prompt; may be repeated
     prompts: str | None = None  # file with a prompt a line
 

@@ -26,12 +26,12 @@ from flaxlm.commands.evaluate import evaluate
 from flaxlm.commands.options import FreshOptions, ProcessOptions, RunOptions
 from flaxlm.errors import ConfigError, MissingInput, StorageError, cause_of, choose
 from flaxlm.evaluation import compare, report
+from flaxlm.processes import barrier
 from flaxlm.progress import Progress, clock, say, show
 from flaxlm.tasks.glue import GLUE
 from flaxlm.train import train
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
-from flaxlm.training.inputs import barrier
 from flaxlm.training.workdir import Workdir
 from flaxlm.untrusted import printable
 

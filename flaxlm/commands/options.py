@@ -115,6 +115,7 @@ class ProcessOptions:
     coordinator: str | None = None  # host:port of process 0, for several processes
     num_processes: int | None = None  # number of processes
     process_id: int | None = None  # index of this process
+    join_timeout: float | None = None  # seconds in which all have to come; 300 without it
 
 
 def apart(arguments: list[str]) -> tuple[list[str], str | None, dict[str, str]]:

@@ -42,15 +42,19 @@ def prepare(
     tokenizer_config: TokenizerConfig,
     workdir: str | os.PathLike,
     report: Callable[[str], None] = note,
+    build: bool = True,
 ) -> tuple[Tokenizer, list[pathlib.Path]]:
     """Return the tokenizer and the cache directory of each corpus, made where not there.
 
-    There is one corpus, or with `data.weights` one for each path.
+    There is one corpus, or with `data.weights` one for each path. Without `build` another process
+    has just made them, and Unsafe says which file is not the same here.
     """
     tokenizer = prepare_tokenizer(config, tokenizer_config, workdir, report)
     directories = []
     for corpus in config.corpora():
         directory = cache_directory(corpus, tokenizer, workdir)
+        if not build and not _current(directory, corpus, tokenizer):
+            raise Unsafe(_other_files(directory, corpus))
         directories.append(build_cache(corpus, tokenizer, directory, report))
     return tokenizer, directories
 
@@ -184,6 +188,19 @@ def _current(directory: pathlib.Path, config: DataConfig, tokenizer: Tokenizer) 
         _stat(facts["path"]) == (facts["bytes"], facts["mtime_ns"])
         or files.sha256(facts["path"]) == facts["sha256"]
         for facts in known
+    )
+
+
+def _other_files(directory: pathlib.Path, config: DataConfig) -> str:
+    """Return the line about files that are others here than where a cache was made."""
+    known = {}
+    if (directory / shards.MANIFEST).is_file():
+        facts = shards.read_manifest(directory)["source"]["files"]
+        known = {file["path"]: file["sha256"] for file in facts}
+    names = [name for name in source_files(config) if known.get(name) != files.sha256(name)]
+    return (
+        f"{', '.join(names[:3]) or directory} is not what process 0 reads there; let all processes "
+        "read the same files"
     )
 
 

@@ -5,13 +5,16 @@ compiles or waits for another process. So the numbers of signals are also writte
 a thread of ours reads.
 """
 
+import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
 
 from flaxlm.errors import Interrupted, Preempted
 from flaxlm.processes import ending
+from flaxlm.processes.group import current
 from flaxlm.progress import pulse
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
@@ -49,6 +52,8 @@ class Signals:
         ends.callback(
             signal.set_wakeup_fd, signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         )
+        if command:
+            sys.unraisablehook = self._again
         threading.Thread(target=self._read, args=(reading,), daemon=True).start()
         return ends
 
@@ -58,8 +63,20 @@ class Signals:
 
     def _handle(self, number: int, frame) -> None:
         self._handled += number == signal.SIGINT
-        if not self.holding or self._handled > 1:
+        if ending.unwound.is_set():
+            return
+        if not self.holding or self._handled > 1 or ending.unwinding.is_set():
             raise KeyboardInterrupt(number)
+
+    @staticmethod
+    def _again(lost) -> None:
+        """Interrupt once more where that came in a place from which nothing can be raised."""
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            again = threading.Timer(0.05, _thread.interrupt_main, (signal.SIGTERM,))
+            again.daemon = True
+            again.start()
+        else:
+            sys.__unraisablehook__(lost)
 
     def _read(self, reading: int) -> None:
         while numbers := os.read(reading, 64):
@@ -80,6 +97,8 @@ class Signals:
             self.asked = number
             if not self.holding:
                 self.insist()
+            elif ending.group:
+                ending.group.ask_stop()
 
     def insist(self) -> None:
         """End the process soon, unless it ends by itself or a loop takes over."""
@@ -95,8 +114,9 @@ class Signals:
     @staticmethod
     def reason(number: int = signal.SIGINT) -> str:
         """Return the line of a process that had nothing to save."""
+        name = signal.Signals(signals.asked or number).name
         return (
-            f"asked to stop ({signal.Signals(number).name}) at {pulse.what}, with nothing to be "
+            f"asked to stop ({name}) at {pulse.what}, with nothing to be "
             "saved; the same command starts again"
         )
 
@@ -105,15 +125,31 @@ signals = Signals()
 
 
 class Interrupt:
-    """Remembers a SIGTERM or SIGINT until the step in flight has ended and is saved."""
+    """Remembers a SIGTERM or SIGINT until the step in flight has ended and is saved.
+
+    Several processes come by `due` the same number of times, and one may be some steps ahead of
+    another. Where one of them was asked to stop, each waits at its next call until all have told
+    how often they were there, and all stop at the highest number: none is beyond it.
+    """
+
+    _made = 0
 
     def __init__(self):
         self._ends = signals.listen()
         signals.holding = True
+        self._group = current()
+        Interrupt._made += 1
+        self._name, self._calls, self._last = f"stop {Interrupt._made}", 0, None
 
     def due(self) -> bool:
         """Return whether the run should save and exit: called after each step."""
-        return bool(signals.asked)
+        group = self._group
+        if not group:
+            return bool(signals.asked)
+        self._calls += 1
+        if group.stop is not None and self._last is None:
+            self._last = max(group.settle(self._name, self._calls))
+        return self._last is not None and self._calls >= self._last
 
     def check(self) -> None:
         """Raise GivenUp if the run was asked to stop; called between evaluation batches."""
@@ -122,6 +158,8 @@ class Interrupt:
 
     def close(self) -> None:
         """Leave signals to those who listened before."""
+        if self._group and self._last is None:  # the others need not stop for this one any more
+            self._group.post(self._name, self._calls + 1)
         signals.holding = False
         self._ends.close()
         if signals.asked:

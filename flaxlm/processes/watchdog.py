@@ -10,14 +10,25 @@ from flaxlm.progress import pulse
 LOOK = 1.0  # seconds between two looks
 
 
+def late(seconds: float, what: str) -> str:
+    """Return the line about what has not ended."""
+    return (
+        f"waited {seconds:g} s (train.stuck_after) for {what}, and it has not ended; if that is "
+        "not long for it, raise train.stuck_after"
+    )
+
+
 class Watchdog:
     """Ends the process if for `seconds` nothing ends of what it is at, see `progress.pulse`.
 
-    Time in which the process itself was stopped is not counted. 0 seconds: never.
+    So do other processes of its group if one of them is silent so long. Time in which the process
+    itself was stopped is not counted. 0 seconds: never.
     """
 
     def __init__(self, seconds: float):
         self.seconds, self._closed = seconds, threading.Event()
+        if ending.group:
+            ending.group.patience = seconds
         if seconds:
             threading.Thread(target=self._watch, daemon=True).start()
 
@@ -30,11 +41,9 @@ class Watchdog:
             if pulse.count != seen or pulse.waits:
                 seen, waited = pulse.count, 0.0
             elif waited > self.seconds:
-                ending.end(
-                    Stuck.exit_code,
-                    f"waited {self.seconds:g} s (train.stuck_after) for {pulse.what}, and it has "
-                    "not ended; if that is not long for it, raise train.stuck_after",
-                )
+                if ending.group:
+                    ending.group.blame(self.seconds)
+                ending.end(Stuck.exit_code, late(self.seconds, pulse.what))
 
     def __enter__(self) -> "Watchdog":
         return self

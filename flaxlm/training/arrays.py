@@ -16,6 +16,7 @@ import numpy as np
 
 from flaxlm import tree
 from flaxlm.errors import Unsafe
+from flaxlm.processes import gather
 from flaxlm.training.manifest import Damaged, Leaf, Manifest
 
 
@@ -168,11 +169,7 @@ def mesh_of(arrays: Mapping[str, Any]) -> dict[str, int]:
 
 def broadcast(value: bool) -> bool:
     """Return the first process's value on every process."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+    return gather("what process 0 has saved", value)[0]
 
 
 def together(read: Callable):
@@ -180,18 +177,14 @@ def together(read: Callable):
 
     Otherwise one process would go back to an older step while the others wait for it.
     """
-    if jax.process_count() == 1:
-        return read()
-    from jax.experimental import multihost_utils
-
     contents = damage = None
     try:
         contents = read()
     except Damaged as error:
         damage = error
-    failed = multihost_utils.process_allgather(np.int32(damage is not None))
+    failed = gather("a checkpoint that is read", damage is not None)
     if damage:
         raise damage
-    if failed.any():
-        raise Damaged(f"process {int(failed.argmax())} could not read it")
+    if any(failed):
+        raise Damaged(f"process {failed.index(True)} could not read it")
     return contents
