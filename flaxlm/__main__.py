@@ -21,7 +21,7 @@ from flaxlm.errors import (
     cause_of,
     choose,
 )
-from flaxlm.processes import Watchdog, broke, ending, signals
+from flaxlm.processes import broke, ending, signals
 from flaxlm.progress import note, shown
 
 
@@ -70,14 +70,7 @@ def run(argv: list[str]) -> None:
     options, config = settle(verb, options, spec, overrides)
     agree(options, config, overrides)
     set_up_jax(options)
-    with watched(options, config):
-        command.run(options, config)
-
-
-def watched(options, config) -> Watchdog:
-    """Return the watchdog of a verb that other processes may wait for."""
-    section = getattr(config, "train", None) if hasattr(options, "coordinator") else None
-    return Watchdog(section.stuck_after if section else 0.0)
+    command.run(options, config)
 
 
 def speak_utf_8() -> None:

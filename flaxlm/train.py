@@ -71,7 +71,7 @@ def train(
         best_by = {"metric": f"{config.eval.split}/{config.eval.metric}", "mode": config.eval.mode}
         attached = (inputs.identity(), inputs.files())
         saved = Checkpointer(workdir, config.checkpoint, *attached, **best_by)
-        inputs.agree_on_data(inputs.trained_on)
+        inputs.agree(inputs.trained_on)
         inputs.check_data(saved)
         with program.mesh(), saved:
             check_metric(program, inputs)

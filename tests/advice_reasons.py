@@ -4,6 +4,7 @@ HELP = "help, not a message; test_commands.py reads it"
 FACT = "says what is, or is done; the flag or key is where it comes from, and nothing is advised"
 SEVERAL = "takes several processes; test_bad_input.py gives the others, test_processes.py runs them"
 HUB_FILES = "takes files of a hub model; test_hf_hostile.py and test_hf_tokenizer.py have them"
+PEERS = "takes several processes; tests/faults/test_peers.py"
 MACHINE = "of a machine without memory, or of time that passes"
 DEFENCE = "for who calls the function in Python; the command line refuses it before"
 REASONS = {
@@ -52,7 +53,14 @@ REASONS = {
     "are numbers, the places of": FACT,
     "says that it is CoNLL": "a warning; test_conll.py",
     "training pairs have a score of": FACT,
-    "error: no step ended": MACHINE,
+    "waited {} s (train.stuck_after)": MACHINE,
+    "has not answered for {} s (train.stuck_after)": PEERS,
+    "--coordinator={}": PEERS,
+    "{} within {} s (--join_timeout)": PEERS,
+    "process 0 cannot be reached": PEERS,
+    "--num_processes={}, and process 0": PEERS,
+    "--process_id={}": PEERS,
+    "give all a --workdir on a disk": PEERS,
     "kept the worst by eval.metric": FACT,
     "objective.labels={} must name at least two": DEFENCE,
     "objective.labels={} has no tag": DEFENCE,

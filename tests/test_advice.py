@@ -39,6 +39,10 @@ GUARDED = {
     "checkpoint": "`train` and `glue` read what they have just saved, and the best of an init",
     "init": "said where the verb has it, else --config.init",
     "split": "`glue` names the splits itself",
+    **dict.fromkeys(
+        ("coordinator", "num_processes", "process_id", "join_timeout"),
+        "said to one of several processes, of a verb that has them",
+    ),
     "workdir": "`convert` takes no recipe, and calls its directories --from and --to",
 }
 SECTIONS = (*run_config.SECTIONS, *run_config.TABLES)

@@ -14,6 +14,7 @@ from flaxlm.commands.options import DATA, TRAINED, ProcessOptions, ReadOptions, 
 from flaxlm.data.sources import SPLITS, STDLIB, DataConfig, sources
 from flaxlm.errors import ConfigError, FlaxlmError, choose
 from flaxlm.evaluation.report import examine
+from flaxlm.processes import Watchdog
 from flaxlm.progress import say
 from flaxlm.tasks import TASKS
 from flaxlm.training import config as run_config
@@ -167,7 +168,8 @@ def run(options: Options, config) -> None:
 
 def evaluate(config, workdir: pathlib.Path, split: str, checkpoint: str) -> dict:
     """Return `{split/metric: value}` of a run's checkpoint over a whole split."""
-    with open_run(config, workdir, checkpoint, say=say) as run:
-        run.inputs.agree_on_data([split])
+    source = (config, workdir, checkpoint)
+    with Watchdog(config.train.stuck_after), open_run(*source, say=say) as run:
+        run.inputs.agree([split])
         scores = examine(run.program, run.model.params, run.inputs, split, run.step)
         return scores | {"step": run.step}

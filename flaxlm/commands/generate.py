@@ -13,6 +13,7 @@ from flaxlm.errors import ConfigError, MissingInput
 from flaxlm.files import bare_lines, replace
 from flaxlm.inference import generate as generation
 from flaxlm.inference.settings import resolve
+from flaxlm.processes import Watchdog
 from flaxlm.progress import Progress, say
 from flaxlm.training.metrics import report
 from flaxlm.training.opened import open_run
@@ -55,7 +56,11 @@ def generate(options: Options, config, prompts: list[str]) -> list:
     """Return a Generation for each prompt and sample."""
     options.check_family(config.model_name)  # before the weights are read
     devices = jax.local_devices()[:1]
-    with open_run(config, options.place, options.checkpoint, devices=devices, say=say) as opened:
+    source = (config, options.place, options.checkpoint)
+    with (
+        Watchdog(config.train.stuck_after),
+        open_run(*source, devices=devices, say=say) as opened,
+    ):
         settings, defaults = resolve(options, opened.model)
         if defaults:
             say(defaults)

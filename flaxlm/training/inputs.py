@@ -1,13 +1,10 @@
 """What a run reads: its directory, its tokenizer, its corpus or examples, and batches of them."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-import secrets
-import time
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -26,15 +23,13 @@ from flaxlm.interop.pretrained import SCHEME, Directory
 from flaxlm.processes import barrier, current
 from flaxlm.progress import say
 from flaxlm.training import config as run_config
-from flaxlm.training import data_record
+from flaxlm.training import data_record, shared
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.data_record import SplitRecord
 from flaxlm.training.newest import CONFIG, begun, newest
 from flaxlm.training.record import record
 from flaxlm.training.values import changes
 from flaxlm.training.workdir import Workdir, unwritable
-
-TOKEN = ".shared"  # in a run directory, for a moment: see `check_shared`
 
 
 class Inputs:
@@ -64,7 +59,7 @@ class Inputs:
         lock = Workdir(workdir, lock=lead) if write else contextlib.nullcontext()
         with lock:
             if write:
-                check_shared(workdir)
+                shared.check_disk(workdir)
             if write and lead:
                 if not config.model.vocab_size:  # the tokenizer's
                     find_tokenizer(config, workdir)
@@ -77,7 +72,7 @@ class Inputs:
             barrier("tokenizer")
             tokenizer = load_tokenizer(workdir / "tokenizer")
             inputs = cls(run_config.sized(config, workdir), workdir, tokenizer)
-            inputs.agree("tokenizer", tokenizer.hash)
+            shared.agree("tokenizer", tokenizer.hash, lambda theirs, its: [its])
             inputs.check_vocabulary()
             inputs.check_checkpoints()
             yield inputs
@@ -291,28 +286,10 @@ class Inputs:
                 "take another run directory"
             )
 
-    def agree(self, what: str, value) -> None:
-        """End all processes where one has another tokenizer or data (JSON) than process 0."""
-        group = current()
-        if group and (other := group.compare(what, value)):
-            index, theirs, its = other
-            lines = [f"{what} {its} instead of {theirs}"]
-            if what == "data":
-                listed = {split: facts["sources"] for split, facts in theirs.items()}
-                identities = {split: SplitRecord(**f).identity() for split, f in theirs.items()}
-                records = {split: SplitRecord(**facts) for split, facts in its.items()}
-                lines = data_record.differences(identities, records, listed)
-            group.end(
-                Unsafe.exit_code,
-                f"process {index}: does not read what process 0 does: {'; '.join(lines)}; let all "
-                "read the same",
-            )
-
-    def agree_on_data(self, splits: Sequence[str]) -> None:
+    def agree(self, splits: Sequence[str]) -> None:
         """End all processes where one reads other rows of splits than process 0."""
         if current():
-            data = {name: dataclasses.asdict(record) for name, record in self.data(splits).items()}
-            self.agree("data", data)
+            shared.agree_on_data(self.data(splits))
 
     def files(self) -> dict:
         """Return what makes a checkpoint open by itself."""
@@ -323,40 +300,6 @@ class Inputs:
             "tokenizer": self.workdir / "tokenizer",
             **({generation.FILE: kept} if kept.exists() else {}),
         }
-
-
-def check_shared(workdir: pathlib.Path) -> None:
-    """End all processes where one does not see what process 0 writes in the run directory."""
-    group, path = current(), workdir / TOKEN
-    if not group:
-        return
-    try:
-        text = secrets.token_hex(8)
-        if group.lead:
-            files.replace(path, text)
-        written = group.gather("the run directory", text)[0]
-        seen = group.gather("the run directory", _reads(path, written))
-    finally:
-        if group.lead:
-            path.unlink(missing_ok=True)
-    if not all(seen):
-        index = seen.index(False)
-        group.end(
-            Unsafe.exit_code,
-            f"process {index}: does not see in its run directory what process 0 writes in "
-            f"{workdir}: checkpoints would lie there in parts; give all a --workdir on a disk that "
-            "they share",
-        )
-
-
-def _reads(path: pathlib.Path, text: str) -> bool:
-    """Return whether a file holds a text; a disk over the network may need a moment to show it."""
-    for _ in range(20):
-        with contextlib.suppress(OSError):
-            if path.read_text() == text:
-                return True
-        time.sleep(0.1)
-    return False
 
 
 def find_tokenizer(config: run_config.RunConfig, workdir: pathlib.Path) -> None:
