@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_runs as tiny
+from command_line import CommandLine
 
 from flaxlm import train as loop
 from flaxlm import tree
@@ -183,7 +184,7 @@ def test_a_sigterm_while_skipping_saves_nothing_and_says_so(start, tmp_path, cap
     assert texts[0] == texts[1]
 
 
-def test_a_real_blow_up_leaves_only_finite_checkpoints(start, tmp_path, corpus):
+def test_a_real_blow_up_leaves_only_finite_checkpoints(tmp_path, corpus):
     recipe = tiny.recipe(
         "recurrent",
         model=dict(vocab_size=281, num_layers=1),
@@ -192,10 +193,13 @@ def test_a_real_blow_up_leaves_only_finite_checkpoints(start, tmp_path, corpus):
         optimizer=dict(name="sgd", learning_rate=1e38, clip_norm=0.0),
         checkpoint=dict(every=1),
     )
-    with pytest.raises(Diverged, match=r"not finite at step \d+") as end:
-        loop.train(run_config.from_dict(recipe), tmp_path)
-    for step in steps(tmp_path):
-        params = Checkpointer(tmp_path, read_only=True).restore_params(step)[0]
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    line = CommandLine(tmp_path, cwd=tmp_path, seconds=120)
+    done = line("train", "--config=recipe.json", "--workdir=run")
+    assert done.code == 76 and len(done.errors) == 1 and " not finite at step" in done.errors[0]
+    saved = Checkpointer(tmp_path / "run", read_only=True)
+    for step in saved.steps():
+        params = saved.restore_params(step)[0]
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-    good = f"step {steps(tmp_path)[-1]}" if steps(tmp_path) else "no checkpoint was saved yet"
-    assert str(end.value).endswith(good)
+    good = f"step {saved.latest()}" if saved.steps() else "no checkpoint was saved yet"
+    assert done.errors[0].endswith(good)

@@ -8,11 +8,10 @@ import warnings
 
 import pytest
 import tiny_runs as tiny
-from command_line import CommandLine
+from command_line import CommandLine, trained
 from tensorboardX.proto.event_pb2 import Event
 
 from flaxlm.progress import note
-from flaxlm.training import config as run_config
 from flaxlm.training.logs import Events, Log, Rows
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -176,13 +175,21 @@ def test_a_run_whose_logs_cannot_be_written_ends_as_any_other(recipe, tmp_path):
 
 
 def test_a_damaged_metrics_file_is_gone_on_with(recipe, tmp_path):
-    config = run_config.from_dict(recipe | {"train": recipe["train"] | {"profile_steps": ""}})
-    with tiny.shared_programs() as train:
-        train(config, tmp_path)
-        path = tmp_path / "metrics.jsonl"
-        path.write_bytes(path.read_bytes().replace(b'"step": 2', b'"step": \xff', 1) + b'{"st')
-        longer = run_config.from_dict(config.raw | {"train": config.raw["train"] | {"steps": 6}})
-        with pytest.warns(UserWarning, match="no row of metrics, moved to metrics.jsonl.damaged"):
-            train(longer, tmp_path)
-    steps = [json.loads(line)["step"] for line in path.open() if "loss" in json.loads(line)]
-    assert steps == [1, 3, 4, 5, 6]
+    """And a resume past the first step of a profile; and figures that a kill left stale."""
+    train = recipe["train"] | dict(profile_steps="")
+    line, place = trained(tmp_path, recipe | {"train": train})
+    path = place / "metrics.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"step": 2', b'"step": \xff', 1) + b'{"st')
+    more = ("--config.train.steps=6", "--config.train.profile_steps=1:6")
+    done = line("train", f"--workdir={place}", *more)
+    assert done.code == 0 and done.errors == [], done.err
+    assert "metrics.jsonl, line 2, 7: no row of metrics, moved to metrics.jsonl.damag" in done.err
+    assert "profile cannot be written: No profile started" in done.err
+    rows = [json.loads(line) for line in path.open()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 3, 4, 5, 6]
+    whole = (place / "result.json").read_bytes()
+    for stale in (b'{"step": 4, "train/loss": 9.0}\n', b""):
+        (place / "result.json").write_bytes(stale)
+        done = line("train", f"--workdir={place}", *more)
+        assert done.code == 0 and "made what was not there: result.json: step 6 of 6" in done.err
+        assert (place / "result.json").read_bytes() == whole
