@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from flaxlm import files
-from flaxlm.data import shards, unknown
+from flaxlm.data import shards, unknown, verified
 from flaxlm.data.encode import Encoder, Job, Workers
 from flaxlm.data.sources import DataConfig, source_files
 from flaxlm.data.split import Cleaner, passes, split_documents
@@ -34,7 +34,8 @@ PART_CHARS = 2_000_000
 # For so few parts a worker process would cost more than it saves (0.3 s to start one).
 PARTS_IN_PROCESS = 2
 # What does not change the cache's contents: where it lies, how fast it is made and read.
-_IRRELEVANT = ("cache_dir", "workers", "threads", "prefetch", "weights", "max_line_bytes")
+_IRRELEVANT = ("cache_dir", "verify", "workers", "threads", "prefetch", "weights")
+_IRRELEVANT += ("max_line_bytes",)
 
 
 def prepare(
@@ -47,7 +48,8 @@ def prepare(
     """Return the tokenizer and the cache directory of each corpus, made where not there.
 
     There is one corpus, or with `data.weights` one for each path. Without `build` another process
-    has just made them, and Unsafe says which file is not the same here.
+    has just made them, and Unsafe says which file is not the same here. DataError for a cache that
+    is not what was written, see `verified.verify`.
     """
     tokenizer = prepare_tokenizer(config, tokenizer_config, workdir, report)
     directories = []
@@ -56,6 +58,8 @@ def prepare(
         if not build and not _current(directory, corpus, tokenizer):
             raise Unsafe(_other_files(directory, corpus))
         directories.append(build_cache(corpus, tokenizer, directory, report))
+        written = shards.read_manifest(directory)["files"]
+        verified.verify(directories[-1], written, config.verify)
     return tokenizer, directories
 
 
@@ -175,7 +179,8 @@ def build_cache(
 def _current(directory: pathlib.Path, config: DataConfig, tokenizer: Tokenizer) -> bool:
     """Return whether the cache is there and made with this config, this tokenizer and these files.
 
-    A file of the same size and time is taken as unchanged; else its digest decides.
+    A file that nobody has touched since it was read on this machine is taken as unchanged; else
+    its digest decides.
     """
     names = source_files(config)  # raises for what is missing
     if not (directory / shards.MANIFEST).is_file():
@@ -183,12 +188,15 @@ def _current(directory: pathlib.Path, config: DataConfig, tokenizer: Tokenizer) 
     manifest = shards.read_manifest(directory)
     if manifest["tokenizer"] != tokenizer.hash or manifest["config"] != _relevant(config):
         return False
-    known = manifest["source"]["files"]
-    return names == [facts["path"] for facts in known] and all(
-        _stat(facts["path"]) == (facts["bytes"], facts["mtime_ns"])
-        or files.sha256(facts["path"]) == facts["sha256"]
-        for facts in known
-    )
+    facts = manifest["source"]["files"]
+    if names != [fact["path"] for fact in facts]:
+        return False
+    with _reading(directory) as known:
+        return all(
+            known.blocks(fact["path"], fact["sha256"]) is not None
+            or known.read(fact["path"]) == fact["sha256"]
+            for fact in facts
+        )
 
 
 def _other_files(directory: pathlib.Path, config: DataConfig) -> str:
@@ -204,22 +212,26 @@ def _other_files(directory: pathlib.Path, config: DataConfig) -> str:
     )
 
 
-def _stat(path: str) -> tuple[int, int]:
-    """Return a file's size in bytes and its time of change in nanoseconds."""
+@contextlib.contextmanager
+def _reading(directory: pathlib.Path) -> Iterator[verified.Verified]:
+    """Yield what is known of a cache's source files, and keep what is read of them within."""
+    known = verified.Verified(directory)
     try:
-        entry = os.stat(path)
+        yield known
     except OSError as error:
-        raise MissingInput(f"cannot read {path}: {error.strerror}") from None
-    return entry.st_size, entry.st_mtime_ns
+        raise MissingInput(f"cannot read {error.filename}: {error.strerror}") from None
+    finally:
+        known.save()
 
 
 def _build(config: DataConfig, tokenizer, directory: pathlib.Path, report, shard_tokens) -> None:
     """Build the cache at `directory`, from the parts of an interrupted build if there are any."""
     source_facts = []
-    for path in source_files(config):
-        size, mtime = _stat(path)
-        digest = files.sha256(path)
-        source_facts.append({"path": path, "bytes": size, "mtime_ns": mtime, "sha256": digest})
+    with _reading(directory) as known:
+        for path in source_files(config):
+            entry, digest = os.stat(path), known.read(path)
+            size, mtime = entry.st_size, entry.st_mtime_ns
+            source_facts.append({"path": path, "bytes": size, "mtime_ns": mtime, "sha256": digest})
     contents = "".join(facts["sha256"] for facts in source_facts)
     source = {"hash": hashlib.sha256(contents.encode()).hexdigest(), "files": source_facts}
     encoder = Encoder(tokenizer, config.sentences, config.append_eos)

@@ -5,12 +5,12 @@ g = i · batch_size + place, so that any host makes any part of any batch by its
 buckets every host knows the lengths of the whole global batch, so that all agree on its columns.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from flaxlm.data.order import ExamplePlan, PerEpoch, Plan, Raw, RowRandom, fetch_rows, permutation
-from flaxlm.errors import ConfigError
+from flaxlm.errors import ConfigError, DataError
 
 Batch = dict[str, np.ndarray]
 
@@ -130,12 +130,25 @@ class Batches:
     def rows(self, step: int, start: int, stop: int) -> Batch:
         """Return rows start … stop − 1 of batch `step`, every array [stop − start, ...]."""
         rows = step * self.batch_size + np.arange(start, stop)
-        raw = fetch_rows(self.plan, rows)
+        raw = _named(lambda chosen: fetch_rows(self.plan, chosen), rows)
         rng = RowRandom(self.seed, rows)
         return self.objective.preprocess(raw, rng, self.tokenizer, self.width(step))
 
     def __getitem__(self, step: int) -> Batch:
         return self.rows(step, 0, self.batch_size)
+
+
+def _named(fetch: Callable[[np.ndarray], Raw], rows: np.ndarray) -> Raw:
+    """Return `fetch(rows)`; a DataError names the first row that has what is wrong."""
+    try:
+        return fetch(rows)
+    except DataError:
+        for row in rows:
+            try:
+                fetch(row[None])
+            except DataError as error:
+                raise DataError(f"row {row:,} of the data's order: {error}") from None
+        raise
 
 
 class EvalBatches(Batches):
@@ -153,7 +166,8 @@ class EvalBatches(Batches):
         rows = step * self.batch_size + np.arange(start, stop)
         real = np.count_nonzero(rows < self.plan.num_rows)
         # A part that is all filling still needs the shapes of a row.
-        raw = self.plan.fetch(0, rows[:real] if real else np.array([step * self.batch_size]))
+        wanted = rows[:real] if real else np.array([step * self.batch_size])
+        raw = _named(lambda chosen: self.plan.fetch(0, chosen), wanted)
         rng = RowRandom(self.seed, raw["example_ids"].astype(np.int64))
         batch = self.objective.preprocess(raw, rng, self.tokenizer, self.width(step))
         if real == len(rows):

@@ -16,7 +16,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from flaxlm import files
+from flaxlm.data import verified
 from flaxlm.data.encode import COUNTS
+from flaxlm.data.verified import damaged
 from flaxlm.errors import DataError, MissingInput, Unsafe, choose
 
 FORMAT = 1
@@ -51,15 +53,30 @@ class TokenCache:
         self.num_tokens = self.counts["tokens"]
         self._shard_tokens: int = manifest["shard_tokens"]
         dtype = np.dtype(manifest["dtype"])
-        self._shards = [
-            np.asarray(np.memmap(directory / name, dtype, "r")) for name in part["shards"]
-        ]
-        self.doc_offsets = self._offsets("documents")
-        self.sentence_offsets = self._offsets("sentences") if manifest["sentences"] else None
-        self.doc_sentences = self._offsets("document_sentences") if manifest["sentences"] else None
+        self._vocab_size: int = manifest.get("vocab_size", 1 << 32)
+        self._names: list[str] = part["shards"]
+        self._shards = [np.asarray(np.memmap(directory / n, dtype, "r")) for n in self._names]
+        if sum(map(len, self._shards)) != self.num_tokens:
+            raise damaged(
+                directory / self._names[-1], f"does not end at {self.num_tokens:,} tokens"
+            )
+        self.doc_offsets = self._offsets("documents", self.num_tokens)
+        self.sentence_offsets = self.doc_sentences = None
+        if manifest["sentences"]:
+            self.sentence_offsets = self._offsets("sentences", self.num_tokens)
+            self.doc_sentences = self._offsets("document_sentences", len(self.sentence_offsets) - 1)
 
-    def _offsets(self, name: str) -> np.ndarray:
-        return np.asarray(np.load(self.directory / f"{self.split}.{name}.npy", mmap_mode="r"))
+    def _offsets(self, name: str, end: int) -> np.ndarray:
+        """Return an array of where things start, which ends at `end`."""
+        path = self.directory / f"{self.split}.{name}.npy"
+        try:
+            offsets = np.asarray(np.load(path, mmap_mode="r"))
+        except (OSError, ValueError, EOFError):
+            raise damaged(path, "is no array of offsets") from None
+        rising = offsets.ndim == 1 and len(offsets) and offsets.dtype == np.int64
+        if not rising or offsets[0] < 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
+            raise damaged(path, f"is not offsets that rise up to {end:,}")
+        return offsets
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """Return the ids at `index` (int64, any shape, in [0, num_tokens)) as int32."""
@@ -71,14 +88,27 @@ class TokenCache:
             raise IndexError(f"token {low} .. {high} is outside 0 .. {self.num_tokens - 1}")
         first, last = low // self._shard_tokens, high // self._shard_tokens
         if first == last:
-            shard = self._shards[first]
-            return shard[index - first * self._shard_tokens if first else index].astype(np.int32)
+            return self._ids(first, index - first * self._shard_tokens if first else index)
         out = np.empty(index.shape, np.int32)
         shard_of = index // self._shard_tokens
         for number in range(first, last + 1):
             chosen = shard_of == number
-            out[chosen] = self._shards[number][index[chosen] - number * self._shard_tokens]
+            out[chosen] = self._ids(number, index[chosen] - number * self._shard_tokens)
         return out
+
+    def _ids(self, number: int, index: np.ndarray) -> np.ndarray:
+        """Return the ids at `index` of a shard as int32; DataError for one that nobody has."""
+        ids = self._shards[number][index]
+        if ids.size and int(ids.max()) >= self._vocab_size:
+            place = int(index.ravel()[ids.argmax()])
+            token = number * self._shard_tokens + place
+            document = int(np.searchsorted(self.doc_offsets, token, "right")) - 1
+            raise damaged(
+                self.directory / self._names[number],
+                f"has the id {ids.max()} at token {place:,} (row {document:,} of the "
+                f"{self.split} split), and the tokenizer has {self._vocab_size:,}",
+            )
+        return ids.astype(np.int32)
 
     @property
     def largest(self) -> int:
@@ -111,7 +141,8 @@ def open_cache(
 ) -> TokenCache:
     """Open one split, memory-mapped.
 
-    Every file's size is checked, and the digests of small ones; `verify` checks all digests.
+    Every file's size is checked, and the digests of small ones; `verify` checks all digests, as
+    `cache.prepare` does once on each machine.
     A tokenizer other than the one that made the cache is refused (Unsafe).
     """
     directory = pathlib.Path(directory)
@@ -125,12 +156,12 @@ def open_cache(
     for name, facts in manifest["files"].items():
         path = directory / name
         size = path.stat().st_size if path.is_file() else None
-        good = size == facts["bytes"]
-        if good and (verify or size <= SMALL):
-            good = files.sha256(path) == facts["sha256"]
-        if not good:
-            fault = "is missing" if size is None else "does not match its manifest"
-            raise DataError(f"{path} {fault}; delete {directory} and tokenize again")
+        if size is None:
+            raise damaged(path, "is missing")
+        if size != facts["bytes"] or (size <= SMALL and files.sha256(path) != facts["sha256"]):
+            raise damaged(path, "does not match its manifest")
+    if verify:
+        verified.verify(directory, manifest["files"], whole=True)
     return TokenCache(directory, split, manifest)
 
 

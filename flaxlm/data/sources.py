@@ -65,6 +65,7 @@ class DataConfig:
     sentences: bool = False  # keep sentence boundaries, for next-sentence prediction
     append_eos: bool = True  # end every document with EOS
     cache_dir: str = ""  # default: WORKDIR/cache
+    verify: bool = False  # read token caches whole at every start; else once on each machine
     workers: int = 0  # encoding processes; 0 is one a core
     threads: int = 2  # of the batch loader
     prefetch: int = 8  # batches made ahead

@@ -25,12 +25,11 @@ MACHINE, TOTAL, JUDGED = "machine", "total_steps", "judged"
 def facts(config: RunConfig, mesh, total: int) -> dict[str, Any]:
     """Return what the steps from now on are made with, as JSON gives it back."""
     sharding = {"mesh": dict(mesh.shape), "rules": config.sharding.rules}
-    judged = {"eval.every": config.eval.every, "eval.batch_size": config.eval.batch_size}
-    return json.loads(json.dumps({
-        MACHINE: manifest.fingerprint() | sharding,
-        TOTAL: total,
-        JUDGED: judged if config.eval.split else {},
-    }))  # fmt: skip
+    judged = {}
+    if config.eval.split:
+        judged = {"eval.every": config.eval.every, "eval.batch_size": config.eval.batch_size}
+    parts = {MACHINE: manifest.fingerprint() | sharding, TOTAL: total, JUDGED: judged}
+    return json.loads(json.dumps(parts))
 
 
 def of(record: Manifest, path, now: dict[str, Any], rows: int) -> History:

@@ -12,7 +12,7 @@ FREE = (
     "seeds", "baseline", "train.steps", "train.tokens", "train.epochs", "train.log_every",
     "train.profile_steps", "train.stuck_after", "train.skip_nonfinite", "eval.every",
     "eval.batch_size", "checkpoint.", "sharding.", "data.workers", "data.threads",
-    "data.prefetch", "data.cache_dir", "data.test_path",
+    "data.prefetch", "data.cache_dir", "data.verify", "data.test_path",
 )  # fmt: skip
 PLACES = ("data.path", "data.valid_path")  # where data lies, which is compared by what it holds
 
