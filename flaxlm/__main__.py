@@ -23,6 +23,7 @@ from flaxlm.errors import (
 )
 from flaxlm.processes import broke, ending, signals
 from flaxlm.progress import note, shown
+from flaxlm.untrusted import panics
 
 
 def set_up_jax(options) -> None:
@@ -90,7 +91,8 @@ def main() -> int:
     logging.getLogger("flaxlm").addFilter(shown)
     warnings.showwarning = lambda message, *_: note(f"warning: {message}")
     try:
-        run(sys.argv[1:])
+        with panics("a library stopped"):
+            run(sys.argv[1:])
     except BaseException as error:
         ending.unwound.set()
         if isinstance(error, SystemExit):

@@ -22,6 +22,14 @@ from flaxlm.errors import FULL, DataError, MissingInput, NoRoom, Unsafe, cause_o
 
 MARK = "\ufeff"  # of an encoding, at the beginning of a file: no text
 MOST_LINE_BYTES = 64 << 20
+# A frame's window, which zstd keeps in memory: twice the longest line, or the most that zstd's own
+# tool takes unasked.
+WINDOW = 128 << 20  # bytes
+PIECE = 1 << 10  # bytes unpacked at a time: at most 32 MiB come of them
+# What is held in memory of a packed file as a whole may be so many times its size on disk, beyond
+# so many bytes. Text is packed to a fifth, lists of much the same rows to a hundredth.
+MOST_RATIO, FREE = 200, 128 << 20
+EACH = 100  # bytes that a line takes besides its characters
 HEAD = 4096  # bytes that tell the encoding
 # Of UTF-32 before UTF-16, which in one byte order begins alike.
 WIDE_MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"))
@@ -144,6 +152,10 @@ def _fsync(path: str | os.PathLike) -> None:
         os.close(handle)
 
 
+class TooLong(DataError):
+    """A file is longer than it may be where it is read as a whole."""
+
+
 class _Stream(io.RawIOBase):
     """A file of the bytes that an iterator yields."""
 
@@ -172,18 +184,24 @@ def _chunks(file: BinaryIO, progress: Callable[[int], None] | None) -> Iterator[
         yield data
 
 
-def _without_zstd(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
+def _without_zstd(chunks: Iterator[bytes], name: str, window: int) -> Iterator[bytes]:
     """Decompress frame after frame; unlike zstandard's own reader this notices a cut-off file."""
     import zstandard
 
-    decompressor, frame = zstandard.ZstdDecompressor(max_window_size=1 << 31), None
-    for data in chunks:
+    decompressor, frame = zstandard.ZstdDecompressor(max_window_size=window), None
+    for data in (chunk[at : at + PIECE] for chunk in chunks for at in range(0, len(chunk), PIECE)):
         while data:
             frame = frame or decompressor.decompressobj()
             try:
                 yield frame.decompress(data)
             except zstandard.ZstdError as error:
-                raise DataError(f"{name} is damaged or not zstandard: {error}") from None
+                wide = "too much memory" in str(error)
+                raise DataError(
+                    f"{name} wants a window of more than {window:,} bytes; pack it again without "
+                    "--long and --ultra, or raise data.max_line_bytes"
+                    if wide
+                    else f"{name} is damaged or not zstandard: {error}"
+                ) from None
             data = frame.unused_data
             frame = None if frame.eof else frame
     if frame is not None:
@@ -192,17 +210,19 @@ def _without_zstd(chunks: Iterator[bytes], name: str) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def opened(
-    path: str | os.PathLike, progress: Callable[[int], None] | None = None
+    path: str | os.PathLike, progress: Callable[[int], None] | None = None, most: int = 0
 ) -> Iterator[BinaryIO]:
     """Open for reading, decompressing `.gz` and `.zst`; a damaged archive is a DataError.
 
-    `progress` is called with the number of (compressed) bytes just read.
+    `progress` is called with the number of (compressed) bytes just read; `most` are the bytes of
+    a line.
     """
     name = str(path)
     try:
         with contextlib.ExitStack() as stack:
             chunks = _chunks(stack.enter_context(open(path, "rb", buffering=0)), progress)
-            chunks = _without_zstd(chunks, name) if name.endswith(".zst") else chunks
+            if name.endswith(".zst"):
+                chunks = _without_zstd(chunks, name, max(WINDOW, 2 * most))
             file = stack.enter_context(io.BufferedReader(_Stream(chunks), 1 << 20))
             yield stack.enter_context(gzip.GzipFile(fileobj=file)) if name.endswith(".gz") else file
     except FileNotFoundError:
@@ -230,7 +250,7 @@ def text_lines(
     data.strip_control, or None where that is not asked. `progress` is as in `opened`.
     """
     name, limit = str(path), most or MOST_LINE_BYTES
-    with opened(path, progress) as file:
+    with opened(path, progress, limit) as file:
         _refuse_wide(file.peek(HEAD)[:HEAD], name)
         number = offset = 0
         while line := file.readline(limit + 1):
@@ -246,13 +266,13 @@ def text_lines(
                     f"{name}, byte {offset + nul} (line {number}) is NUL, so this is not text; "
                     "remove it" + ", or set data.strip_control=True" * (strip_control is False)
                 )
-            text = _decoded(line, name, number, offset)
+            text, line = _decoded(line, name, number, offset), len(line)
             if number == 1:
                 text = text.removeprefix(MARK)
                 if not whole:
                     refuse_old_ends(text, name)
             yield number, text
-            offset += len(line)
+            offset += line
 
 
 def _refuse_wide(head: bytes, name: str) -> None:
@@ -295,6 +315,24 @@ def bare_lines(
         yield number, line.removesuffix("\n").removesuffix("\r")
 
 
+class Held:
+    """What a reader holds in memory of a file, so that a small archive cannot fill it."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path, self.bytes = path, 0
+        packed = str(path).endswith((".gz", ".zst", ".parquet")) and os.path.isfile(path)
+        self.most = max(FREE, MOST_RATIO * os.path.getsize(path)) if packed else 1 << 62
+
+    def add(self, size: int) -> None:
+        """Count a line, or what a row is made to, of so many bytes; DataError of too many."""
+        self.bytes += size + EACH
+        if self.bytes > self.most:
+            raise DataError(
+                f"{self.path} unpacks to more than {MOST_RATIO} times its size, as no data does; "
+                "if it is meant so, unpack it first"
+            )
+
+
 def refuse_old_ends(first: str, name: str) -> None:
     """Raise DataError if the `first` line is the whole file and carriage returns part it."""
     if "\r" in first.rstrip("\r") and not first.endswith("\n"):
@@ -308,10 +346,10 @@ def refuse_old_ends(first: str, name: str) -> None:
 def read_text(path: str | os.PathLike, most: int) -> str:
     """Return the text of a whole file of at most `most` bytes; `.gz` and `.zst` are unpacked."""
     name = str(path)
-    with opened(path) as file:
+    with opened(path, most=most) as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise DataError(f"{name} is longer than {most:,} bytes; raise data.max_line_bytes")
+        raise TooLong(f"{name} is longer than {most:,} bytes; raise data.max_line_bytes")
     _refuse_wide(data[:HEAD], name)
     return _decoded(data, name, 1, 0).removeprefix(MARK)
 

@@ -1,8 +1,12 @@
 """What others wrote: JSON parsed in bounded memory and depth, text shown without its controls."""
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
+
+from flaxlm.errors import DataError
 
 MOST_JSON = 64 << 20  # bytes of a JSON text, and a quarter of those that its values may take
 MOST_NESTED = 200  # brackets within each other; Python's own stack ends at some 900
@@ -56,13 +60,24 @@ def check_size(text: str, most: int) -> None:
 
 def check_depth(value: Any) -> None:
     """Raise ValueError where lists and objects are nested deeper than MOST_NESTED."""
-    level = [value]
+    level = [value] if isinstance(value, list | dict) else []
     for _ in range(MOST_NESTED):
         inner = (item.values() if isinstance(item, dict) else item for item in level)
         level = [item for items in inner for item in items if isinstance(item, list | dict)]
         if not level:
             return
     raise ValueError("it is nested too deeply")
+
+
+@contextlib.contextmanager
+def panics(what: str) -> Iterator[None]:
+    """Make a DataError of the panic of a library in Rust, which is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise DataError(f"{what}: {str(error).partition(chr(10))[0]}") from None
 
 
 def printable(text: object) -> str:

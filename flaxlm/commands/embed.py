@@ -48,9 +48,11 @@ def run(options: Options, config) -> None:
 
 def read_texts(path: str) -> list[str]:
     """Return the field `text` of every line of a JSONL file; the errors name file and line."""
-    rows = records.read_table(path)
-    # An empty text is one; anything else that is no text is named.
-    texts = ["" if row.columns.get("text") == "" else row.text("text") for row in rows]
+    texts, held = [], files.Held(path)
+    for row in records.read_table(path):
+        # An empty text is one; anything else that is no text is named.
+        texts.append("" if row.columns.get("text") == "" else row.text("text"))
+        held.add(len(texts[-1]))
     if not texts:
         raise DataError(f"{path} holds no line to embed")
     return texts

@@ -10,7 +10,7 @@ import jax
 
 from flaxlm.commands.options import ProcessOptions, ReadOptions
 from flaxlm.errors import ConfigError, MissingInput
-from flaxlm.files import bare_lines, replace
+from flaxlm.files import Held, bare_lines, replace
 from flaxlm.inference import generate as generation
 from flaxlm.inference.settings import resolve
 from flaxlm.processes import Watchdog
@@ -36,7 +36,10 @@ def run(options: Options, config) -> None:
         path = pathlib.Path(options.prompts)
         if not path.is_file():
             raise MissingInput(f"--prompts: there is no file {path}")
-        prompts += [line for _, line in bare_lines(path)]
+        held = Held(path)
+        for _, line in bare_lines(path):
+            held.add(len(line))
+            prompts.append(line)
     if not prompts:
         raise ConfigError("nothing to generate from: give --prompt=TEXT or --prompts=FILE")
     generations = generate(options, config, prompts)

@@ -33,7 +33,7 @@ from flaxlm.train import train
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.workdir import Workdir
-from flaxlm.untrusted import printable
+from flaxlm.untrusted import parse_json, printable
 
 RUNS = {"mnli_mm": "mnli"}  # tasks that are judged with the run of another
 STEMS = {"train": "train", "valid": "(dev|valid|validation)", "test": "test"}
@@ -277,7 +277,7 @@ def score(job: Job, allow_missing: str) -> dict:
                 evaluate(job.config, job.place, split, "")
             barrier(f"{job.task} {split}")  # the first process writes it
             place = report.place(job.place, job.config, split)
-            entry[split] = json.loads(compare.read(place, "scores.json"))
+            entry[split] = parse_json(compare.read(place, "scores.json"))
     return entry | {"seconds": round(time.monotonic() - started, 1)}
 
 
@@ -293,7 +293,7 @@ def hand_in(job: Job, directory: pathlib.Path) -> None:
 
 def _read(path: pathlib.Path) -> dict:
     try:
-        return dict(json.loads(path.read_bytes())["tasks"])
+        return dict(parse_json(path.read_bytes())["tasks"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return {}  # none yet, or damaged: the runs themselves know how far they are
 

@@ -115,7 +115,7 @@ def read_value(key: str, kind, text: str):
             value = ast.literal_eval(text)
             return tuple(value) if isinstance(value, list | tuple) else (value,)
         return TYPED[(kinds & TYPED.keys()).pop()](text)
-    except (ValueError, SyntaxError, KeyError):
+    except (ValueError, SyntaxError, KeyError, RecursionError, MemoryError):
         if tuple in kinds and text[:1] not in ("(", "["):
             return (text,)  # one string
         raise ConfigError(

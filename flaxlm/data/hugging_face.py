@@ -12,11 +12,12 @@ import pathlib
 from collections.abc import Mapping
 
 from flaxlm.data import hugging_face_files as hub
-from flaxlm.data import offsets
+from flaxlm.data import offsets, vetted
 from flaxlm.data.sentence_piece import MODEL_FILES
 from flaxlm.data.template import Frame, Template
 from flaxlm.data.vocabulary import SPACE, SPECIALS, ByT5Tokenizer, Tokenizer, find_sentinels
 from flaxlm.errors import ConfigError, DataError, MissingInput, Unsafe
+from flaxlm.untrusted import panics, parse_json
 
 # Spellings of the roles where no file names them.
 KNOWN = {
@@ -28,6 +29,9 @@ KNOWN = {
     "cls": ("[CLS]", "<cls>"),
     "mask": ("<mask>", "[MASK]"),
 }
+
+
+FAILED = "the tokenizer's library stopped within a text"
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -48,7 +52,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.model = model
         head, _, self.tokenizer_json = model.partition(b"\n")
         try:
-            facts = json.loads(head)
+            facts = parse_json(head)
             for role in (*SPECIALS, "start", "cls", "sep"):
                 setattr(self, f"{role}_id", int(facts["roles"][role]))
             self.special_tokens: dict[str, str] = dict(facts["tokens"])
@@ -73,7 +77,8 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _frame(self, texts: int) -> Frame:
         for probe in ("a", "A", "0", "的"):
-            encoding = self._library.encode(*[probe] * texts)
+            with panics(FAILED):
+                encoding = self._library.encode(*[probe] * texts)
             owners = encoding.sequence_ids
             # Every text has tokens, in the texts' order.
             if [o for o in dict.fromkeys(owners) if o is not None] == list(range(texts)):
@@ -101,19 +106,24 @@ class HuggingFaceTokenizer(Tokenizer):
         return super()._silent | {i for i, token in added if token.special and i != self.unk_id}
 
     def _encode(self, text: str) -> list[int]:
-        return self._library.encode(text, add_special_tokens=False).ids
+        with panics(FAILED):
+            return self._library.encode(text, add_special_tokens=False).ids
 
     def _encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        encoding = self._library.encode(text, add_special_tokens=False)
+        with panics(FAILED):
+            encoding = self._library.encode(text, add_special_tokens=False)
         if self._fused:
             return encoding.ids, offsets.part(text, encoding.offsets, encoding.tokens)
         return encoding.ids, encoding.offsets
 
     def _encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [e.ids for e in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+        with panics(FAILED):
+            encodings = self._library.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def _decode(self, ids: list[int]) -> str:
-        return self._library.decode(ids, skip_special_tokens=False)
+        with panics(FAILED):
+            return self._library.decode(ids, skip_special_tokens=False)
 
     def _piece(self, index: int) -> str | None:
         return self._library.id_to_token(index)
@@ -197,7 +207,7 @@ def _load(directory: pathlib.Path, config: Mapping, model_config: Mapping) -> To
         if (directory / name).is_file():
             return hub.sentence_piece(directory / name, config, model_config)
     if hub.class_of(config, model_config) == "byt5":
-        return ByT5Tokenizer(config.get("extra_ids") or 125)
+        return ByT5Tokenizer(hub.extra_ids(config, 125) or 125)
     raise MissingInput(
         f"{directory} holds no tokenizer; looked for tokenizer.json, vocab.txt, vocab.json and "
         f"merges.txt, {', '.join(MODEL_FILES)}"
@@ -260,6 +270,7 @@ def _library(text: bytes, where: str):
         import tokenizers
     except ImportError:
         raise ConfigError(f"{where} needs the tokenizers library: pip install tokenizers") from None
+    vetted.vet(text, where)
     library = hub.of_library(where, tokenizers.Tokenizer.from_buffer, text)
     library.no_truncation()
     library.no_padding()

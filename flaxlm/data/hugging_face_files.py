@@ -3,7 +3,6 @@
 Some of it their classes do in code, which is known here for a few classes; others are refused.
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,9 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from flaxlm.data import sentence_modules
 from flaxlm.data.sentence_piece import SentencePieceTokenizer
 from flaxlm.data.vocabulary import SPECIALS, Tokenizer
-from flaxlm.errors import DataError, MissingInput
+from flaxlm.errors import DataError, FlaxlmError, MissingInput
+from flaxlm.untrusted import panics, parse_json
 
-LIMIT = 500_000_000  # bytes; a larger file is no tokenizer
+LIMIT = 64 << 20  # bytes; a larger file is no tokenizer, that of Gemma 3 has half as many
+MOST_SENTINELS = 10_000
 TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json")  # the first one decides
 # Patterns of what is kept of a directory besides ids, see `Tokenizer.beside`.
 BESIDE = (*TOKENIZER, "chat_template.jinja", "additional_chat_templates/*.jinja")
@@ -156,6 +157,14 @@ def _add(path: pathlib.Path, library, config: Mapping, names: Mapping) -> None:
             )
 
 
+def extra_ids(config: Mapping, usual: int) -> int:
+    """Return how many sentinels a tokenizer's config names; DataError of a number that is none."""
+    count = config.get("extra_ids", usual) or 0
+    if type(count) is not int or not 0 <= count <= MOST_SENTINELS:
+        raise DataError(f"extra_ids={count!r} is not in 0 … {MOST_SENTINELS:,}")
+    return count
+
+
 def sentence_piece(path: pathlib.Path, config: Mapping, model_config: Mapping) -> Tokenizer:
     """Return a SentencePiece model with the roles and the template of its family."""
     data, name = read_bytes(path), class_of(config, model_config)
@@ -172,7 +181,7 @@ def sentence_piece(path: pathlib.Path, config: Mapping, model_config: Mapping) -
     family = SENTENCE_PIECE[name]
     if family == "albert" and not config.get("do_lower_case", True):
         family = "albert_cased"
-    sentinels = config.get("extra_ids", 100) if family == "t5" else 0
+    sentinels = extra_ids(config, 100) if family == "t5" else 0
     tokenizer = SentencePieceTokenizer(data, "sentencepiece", sentinels, family=family)
     ids = pieces | {f"<extra_id_{n}>": int(i) for n, i in enumerate(tokenizer.sentinel_ids)}
     added = read_json(path.parent / "added_tokens.json")
@@ -192,7 +201,10 @@ def sentence_piece(path: pathlib.Path, config: Mapping, model_config: Mapping) -
 def of_library(where: object, function: Callable, *arguments):
     """Call the library, whose errors have no class of their own, and name the file in them."""
     try:
-        return function(*arguments)
+        with panics(str(where)):
+            return function(*arguments)
+    except FlaxlmError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{where} is damaged or of an unknown kind: {reason}") from None
@@ -212,7 +224,7 @@ def read_json(path: pathlib.Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(read_bytes(path))
+        value = parse_json(read_bytes(path))
     except ValueError:
         value = None
     if not isinstance(value, dict):

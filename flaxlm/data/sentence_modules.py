@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 
 from flaxlm.errors import DataError
+from flaxlm.untrusted import parse_json
 
 LIST, PROMPTS = "modules.json", "config_sentence_transformers.json"
 TEXTS = (LIST, PROMPTS, "sentence_*_config.json", "[0-9]_*/config.json")  # patterns of names
@@ -109,10 +110,10 @@ def modules_for(pooling: str, width: int, max_tokens: int) -> dict[str, str]:
 
 def _parsed(texts: Mapping[str, str], name: str, kind: type):
     try:
-        value = json.loads(texts[name])
+        value = parse_json(texts[name])
     except KeyError:
         raise DataError(f"{LIST} names {name}, which is not there") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{name} is damaged: {error}") from None
     if not isinstance(value, kind):
         raise DataError(f"{name} is damaged: it holds no {'list' if kind is list else 'object'}")

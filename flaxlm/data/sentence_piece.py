@@ -9,6 +9,7 @@ import numpy as np
 
 from flaxlm.data import offsets
 from flaxlm.data.template import Frame, Template
+from flaxlm.data.vetted import check_map
 from flaxlm.data.vocabulary import SPACE, SPECIALS, Tokenizer, find_sentinels
 from flaxlm.errors import DataError
 
@@ -21,6 +22,18 @@ FAMILIES = ("t5", "llama", "albert", "albert_cased")
 ENCODE_CHUNK = 1 << 16  # characters; bounds SentencePiece's lattice on book-sized documents
 # A word-level unit: a line break or tab, a word with the space before it, or spaces to spare.
 _UNITS = re.compile(r"[\n\t\r]| ?[^ \n\t\r]+| +(?= )| +")
+
+
+def _map_of(model: bytes, where: str) -> bytes:
+    """Return a model's map of characters."""
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    try:
+        proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    except DecodeError:
+        raise DataError(f"{where}: the tokenizer model is damaged") from None
+    return proto.normalizer_spec.precompiled_charsmap
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -49,6 +62,8 @@ class SentencePieceTokenizer(Tokenizer):
             raise DataError(
                 f"{where}: the tokenizer model is damaged or not a SentencePiece model"
             ) from None
+        if kind == "sentencepiece":
+            check_map(_map_of(model, where), where)
         self._size = size = sp.get_piece_size()
         self._exact_breaks = exact_breaks
         self.sentinel_ids = np.arange(size + sentinels - 1, size - 1, -1, dtype=np.int32)

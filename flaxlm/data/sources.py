@@ -297,10 +297,12 @@ def _texts(source: Source, config: DataConfig, progress) -> Iterator[Document]:
     """One document a file, a line or a paragraph (lines between blank ones)."""
     name, unit = source.path, source.document
     block: list[str] = []
-    first = 1
+    first, held = 1, files.Held(name)
     for number, line in files.text_lines(
         name, config.max_line_bytes, progress, config.strip_control, whole=unit == "file"
     ):
+        if unit != "line":
+            held.add(len(line))
         if unit == "line":
             yield Document(f"{name}:{number}", line.rstrip("\r\n"))
         elif unit == "file" or line.strip():
@@ -308,7 +310,7 @@ def _texts(source: Source, config: DataConfig, progress) -> Iterator[Document]:
             block.append(line)
         elif block:
             yield Document(f"{name}:{first}", "".join(block).rstrip("\r\n"))
-            block = []
+            block, held.bytes = [], 0
     if unit == "file":
         yield Document(name, "".join(block))
     elif block:

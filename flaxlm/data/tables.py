@@ -10,15 +10,16 @@ import csv
 import dataclasses
 import datetime
 import decimal
+import functools
+import itertools
 import json
 import os
-import re
-import shlex
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flaxlm import files
-from flaxlm.errors import ConfigError, DataError, MissingInput, choose, nearest
+from flaxlm.data import json_rows, parquet
+from flaxlm.errors import ConfigError, DataError, choose, nearest
 
 # The format of a file whose name ends so.
 SUFFIXES = dict.fromkeys((".txt", ".text", ".md", ".py"), "text")
@@ -27,7 +28,6 @@ SUFFIXES |= {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".conllu": "co
 COMPRESSED = (".gz", ".zst")
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 TABLES = ("jsonl", *DELIMITERS, "parquet", "datasets")
-BATCH = 64  # rows of a Parquet file in memory at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ def rows(
         read = _datasets if os.path.isdir(path) else _parquet
         records = (
             dict(zip(batch.schema.names, cells, strict=True))
-            for batch in read(path, columns, progress or (lambda count: None))
+            for batch in read(path, most, columns, progress or (lambda count: None))
             for cells in zip(*map(_values, batch.columns), strict=True)
         )
         for number, record in enumerate(records, 1):
@@ -182,11 +182,13 @@ def _json(path: str, most: int, progress) -> Iterator[Row]:
     for number, line in lines:
         text = line.removeprefix(files.MARK).strip()  # it stands where two files were joined
         if first and text.startswith("["):  # an array, which may span lines
-            text += "\n" + "".join(following for _, following in lines)
-            for row, value in enumerate(loads(text, path, number), 1):
+            following = itertools.chain([text[1:]], (line for _, line in lines))
+            for row, value in enumerate(json_rows.elements(path, most, following), 1):
+                if not isinstance(value, dict):
+                    json_rows.refuse_short(path)
                 yield _object(Row(path, row, value, f"row {row}"))
         elif text:
-            yield _object(Row(path, number, loads(text, path, number)))
+            yield _object(Row(path, number, json_rows.loads(text, path, number, most)))
             first = False
 
 
@@ -199,44 +201,10 @@ def _object(row: Row) -> Row:
     )
 
 
-def loads(text: str, path: str, line: int = 1):
-    """Return the value of JSON that begins on a line; DataError says where it is wrong, and how."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        wrong = "it is nested too deeply"
-    except json.JSONDecodeError as error:
-        line += error.lineno - 1
-        wrong = _explained(error, path)
-    except ValueError as error:  # a number of too many digits
-        wrong = str(error)
-    raise DataError(f"{path}, line {line} is not JSON: {wrong}") from None
-
-
-def _explained(error: json.JSONDecodeError, path: str) -> str:
-    """Return what is wrong, in the words of who wrote the file."""
-    before, behind = error.doc[: error.pos].rstrip(), error.doc[error.pos :].strip()
-    closing = re.match(r",?\s*([}\]])", behind)
-    if error.msg == "Extra data":
-        files.refuse_old_ends(error.doc, path)
-        what = "a comma stands" if behind.startswith(",") else f"{behind[:20]!r} stands"
-        return (
-            f"{what} behind its end; a file holds one object on each line, or one array of objects"
-        )
-    if closing and (behind[0] == "," or before.endswith(",")):
-        return f"a comma stands before the closing {closing[1]}; leave it out"
-    if not behind:
-        return (
-            "it ends within an object; one that spans lines has to be brought onto one "
-            f"(jq -c . {shlex.quote(path)} > NEW_FILE), and a file that was cut off be made again"
-        )
-    return f"{error.msg} at character {error.colno}"
-
-
 def _delimited(path, most, form, header, skipped, progress) -> Iterator[Row]:
     lines = files.bare_lines(path, most, progress)
     # In TSV a quotation mark is a character like any other (IANA's text/tab-separated-values).
-    tabs = ((number, line.split("\t")) for number, line in lines if line)
+    tabs = ((number, _split(line, path, number, most)) for number, line in lines if line)
     named, header = bool(header), list(header)
     for number, cells in tabs if form == "tsv" else _csv(path, most, progress):
         place = f"{path}, line {number}"
@@ -262,16 +230,41 @@ def _delimited(path, most, form, header, skipped, progress) -> Iterator[Row]:
             skipped.append(wrong)
 
 
+def _split(line: str, path: str, number: int, most: int) -> list[str]:
+    _refuse_row(len(line), line.count("\t"), f"{path}, line {number}", most)
+    return line.split("\t")
+
+
+def _refuse_row(size: int, fields: int, place: str, most: int) -> None:
+    """Raise DataError where a row of so many characters and fields would fill the memory.
+
+    A field takes 60 bytes besides its characters, a row at most four times the bytes of a line.
+    """
+    most = most or files.MOST_LINE_BYTES
+    if size > most or size + 60 * fields > 4 * most:
+        raise DataError(
+            f"{place}: a row of {size:,} characters and {fields:,} fields is no row of a table"
+        )
+
+
 def _csv(path: str, most: int, progress) -> Iterator[tuple[int, list[str]]]:
     """Yield the (first line, fields) of each row that has any."""
     csv.field_size_limit(max(csv.field_size_limit(), most))
-    lines = (line for _, line in files.text_lines(path, most, progress))
-    reader, line = csv.reader(lines, strict=True), 0
+    size = fields = line = 0  # of the row, and the line before it
+
+    def lines() -> Iterator[str]:
+        nonlocal size, fields
+        for _, text in files.text_lines(path, most, progress):
+            size, fields = size + len(text), fields + text.count(",")
+            _refuse_row(size, fields, f"{path}, line {line + 1}", most)
+            yield text
+
+    reader = csv.reader(lines(), strict=True)
     try:
         for cells in reader:
             if cells:
                 yield line + 1, cells
-            line = reader.line_num
+            line, size, fields = reader.line_num, 0, 0
     except csv.Error as error:
         wrong = str(error)
         if wrong.startswith("new-line"):
@@ -287,24 +280,11 @@ def _chosen(path: str, columns: Sequence[str], names: Sequence[str]) -> list[str
     return list(columns if columns and set(columns) <= set(names) else names)
 
 
-def _parquet(path, columns, progress) -> Iterator:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as table:
-            columns = _chosen(path, columns, table.schema_arrow.names)
-            size, total = os.path.getsize(path), max(table.metadata.num_rows, 1)
-            for batch in table.iter_batches(batch_size=BATCH, columns=columns):
-                progress(size * len(batch) // total)
-                yield batch
-    except FileNotFoundError:
-        raise MissingInput(f"{path} does not exist") from None
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is damaged or not Parquet: {_reason(error)}") from None
+def _parquet(path, most, columns, progress) -> Iterator:
+    return parquet.batches(path, most, functools.partial(_chosen, path, columns), progress)
 
 
-def _datasets(path, columns, progress) -> Iterator:
+def _datasets(path, most, columns, progress) -> Iterator:
     try:
         import datasets
     except ImportError:
@@ -318,7 +298,7 @@ def _datasets(path, columns, progress) -> Iterator:
         raise DataError(fault) from None
     size, total = sum(entry.stat().st_size for entry in os.scandir(path)), max(len(table), 1)
     table = table.select_columns(_chosen(path, columns, table.column_names))
-    for batch in table.with_format("arrow").iter(batch_size=BATCH):
+    for batch in table.with_format("arrow").iter(batch_size=parquet.BATCH):
         progress(size * len(batch) // total)
         yield batch
 

@@ -9,7 +9,6 @@ lacks follow the sentinels, so that T5's published model keeps its 32,100 ids.
 import dataclasses
 import heapq
 import io
-import json
 import os
 import pathlib
 import random
@@ -17,10 +16,11 @@ import re
 from collections.abc import Iterable, Iterator
 
 from flaxlm.data import hugging_face
-from flaxlm.data.hugging_face_files import read_bytes, read_json
+from flaxlm.data.hugging_face_files import extra_ids, read_bytes, read_json
 from flaxlm.data.sentence_piece import MODEL_FILES, SentencePieceTokenizer
 from flaxlm.data.vocabulary import BESIDE, SPACE, SPECIALS, ByT5Tokenizer, ByteTokenizer, Tokenizer
 from flaxlm.errors import ConfigError, DataError, check_range, choose
+from flaxlm.untrusted import parse_json
 
 KINDS = ("unigram", "bpe", "word", "char", "byte")
 READY = "huggingface"  # a kind that is read from `path`, or with the model of `init`; never trained
@@ -159,7 +159,7 @@ def _is_saved(name: pathlib.Path) -> bool:
     if not name.is_file():
         return False
     try:
-        return "model" not in json.loads(read_bytes(name))
+        return "model" not in parse_json(read_bytes(name))
     except (ValueError, TypeError):
         return True
 
@@ -167,9 +167,10 @@ def _is_saved(name: pathlib.Path) -> bool:
 def _load_saved(directory: pathlib.Path) -> Tokenizer:
     name = directory / "tokenizer.json"
     try:
-        facts = json.loads(read_bytes(name))
+        facts = parse_json(read_bytes(name))
         kind, sentinels, digest = facts["kind"], facts["sentinels"], facts["hash"]
         family, start = facts.get("family", ""), facts.get("start")
+        sentinels = extra_ids({"extra_ids": sentinels}, 0)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{name} is damaged; train the tokenizer again") from None
     path = directory / "tokenizer.model"

@@ -28,7 +28,7 @@ from flaxlm.evaluation.evaluate import Evaluation, batch_size_of, completed, eva
 from flaxlm.metrics.labels import reliability
 from flaxlm.progress import say
 from flaxlm.tasks.task import Decisions, Task
-from flaxlm.untrusted import printable
+from flaxlm.untrusted import parse_json, printable
 
 WORST = 20
 COLUMN = 100  # characters of a line of errors.txt
@@ -71,7 +71,7 @@ def stored(inputs, split: str, step: int) -> dict | None:
     with locks.locked(directory, shared=True):
         if step_of(directory) != step or not (directory / "predictions.jsonl").is_file():
             return None
-        scores = json.loads((directory / "scores.json").read_bytes())
+        scores = parse_json((directory / "scores.json").read_bytes())
     del scores["step"]
     return _named(inputs, split, scores)
 
@@ -101,7 +101,7 @@ def place(workdir: pathlib.Path, config, split: str) -> pathlib.Path:
 def step_of(directory: pathlib.Path) -> int | None:
     """Return the step that a report is of, None where there is none."""
     try:
-        return json.loads((directory / "scores.json").read_bytes())["step"]
+        return parse_json((directory / "scores.json").read_bytes())["step"]
     except (OSError, ValueError, KeyError):
         return None
 

@@ -4,7 +4,6 @@ A key that changes the computation and is not understood is refused by name, nev
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -13,6 +12,7 @@ from flaxlm.interop.config_keys import not_understood
 from flaxlm.interop.names import BY_TYPE, FAMILIES
 from flaxlm.interop.spec import Family, Head, Key
 from flaxlm.models import MODELS
+from flaxlm.untrusted import parse_json
 
 # Names that classes had in earlier releases.
 RENAMED = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}
@@ -84,8 +84,8 @@ def read(directory: pathlib.Path) -> Description:
     if path.stat().st_size > CONFIG_BYTES:
         raise DataError(f"{path} has {path.stat().st_size} bytes, which no config.json has")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        raw = parse_json(path.read_bytes())
+    except ValueError as error:
         raise DataError(f"{path} is damaged: {error}") from None
     if not isinstance(raw, dict):
         raise DataError(f"{path} holds no object")

@@ -6,7 +6,6 @@ read: it maps the file, so that what has been read stays resident beside the par
 """
 
 import contextlib
-import json
 import math
 import os
 import pathlib
@@ -20,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from flaxlm.errors import DataError, MissingInput, Unsafe
+from flaxlm.untrusted import parse_json
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -266,13 +266,9 @@ def _parsed(raw: bytearray, path: pathlib.Path, what: str) -> dict[str, Any]:
         raise ValueError(f"{name} is no number")
 
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=pairs, parse_constant=constant)
-        if b"\\u" in raw:  # an escape can write half a surrogate pair, which nothing can print
-            json.dumps(value, ensure_ascii=False).encode()
+        value = parse_json(raw, object_pairs_hook=pairs, parse_constant=constant)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} of the {what} is not UTF-8") from None
-    except RecursionError:
-        raise DataError(f"{path}: the {what} is nested too deeply") from None
     except ValueError as error:
         raise DataError(f"{path}: the {what} is no JSON: {error}") from None
     _need(isinstance(value, dict), f"{path}: the {what} is no JSON object")

@@ -18,6 +18,7 @@ from flaxlm.data.sentence_piece import SentencePieceTokenizer
 from flaxlm.data.template import Frame, Template
 from flaxlm.data.vocabulary import SPACE, Tokenizer
 from flaxlm.errors import ConfigError, DataError, StorageError, cause_of
+from flaxlm.untrusted import parse_json
 
 # Of another project's tokenizer_config.json: what tokenizer.json says, or was true of files alone.
 LEFT = ("tokenizer_class", "added_tokens_decoder", "name_or_path", "tokenizer_file", "vocab_file")
@@ -118,7 +119,7 @@ def _original(tokenizer: Tokenizer) -> tuple[dict, dict[str, dict[str, bool]]]:
     """Return (what files said of it that goes out again, {special token: its flags})."""
     config: dict = {}
     for name in reversed(TOKENIZER):
-        config |= json.loads(tokenizer.beside.get(name, "{}"))
+        config |= parse_json(tokenizer.beside.get(name, "{}"))
     tokens = [config.get("added_tokens_decoder", {}), config]
     flags = {
         token["content"]: {flag: token[flag] for flag in FLAGS if flag in token}
@@ -222,7 +223,7 @@ def _of_sentence_piece(tokenizer: SentencePieceTokenizer):
     if options.precompiled_charsmap:
         steps.append(normalizers.Precompiled(options.precompiled_charsmap))
     if options.remove_extra_whitespaces:
-        steps.append(normalizers.Replace(Regex(r"\A +| +\z"), ""))
+        steps.append(normalizers.Replace(Regex(r"\A +|(?<! ) +\z"), ""))
         steps.append(normalizers.Replace(Regex(" {2,}"), " "))
     if options.add_dummy_prefix:
         steps.append(normalizers.Prepend(SPACE))

@@ -139,7 +139,7 @@ def right_choice(record: Record, column: str, choices: Sequence[str]) -> int | N
     if value is None:
         text = record.text(column)
         meant = choices.index(text) if choices.count(text) == 1 else -1
-        if re.fullmatch(r"\d+(\.0+)?", text):
+        if re.fullmatch(r"\d{1,20}(\.0+)?", text):
             value = int(text.partition(".")[0])
         elif len(text) == 1 and text.isascii() and text.isalpha():
             value = ord(text.upper()) - ord("A")

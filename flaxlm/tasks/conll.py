@@ -148,15 +148,27 @@ def _spaced(words: list[str], glued: Sequence[bool], spaces: str) -> list[str]:
     return [word if not i or not parted(i) else f" {word}" for i, word in enumerate(words)]
 
 
-def _blocks(lines: Iterable[tuple[int, str]], ends: Callable[[str], bool]):
-    """Yield the lines between those that end a sentence, where there are any."""
+def _blocks(
+    path: str, lines: Iterable[tuple[int, str]], ends: Callable[[str], bool], most: int
+) -> Iterator[list[tuple[int, str]]]:
+    """Yield the lines between those that end a sentence, where there are any.
+
+    DataError where they would fill the memory: 500 bytes each, in columns, besides their text.
+    """
     block: list[tuple[int, str]] = []
+    size = 0
     for number, line in lines:
         if not ends(line):
             block.append((number, line))
+            size += len(line) + 500
+            if size > 4 * (most or files.MOST_LINE_BYTES):
+                raise DataError(
+                    f"{path}, line {block[0][0]}: a sentence of {len(block):,} lines and more; a "
+                    "blank line ends one"
+                )
         elif block:
             yield block
-            block = []
+            block, size = [], 0
     if block:
         yield block
 
@@ -175,8 +187,9 @@ def _plain(path: str, most: int, narrow: bool) -> Iterator[Sentence]:
     def ends(line: str) -> bool:
         return not line.strip() or line.split(maxsplit=1)[0] == DOCUMENT
 
-    lines = list(files.bare_lines(path, most))
+    lines = files.bare_lines(path, most)
     shape = next((line for _, line in lines if not ends(line) and line[0] != "#"), "")
+    lines = files.bare_lines(path, most)  # from the first one on
     tabs = "\t" in shape
     width = len(_cells(shape, tabs))
     if shape and width == 1 and not narrow:
@@ -190,7 +203,7 @@ def _plain(path: str, most: int, narrow: bool) -> Iterator[Sentence]:
         f"is a table, set data.format to one of: {', '.join(TABLES)}"
     ) * (not narrow and not tabs)
     longest = 0
-    for block in _blocks(lines, ends):
+    for block in _blocks(path, lines, ends, most):
         numbers, rows = [], []
         for number, line in block:
             cells = _cells(line, tabs)
@@ -222,7 +235,7 @@ def _universal(path: str, most: int) -> Iterator[Sentence]:
     lines = (
         (number, line) for number, line in files.bare_lines(path, most) if not line.startswith("#")
     )
-    for block in _blocks(lines, lambda line: not line.strip()):
+    for block in _blocks(path, lines, lambda line: not line.strip(), most):
         numbers, rows, glued = [], [], []
         whole = None  # the range that is open: its last word, its first one's place, form, glued
         for number, line in block:

@@ -14,7 +14,7 @@ from flaxlm import files
 from flaxlm.data import tables
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError
-from flaxlm.tasks.labels import find_label, label_ids, label_text, whole_number
+from flaxlm.tasks.labels import MOST_DIGITS, find_label, label_ids, label_text, whole_number
 from flaxlm.tasks.records import Record, read_split, read_table
 from flaxlm.tasks.regression import NumberTask
 from flaxlm.tasks.task import Answers, Example, Examples, Labels, LabelTask, Task
@@ -159,7 +159,11 @@ class GlueLabels(Glue, LabelTask):
             value = label_text(value) or str(value)
             if column in record.columns and value not in ids:
                 digits = whole_number(value)
-                if digits.isdecimal() and int(digits) < len(self.names):
+                if (
+                    digits.isdecimal()
+                    and len(digits) < MOST_DIGITS
+                    and int(digits) < len(self.names)
+                ):
                     value = self.names[int(digits)]
                 else:
                     value = meant.get(find_label(value, meant), value)

@@ -9,6 +9,8 @@ from flaxlm.data.tables import integer
 from flaxlm.errors import ConfigError, DataError, nearest
 from flaxlm.progress import note
 
+MOST_DIGITS = 20  # of a number that counts anything
+
 
 class LabelIds(dict[str, int]):
     """{label: id}, which finds the label that a row means: by its name, or by a number.
@@ -52,7 +54,7 @@ class LabelIds(dict[str, int]):
         return f"not in objective.labels{nearest(name, self)}; valid: {', '.join(self)}{numbers}"
 
     def _is_place(self, name: str) -> bool:
-        return self._places and name.isdecimal()
+        return self._places and name.isdecimal() and len(name) < MOST_DIGITS
 
     def _one_kind(self, kind: str, name: str, place: str, what: str) -> None:
         if self._kind and kind != self._kind:

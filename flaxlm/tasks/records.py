@@ -7,15 +7,17 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+from flaxlm import files
 from flaxlm.data import tables
 from flaxlm.data.sources import DataConfig, sources
 from flaxlm.data.split import split_by_hash
 from flaxlm.errors import DataError, choose
-from flaxlm.tasks.labels import LabelIds, label_text
+from flaxlm.tasks.labels import MOST_DIGITS, LabelIds, label_text
 from flaxlm.tasks.task import SPLITS, Example, Examples, Task
 
 # Yields the rows of a file, given its path and the most bytes of a line.
 Reader = Callable[[str, int], Iterator["Record"]]
+ROW = 400  # bytes that a record and an example take besides the texts
 ExampleOf = Callable[["Record"], Example]
 
 
@@ -114,7 +116,7 @@ class Record(tables.Row):
             value = self.text(column)
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise DataError(f"{self.place}: column {column!r} holds {value!r}, not a finite number")
@@ -199,7 +201,11 @@ def records(
     root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     for path in paths:
         name, advice = os.path.relpath(path, root), column_advice(task or Task(), data, path)
+        held = files.Held(path)
         for record in read(path, data.max_line_bytes):
+            values = record.columns.values()
+            size = sum(len(value) for value in values if isinstance(value, str | list))
+            held.add(size + ROW)
             yield dataclasses.replace(record, name=name, advice=advice)
 
 
@@ -228,7 +234,8 @@ def count_labels(
     """
     rows = read_split(data, "train", example, "", read, task)
     counts = collections.Counter(name for row in rows for name in row["names"])
-    numeric = all(isinstance(name, str) and name.isdecimal() for name in counts)
+    short = (isinstance(name, str) and len(name) < MOST_DIGITS for name in counts)
+    numeric = all(short) and all(map(str.isdecimal, counts))
     return {name: counts[name] for name in sorted(counts, key=int if numeric else str)}
 
 

@@ -9,13 +9,13 @@ and becomes a Record a question with the columns that a table of the same name h
 context, question, answers and, where they are there, is_impossible and plausible_answers.
 """
 
-import json
 from collections.abc import Iterator
 
 from flaxlm import files
-from flaxlm.data import tables
+from flaxlm.data import json_rows, tables
 from flaxlm.errors import DataError
 from flaxlm.tasks.records import Record, read_table
+from flaxlm.untrusted import parse_json
 
 QUESTION = ("id", "question", "answers", "is_impossible", "plausible_answers")
 
@@ -47,11 +47,11 @@ def _contents(path: str, most: int) -> dict | None:
     """Return the object of a SQuAD file, None for one of rows."""
     text = files.read_text(path, most)
     try:
-        contents = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        contents = parse_json(text, most, whole=False)
+    except ValueError as error:
         if getattr(error, "msg", "") == "Extra data":  # a second object behind the first: lines
             return None
-        contents = tables.loads(text, path)  # says what is wrong
+        contents = json_rows.loads(text, path, most=most)  # says what is wrong
     listed = isinstance(contents, list) and all(isinstance(row, dict) for row in contents)
     if listed or (isinstance(contents, dict) and "data" not in contents):
         return None  # an array, or a table of one line

@@ -32,6 +32,7 @@ from flaxlm.training.optimizer import OptimizerConfig
 from flaxlm.training.sections import DURATIONS, EvalConfig, TrainConfig
 from flaxlm.training.store import CheckpointConfig
 from flaxlm.training.values import as_tuples, changes, coerce
+from flaxlm.untrusted import parse_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,7 +372,7 @@ def read_run(run: str) -> dict:
 def read_json(path: pathlib.Path) -> dict:
     """Return the nested dict of a JSON config, its lists as tuples; ConfigError if it is none."""
     try:
-        recipe = json.loads(path.read_text(encoding="utf-8-sig"))
+        recipe = parse_json(path.read_bytes())
         check_sections(recipe)
     except (ValueError, ConfigError) as error:
         raise ConfigError(f"{path} is damaged or no config: {error}") from None

@@ -30,6 +30,7 @@ from flaxlm.training.newest import CONFIG, begun, newest
 from flaxlm.training.record import record
 from flaxlm.training.values import changes
 from flaxlm.training.workdir import Workdir, unwritable
+from flaxlm.untrusted import parse_json
 
 
 class Inputs:
@@ -269,7 +270,7 @@ class Inputs:
         if isinstance(before, dict):
             listed = {}
             with contextlib.suppress(OSError, ValueError):
-                listed = json.loads((saved.path(step) / data_record.FILE).read_bytes())
+                listed = parse_json((saved.path(step) / data_record.FILE).read_bytes())
             differ = data_record.differences(before, now, listed)
         elif before and not self.config.data.test_path:  # of before 2026-11-26: whole caches
             same = before == [source.hash for source in self.sources("train")]

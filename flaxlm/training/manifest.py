@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flaxlm.untrusted import parse_json
+
 NAME = "manifest.json"
 FORMAT = 1
 
@@ -76,7 +78,7 @@ class Manifest:
     def read(cls, directory: Path) -> "Manifest":
         """Read `directory/manifest.json`; raises Damaged if it is not what was written."""
         try:
-            body = json.loads((directory / NAME).read_bytes())
+            body = parse_json((directory / NAME).read_bytes())
             checksum, kind = body.pop("checksum"), body["format"]
         except FileNotFoundError:
             raise Damaged(f"{NAME} is missing") from None

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from flaxlm.training.head_labels import in_order, labels_of_run, order_of_head
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.newest import CONFIG, newest
 from flaxlm.training.program import Program, make_program
+from flaxlm.untrusted import parse_json
 
 INIT = "init"  # the checkpoint that stands for the Hugging Face model of a run's `init`
 
@@ -122,7 +122,7 @@ def _is_run(source: str) -> bool:
         return False
     with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
         contents = (pathlib.Path(source) / CONFIG).read_bytes()
-        return isinstance(json.loads(contents).get("objective"), dict)
+        return isinstance(parse_json(contents).get("objective"), dict)
     return newest(source) is not None
 
 

@@ -1,0 +1,145 @@
+"""Parquet files, read a few rows at a time; what a file says of its sizes is not believed.
+
+A page of some kilobytes may unpack to two gigabytes, and one value of a dictionary stand in every
+row. So the headers of the pages of each row group are read before its first page is unpacked: a
+page may unpack to four times the bytes of a line, and so may the rows in memory together.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+from flaxlm import files
+from flaxlm.errors import DataError, MissingInput
+
+BATCH = 64  # rows in memory at a time
+LISTED = 4 << 20  # values in the lists of a row group, and files.MOST_RATIO for each byte on disk
+HEADERS = (1 << 12, 1 << 24)  # bytes that a page's header has, and may have
+
+
+def batches(
+    path: str,
+    most: int,
+    chosen: Callable[[Sequence[str]], list[str]],
+    progress: Callable[[int], None],
+) -> Iterator[Any]:
+    """Yield Arrow batches of the columns that `chosen` returns of all names; DataError on damage.
+
+    `most` are the bytes of a line; `progress` is called with the number of bytes just read.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise DataError(f"{path} is no regular file")
+        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, memory_map=False) as table:
+            names = chosen(table.schema_arrow.names)
+            size, total = os.path.getsize(path), max(table.metadata.num_rows, 1)
+            for group in range(table.metadata.num_row_groups):
+                rows = _rows_at_once(path, most, table.metadata, group, names)
+                for batch in table.iter_batches(rows, [group], columns=names):
+                    progress(size * len(batch) // total)
+                    yield batch
+    except FileNotFoundError:
+        raise MissingInput(f"{path} does not exist") from None
+    except (pyarrow.ArrowException, OSError, OverflowError, MemoryError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"{path} is damaged or not Parquet: {reason}") from None
+
+
+def _rows_at_once(path: str, most: int, metadata, group: int, names: Sequence[str]) -> int:
+    """Return how many rows of a group fit into memory; DataError where its columns are bombs."""
+    rows, facts, most = BATCH, metadata.row_group(group), 4 * (most or files.MOST_LINE_BYTES)
+    with open(path, "rb") as file:
+        for number in range(facts.num_columns):
+            column = facts.column(number)
+            if column.path_in_schema.partition(".")[0] not in names:
+                continue
+            place = f"{path}, row group {group + 1}, column {column.path_in_schema!r}"
+            values = largest = 0
+            starts = [column.dictionary_page_offset, column.data_page_offset]
+            start = min((offset for offset in starts if offset), default=0)
+            for page, held in _pages(file, start, start + column.total_compressed_size, place):
+                values, largest = values + held, max(largest, page)
+            if largest > most:
+                raise DataError(
+                    f"{place}: a page unpacks to {largest:,} bytes, and {most:,} are the most; "
+                    "write the file with smaller row groups"
+                )
+            nested = metadata.schema.column(number).max_repetition_level > 0
+            if nested and values > max(LISTED, files.MOST_RATIO * column.total_compressed_size):
+                raise DataError(f"{place}: {values:,} values in lists, of so few bytes on disk")
+            if column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
+                rows = min(rows, max(1, most // max(largest, 1)))  # each may be the largest one
+    return rows
+
+
+def _pages(file: BinaryIO, start: int, end: int, place: str) -> Iterator[tuple[int, int]]:
+    """Yield (bytes unpacked, values) of each page, a dictionary's too, between two offsets."""
+    while start < end:
+        for size in HEADERS:
+            file.seek(start)
+            header = _Thrift(file.read(size))
+            with contextlib.suppress(IndexError, KeyError, TypeError, RecursionError):
+                fields = header.struct()
+                unpacked, packed = fields[2], fields[3]
+                values = [fields[number][1] for number in (5, 7, 8) if number in fields]
+                break
+        else:
+            raise DataError(f"{place}: the header of a page is damaged")
+        if min(unpacked, packed, *values) < 0:
+            raise DataError(f"{place}: the header of a page is damaged")
+        yield unpacked, 0 if 7 in fields else sum(values)
+        start += header.at + packed
+
+
+class _Thrift:
+    """As much of Thrift's compact protocol as the header of a page takes."""
+
+    def __init__(self, data: bytes):
+        self.data, self.at = data, 0
+
+    def number(self) -> int:
+        """Return a varint."""
+        value = shift = 0
+        while True:
+            byte = self.data[self.at]
+            self.at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    def struct(self) -> dict[int, Any]:
+        """Return {number of a field: its value}."""
+        fields: dict[int, Any] = {}
+        field = 0
+        while head := self.data[self.at]:
+            self.at += 1
+            field = field + (head >> 4) if head >> 4 else self._signed()
+            fields[field] = self._value(head & 15)
+        self.at += 1
+        return fields
+
+    def _signed(self) -> int:
+        value = self.number()
+        return (value >> 1) ^ -(value & 1)
+
+    def _value(self, kind: int) -> Any:
+        if kind in (1, 2):  # a truth value, which the kind says
+            return kind == 1
+        if kind in (3, 7):
+            self.at += 1 if kind == 3 else 8
+            return None
+        if kind in (4, 5, 6):
+            return self._signed()
+        if kind == 8:  # bytes
+            length = self.number()
+            self.at += length
+            return None
+        if kind == 12:
+            return self.struct()
+        raise KeyError(kind)  # no header of a page holds lists or maps
