@@ -2,7 +2,8 @@
 
 A page of some kilobytes may unpack to two gigabytes, and one value of a dictionary stand in every
 row. So the headers of the pages of each row group are read before its first page is unpacked: a
-page may unpack to four times the bytes of a line, and so may the rows in memory together.
+page may unpack to four times the bytes of a line (data.max_line_bytes), and the rows in memory
+together to those of one, or a row.
 """
 
 import contextlib
@@ -73,7 +74,8 @@ def _rows_at_once(path: str, most: int, metadata, group: int, names: Sequence[st
             if nested and values > max(LISTED, files.MOST_RATIO * column.total_compressed_size):
                 raise DataError(f"{place}: {values:,} values in lists, of so few bytes on disk")
             if column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
-                rows = min(rows, max(1, most // max(largest, 1)))  # each may be the largest one
+                # Each may be the largest one, and stands in memory as Arrow's and as Python's.
+                rows = min(rows, max(1, most // 4 // max(largest, 1)))
     return rows
 
 

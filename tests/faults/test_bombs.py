@@ -75,7 +75,7 @@ def refused(line, code: int, message: str, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["gz", "zst"])
-@pytest.mark.parametrize("name", selection(list(PACKED), 14))
+@pytest.mark.parametrize("name", selection(list(PACKED), 4))
 def test_what_is_packed_is_unpacked_in_bounded_memory(name, ending, tmp_path, line):
     kind, head, unit, reader, message = PACKED[name]
     total = GIGABYTES if ending == "zst" else 1 << 29
