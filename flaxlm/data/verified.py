@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from flaxlm import files
 from flaxlm.errors import DataError
 from flaxlm.progress import Progress
+from flaxlm.untrusted import parse_json
 
 BLOCK = 4 << 20  # bytes that a checksum is of
 SAMPLES = 8  # blocks that are read again where all was verified before
@@ -45,7 +46,7 @@ class Verified:
         self._known: dict[str, dict] = {}
         self._changed = False
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            contents = json.loads(self._path.read_bytes())
+            contents = parse_json(self._path.read_bytes())
             if contents["format"] == FORMAT:
                 self._known = dict(contents["files"])
 

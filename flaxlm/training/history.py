@@ -17,6 +17,7 @@ from flaxlm.training.manifest import Manifest
 from flaxlm.training.newest import CONFIG
 from flaxlm.training.optimizer import OptimizerConfig, make_schedule
 from flaxlm.training.sections import DURATIONS, TrainConfig
+from flaxlm.untrusted import parse_json
 
 History = list  # of [first step, facts]
 MACHINE, TOTAL, JUDGED = "machine", "total_steps", "judged"
@@ -29,7 +30,7 @@ def facts(config: RunConfig, mesh, total: int) -> dict[str, Any]:
     if config.eval.split:
         judged = {"eval.every": config.eval.every, "eval.batch_size": config.eval.batch_size}
     parts = {MACHINE: manifest.fingerprint() | sharding, TOTAL: total, JUDGED: judged}
-    return json.loads(json.dumps(parts))
+    return parse_json(json.dumps(parts))
 
 
 def of(record: Manifest, path, now: dict[str, Any], rows: int) -> History:
@@ -43,7 +44,7 @@ def of(record: Manifest, path, now: dict[str, Any], rows: int) -> History:
     # The rules are those of the config, which does not say what was computed with them.
     then[MACHINE] = record.fingerprint | {"mesh": record.mesh, "rules": now[MACHINE]["rules"]}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        own = json.loads((path / CONFIG).read_bytes())
+        own = parse_json((path / CONFIG).read_bytes())
         names = (*DURATIONS, "batch_size", "length")
         train = {name: own["train"][name] for name in names}
         then[TOTAL] = TrainConfig(**train).total_steps(rows)
