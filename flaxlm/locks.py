@@ -52,7 +52,7 @@ def locked(path: pathlib.Path, shared: bool = False) -> Iterator[None]:
 def replacing_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Make a directory aside; at the end it takes the place of the one at `path`.
 
-    Whoever has `path` `locked` sees the old directory or the new one. Where a kill leaves neither,
+    Whoever has the directory above `locked` sees the old one or the new. Where a kill leaves none,
     `sweep` puts the old one back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def replacing_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
             aside.mkdir()
         yield aside
         files.fsync_tree(aside)
-        with locked(path):
+        with locked(path.parent):
             if os.path.lexists(path):
                 files.rename(path, old)
             files.rename(aside, path)
@@ -89,7 +89,7 @@ def sweep(folder: pathlib.Path) -> None:
             with contextlib.suppress(OSError, Unsafe), contextlib.ExitStack() as ends:
                 if match and match[2] == "old":
                     target = path.with_name(match[1])
-                    with locked(target):
+                    with locked(target.parent):
                         _remove(path) if os.path.lexists(target) else files.rename(path, target)
                 elif match:
                     file = os.open(path, _LOOK)

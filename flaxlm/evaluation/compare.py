@@ -29,7 +29,7 @@ def reports(run: pathlib.Path, name: str) -> list[pathlib.Path]:
     """
     directories = [member / "evaluations" / name for member in members(run)]
     for directory in directories:
-        with locks.locked(directory, shared=True):
+        with locks.locked(directory.parent, shared=True):
             there = (directory / "predictions.jsonl").is_file()
         if not there:
             others = sorted(p.name for p in directory.parent.glob("*") if p.is_dir())
@@ -42,7 +42,7 @@ def reports(run: pathlib.Path, name: str) -> list[pathlib.Path]:
 
 def read(report: pathlib.Path, name: str) -> bytes:
     """Return a file of a report, which another process may be replacing."""
-    with locks.locked(report, shared=True):
+    with locks.locked(report.parent, shared=True):
         return (report / name).read_bytes()
 
 

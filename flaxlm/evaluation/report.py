@@ -68,7 +68,7 @@ def examine(
 def stored(inputs, split: str, step: int) -> dict | None:
     """Return what `examine` returned of a step, from the report it left; None: there is none."""
     directory = place(inputs.workdir, inputs.config, split)
-    with locks.locked(directory, shared=True):
+    with locks.locked(directory.parent, shared=True):
         if step_of(directory) != step or not (directory / "predictions.jsonl").is_file():
             return None
         scores = parse_json((directory / "scores.json").read_bytes())
