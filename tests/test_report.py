@@ -46,7 +46,7 @@ def test_each_example_stands_once_with_its_gold_and_its_answer(written):
         assert (row["gold"], row["prediction"]) == (LABELS[gold], LABELS[answer.value])
         assert row["score"] == pytest.approx(answer.score, abs=1e-6)
         assert (row["mistake"] == 0) == (gold == answer.value)
-    assert report.step_of(directory) == 7
+    assert json.loads((directory / "scores.json").read_text())["step"] == 7
     assert json.loads((directory / "scores.json").read_text())["accuracy"] == 0.5
 
 
@@ -84,7 +84,9 @@ def test_a_split_without_right_answers_is_answered_and_not_scored(tmp_path):
     report.write(tmp_path, found, TASKS["classification"](), LABELS)
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").open()]
     assert [row["gold"] for row in rows] == [row["mistake"] for row in rows] == [None] * 5
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["predictions.jsonl", "scores.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("SHA256SUMS", "predictions.jsonl", "scores.json")
+    ]
 
 
 def test_labels_that_the_font_lacks_are_drawn_as_numbers():

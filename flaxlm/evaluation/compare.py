@@ -5,6 +5,7 @@ directory a seed, `seed_0`, `seed_1`, …
 """
 
 import contextlib
+import hashlib
 import pathlib
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ from flaxlm import locks
 from flaxlm.errors import DataError, MissingInput
 from flaxlm.metrics.paired import mcnemar, over_seeds, paired_bootstrap, paired_t
 from flaxlm.untrusted import parse_json
+
+SUMS = "SHA256SUMS"  # of the files of a report
 
 
 def members(run: pathlib.Path) -> list[pathlib.Path]:
@@ -41,9 +44,32 @@ def reports(run: pathlib.Path, name: str) -> list[pathlib.Path]:
 
 
 def read(report: pathlib.Path, name: str) -> bytes:
-    """Return a file of a report, which another process may be replacing."""
+    """Return a file of a report, which another process may be replacing.
+
+    DataError where it is not what was written, as far as a report says that: earlier ones do not.
+    """
     with locks.locked(report.parent, shared=True):
-        return (report / name).read_bytes()
+        contents, sums = (report / name).read_bytes(), report / SUMS
+        listed = sums.read_bytes() if sums.exists() else b""
+    line = f"{hashlib.sha256(contents).hexdigest()}  {name}\n".encode()
+    if listed and line not in listed:
+        raise DataError(
+            f"{report / name} is not what was written (its SHA-256 is not that of {SUMS}); run "
+            "`evaluate` there again"
+        )
+    return contents
+
+
+def check(report: pathlib.Path) -> None:
+    """Raise DataError where a file of a report is not what was written; OSError where none is."""
+    sums = report / SUMS
+    listed = sums.read_text(errors="replace").splitlines() if sums.exists() else []
+    for name in {
+        "scores.json",
+        "predictions.jsonl",
+        *(pathlib.Path(line[66:]).name for line in listed),
+    }:
+        read(report, name)
 
 
 def _parsed(text: bytes, path: pathlib.Path, line: int = 1) -> dict:

@@ -7,7 +7,8 @@
         errors.txt          the worst errors
         confusion.csv, confusion.png, reliability.png   where a label is answered
 
-Beside them lies what a task writes for others to score, such as the file that a benchmark is sent.
+Beside them lies what a task writes for others to score, such as the file that a benchmark is sent,
+and `SHA256SUMS`, by which whoever reads a report checks it (or `sha256sum -c`).
 """
 
 import dataclasses
@@ -16,13 +17,14 @@ import math
 import pathlib
 import re
 import textwrap
+import warnings
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from flaxlm import files, locks
-from flaxlm.errors import StorageError, cause_of
+from flaxlm.errors import DataError, StorageError, cause_of
 from flaxlm.evaluation import compare
 from flaxlm.evaluation.evaluate import Evaluation, batch_size_of, completed, evaluate_split
 from flaxlm.metrics.labels import reliability
@@ -68,11 +70,16 @@ def examine(
 def stored(inputs, split: str, step: int) -> dict | None:
     """Return what `examine` returned of a step, from the report it left; None: there is none."""
     directory = place(inputs.workdir, inputs.config, split)
-    with locks.locked(directory.parent, shared=True):
-        if step_of(directory) != step or not (directory / "predictions.jsonl").is_file():
-            return None
-        scores = parse_json((directory / "scores.json").read_bytes())
-    del scores["step"]
+    try:
+        compare.check(directory)
+        scores = parse_json(compare.read(directory, "scores.json"))
+    except (OSError, ValueError):
+        return None
+    except DataError as damage:
+        warnings.warn(str(damage), stacklevel=2)
+        return None
+    if not isinstance(scores, dict) or scores.pop("step", None) != step:
+        return None
     return _named(inputs, split, scores)
 
 
@@ -96,14 +103,6 @@ def place(workdir: pathlib.Path, config, split: str) -> pathlib.Path:
     """Return the directory of a split's report."""
     whole = config.data.split == "whole"
     return workdir / "evaluations" / (config.task_name if whole else f"{config.task_name}-{split}")
-
-
-def step_of(directory: pathlib.Path) -> int | None:
-    """Return the step that a report is of, None where there is none."""
-    try:
-        return parse_json((directory / "scores.json").read_bytes())["step"]
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def write(
@@ -131,6 +130,9 @@ def write(
                     _pictures(aside, decisions, labels)
             text = json.dumps(evaluation.scores | {"step": step}, indent=2, sort_keys=True)
             files.replace(aside / "scores.json", f"{text}\n")
+            made = sorted(path for path in aside.iterdir() if path.is_file())
+            sums = "".join(f"{files.sha256(path)}  {path.name}\n" for path in made)
+            files.replace(aside / compare.SUMS, sums)
     except OSError as error:
         raise StorageError(f"cannot write {directory}: {cause_of(error, directory)}") from None
 

@@ -3,6 +3,7 @@
 What the operation says of an error is one `error:` line and the exit code, as of a command.
 """
 
+import json
 import pathlib
 import sys
 
@@ -111,12 +112,45 @@ def report(directory: pathlib.Path) -> None:
         write_result(directory, {"valid/accuracy": 0.5})
 
 
+def read(directory: pathlib.Path) -> None:
+    """Print what the verbs read of a run: all that a resume begins with, and its reports."""
+    import hashlib
+
+    from flaxlm.evaluation import compare
+    from flaxlm.training import config as run_config
+    from flaxlm.training.checkpoint import Checkpointer
+    from flaxlm.training.inputs import Inputs
+    from flaxlm.training.logs import Rows
+
+    config = run_config.build(run_config.expand(run_config.read_run(str(directory))))
+    with Inputs.open(config, directory) as inputs:
+        found = {"config": inputs.config.to_json(), "tokenizer": inputs.tokenizer.hash}
+        batches = inputs.train(inputs.config.train.batch_size)
+        made = [batches.rows(step, 0, batches.batch_size) for step in range(3)]
+        rows = b"".join(row[name].tobytes() for row in made for name in sorted(row))
+        found["batches"] = hashlib.sha256(rows).hexdigest()
+        saved = Checkpointer(directory, config.checkpoint, inputs.identity(), inputs.files())
+        inputs.check_data(saved)
+        record = saved.restore_params(prefix="")[1]
+        found["state"] = [record.step, {p: leaf.digest for p, leaf in record.leaves.items()}]
+        Rows(directory / "metrics.jsonl", record.step)
+    # Of a log nothing else is read: its figures are shown, and decide nothing.
+    rows = (directory / "metrics.jsonl").read_text().splitlines()
+    found["metrics"] = [json.loads(row)["step"] for row in rows]
+    for report in sorted(directory.glob("evaluations/[!.]*")):
+        found[report.name] = [compare.mistakes(report), compare.scores([report])]
+    print(json.dumps(found, sort_keys=True))
+
+
 OPERATIONS = {
+    "reading": (None, read),
     "a save": (prepare_save, save),
     "the best hand-over": (prepare_best, best),
     "tokenizing": (prepare_tokenize, tokenize),
     "a report": (prepare_report, report),
 }
+
+SWEPT = [name for name, (prepare, _) in OPERATIONS.items() if prepare]
 
 
 def main(name: str, directory: str, prepare: str = "") -> int:

@@ -11,7 +11,7 @@ from sweeps import FAULTS, Sweep
 SCRIPT = str(pathlib.Path(operations.__file__))
 
 
-@pytest.fixture(scope="module", params=operations.OPERATIONS)
+@pytest.fixture(scope="module", params=operations.SWEPT)
 def operation(request, armed, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
     ready = root / "ready"
