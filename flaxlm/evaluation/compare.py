@@ -63,7 +63,9 @@ def read(report: pathlib.Path, name: str) -> bytes:
 def check(report: pathlib.Path) -> None:
     """Raise DataError where a file of a report is not what was written; OSError where none is."""
     sums = report / SUMS
-    listed = sums.read_text(errors="replace").splitlines() if sums.exists() else []
+    listed = (
+        sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.exists() else []
+    )
     for name in {
         "scores.json",
         "predictions.jsonl",
