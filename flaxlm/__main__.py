@@ -109,8 +109,9 @@ def reason(error: BaseException) -> tuple[str, int]:
         ending.group.await_cause(error)
     if isinstance(error, FlaxlmError):
         return str(error), error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        return signals.reason(*error.args), Preempted.exit_code
+    # Where an import or a callback is interrupted, other errors may come of it.
+    if isinstance(error, KeyboardInterrupt) or signals.interrupted:
+        return signals.reason(), Preempted.exit_code
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         missing = isinstance(error, FileNotFoundError)
@@ -124,8 +125,12 @@ def reason(error: BaseException) -> tuple[str, int]:
 
 
 def fail(message: str, code: int) -> int:
-    """Print `message` as one line, and return `code`; one of several processes ends all of them."""
-    if ending.group:
+    """Print `message` as one line, and return `code`; one of several processes ends all of them.
+
+    After an interrupt the process ends here: what it was in the midst of may hang at exit, and the
+    interpreter may take an interrupt that foreign code has met for its own end (130).
+    """
+    if ending.group or signals.interrupted:
         ending.end(code, message)
     ending.say(message)
     return code

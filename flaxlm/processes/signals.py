@@ -31,6 +31,7 @@ class Signals:
     def __init__(self):
         self.asked = 0  # the number of the first signal
         self.holding = False  # whether a loop looks at `asked`
+        self.interrupted = 0  # the number of a signal that has interrupted the main thread
         self._command = False
         self._interrupts = self._handled = 0
         self._pipe: tuple[int, int] | None = None
@@ -66,15 +67,17 @@ class Signals:
         if ending.unwound.is_set():
             return
         if not self.holding or self._handled > 1 or ending.unwinding.is_set():
-            raise KeyboardInterrupt(number)
+            if _importing(frame):
+                _interrupt_again()
+                return
+            self.interrupted = number
+            raise KeyboardInterrupt
 
     @staticmethod
     def _again(lost) -> None:
         """Interrupt once more where that came in a place from which nothing can be raised."""
         if isinstance(lost.exc_value, KeyboardInterrupt):
-            again = threading.Timer(0.05, _thread.interrupt_main, (signal.SIGTERM,))
-            again.daemon = True
-            again.start()
+            _interrupt_again()
         else:
             sys.__unraisablehook__(lost)
 
@@ -109,16 +112,28 @@ class Signals:
 
     def _insist(self) -> None:
         if not self.holding:
-            ending.end(Preempted.exit_code, self.reason(self.asked))
+            ending.end(Preempted.exit_code, self.reason())
 
-    @staticmethod
-    def reason(number: int = signal.SIGINT) -> str:
+    def reason(self) -> str:
         """Return the line of a process that had nothing to save."""
-        name = signal.Signals(signals.asked or number).name
+        name = signal.Signals(self.asked or self.interrupted or signal.SIGINT).name
         return (
             f"asked to stop ({name}) at {pulse.what}, with nothing to be "
             "saved; the same command starts again"
         )
+
+
+def _importing(frame) -> bool:
+    """Return whether a module is being imported: foreign ones crash where that is interrupted."""
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _interrupt_again() -> None:
+    again = threading.Timer(0.05, _thread.interrupt_main, (signal.SIGTERM,))
+    again.daemon = True
+    again.start()
 
 
 signals = Signals()
