@@ -55,9 +55,9 @@ def differences(
             continue
         found = _files(listed.get(split, ()), now[split].sources)
         for name in sorted(then["rows"].keys() | here["rows"].keys()):
-            a, b = then["rows"].get(name), here["rows"].get(name)
+            a, b, what = then["rows"].get(name), here["rows"].get(name), name.replace("_", " ")
             if a != b:
-                found.append(f"the {split} split has {_count(b)} {name} instead of {_count(a)}")
+                found.append(f"the {split} split has {_count(b)} {what} instead of {_count(a)}")
         lines |= dict.fromkeys(found or [f"the {split} split was read in another way"])
     return list(lines)
 

@@ -8,7 +8,7 @@ import types
 
 import pytest
 import tiny_runs as tiny
-from command_line import CommandLine
+from command_line import ROOT, CommandLine
 from faults import selection
 from resume_cases import table, task_recipe, text_recipe
 
@@ -142,7 +142,8 @@ def test_every_run_goes_on_without_its_recipe(line, text_run, task_run, tmp_path
         "train.length=16", "train.batch_size=4", "eval.batch_size=4", "optimizer.warmup_steps=1",
         "data.test_fraction=0", "data.valid_fraction=0.3", "tokenizer.kind=byte",
     )]  # fmt: skip
-    derived = line("train", "--config=quickstart", "--workdir=derived", *small)
+    spec = ROOT / "configs" / "quickstart.py"
+    derived = line("train", f"--config={spec}", "--workdir=derived", *small)
     assert derived.code == 0, derived.err
     recipe = task_recipe(task_run, seeds=2, train={"steps": 1, "length": 24})
     recipe |= {"tokenizer": {}, "model": {}}
