@@ -21,7 +21,9 @@ test-isas: $(VENV)/.test
 	$(RUN) tests/isas.py
 
 faults: $(VENV)/.test
+	rm -f runs/faults/summary.json
 	FLAXLM_FAULTS=all $(RUN) -m pytest tests/faults
+	$(RUN) tests/faults/table.py
 
 parity: $(VENV)/.test
 	mkdir -p runs/parity

@@ -21,7 +21,7 @@ def selection(cases: list, number: int) -> list:
 
 
 # Whose contents no promise is about: locks, what is shown, when and where it ran.
-UNPROMISED = re.compile(r"(^|/)(lock|\..*\.lock|run\.json|tensorboard/.*|errors\.log)$")
+UNPROMISED = re.compile(r"(^|/)(lock|\..*\.lock|run\.json|tensorboard/.*|\..*\.verified-.*\.json)$")
 # What a dead process may have left, and the next start removes.
 LEFT = re.compile(r"\.(writing|trash|probe)|damaged_|\..*\.(tmp|parts|new|old|\d+)$")
 
