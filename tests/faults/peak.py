@@ -3,6 +3,7 @@
 Run through `CommandLine`, after the imports; what would take more than 3 GB is refused it.
 """
 
+import importlib
 import pathlib
 import resource
 import runpy
@@ -15,28 +16,26 @@ def peak() -> int:
 
 def read(reader: str, path: str) -> None:
     """Read a file to its end, keeping nothing; exit as the command does."""
-    from flaxlm.data import json_rows, tables
-    from flaxlm.data.hugging_face import load_hugging_face
-    from flaxlm.data.sources import DataConfig, documents
-    from flaxlm.data.tokenizer import load_tokenizer
     from flaxlm.errors import FlaxlmError
-    from flaxlm.interop.tensors import Tensors
-    from flaxlm.tasks import conll, squad_json
-    from flaxlm.training.config import read_json
 
-    most = 64 << 20
+    def of(module: str, name: str):  # imported late: another checkout may lack the others
+        return getattr(importlib.import_module(f"flaxlm.{module}"), name)
+
+    def documents(unit: str):
+        config = of("data.sources", "DataConfig")(path=path, document=unit)
+        return of("data.sources", "documents")(config)
+
+    most, place = 64 << 20, pathlib.Path(path)
     readers = {
-        "rows": lambda: tables.rows(path, 0),
-        "lines": lambda: documents(DataConfig(path=path, document="line")),
-        "file": lambda: documents(DataConfig(path=path, document="file")),
-        "paragraphs": lambda: documents(DataConfig(path=path, document="paragraph")),
-        "conll": lambda: conll.read(path, most),
-        "questions": lambda: squad_json.read_questions(path, most),
-        "json": lambda: json_rows.loads(pathlib.Path(path).read_text(), path),
-        "config": lambda: read_json(pathlib.Path(path)),
-        "tensors": lambda: Tensors(pathlib.Path(path)).infos,
-        "hub": lambda: load_hugging_face(path).encode("a b"),
-        "tokenizer": lambda: load_tokenizer(path).encode("a b"),
+        "rows": lambda: of("data.tables", "rows")(path, most),
+        "lines": lambda: documents("line"),
+        "file": lambda: documents("file"),
+        "paragraphs": lambda: documents("paragraph"),
+        "conll": lambda: of("tasks.conll", "read")(path, most),
+        "questions": lambda: of("tasks.squad_json", "read_questions")(path, most),
+        "config": lambda: of("training.config", "read_json")(place),
+        "tensors": lambda: of("interop.tensors", "Tensors")(place).infos,
+        "hub": lambda: of("data.hugging_face", "load_hugging_face")(path).encode("a b"),
     }
     try:
         for _ in readers[reader]():

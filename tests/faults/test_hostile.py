@@ -5,7 +5,7 @@ import json
 import time
 
 import pytest
-from command_line import CommandLine
+from command_line import ROOT, CommandLine
 
 from flaxlm.commands.recipe import read_value
 from flaxlm.data import hugging_face, vetted
@@ -177,7 +177,8 @@ def test_the_command_line_says_it_in_one_line(tmp_path):
     (tmp_path / "text.txt").write_text("a b\n" * 99)
     (tmp_path / "deep.json").write_bytes(WRONG["deep"])
     arguments = (f"--config.tokenizer.path={hub}", f"--config.data.path={tmp_path / 'text.txt'}")
-    done = line("tokenize", "--config=quickstart", f"--workdir={tmp_path / 'run'}", *arguments)
+    recipe = f"--config={ROOT / 'configs' / 'quickstart.py'}"
+    done = line("tokenize", recipe, f"--workdir={tmp_path / 'run'}", *arguments)
     assert done.code == 65 and "takes too long, or fails" in done.errors[0], done.err
     done = line("train", f"--config={tmp_path / 'deep.json'}", f"--workdir={tmp_path / 'run'}")
     assert done.code == 2 and "nested too deeply" in done.errors[0], done.err
