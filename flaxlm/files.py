@@ -197,8 +197,8 @@ def _without_zstd(chunks: Iterator[bytes], name: str, window: int) -> Iterator[b
             except zstandard.ZstdError as error:
                 wide = "too much memory" in str(error)
                 raise DataError(
-                    f"{name} wants a window of more than {window:,} bytes; pack it again without "
-                    "--long and --ultra, or raise data.max_line_bytes"
+                    f"{name} wants a window of more than {window:,} bytes; pack it again as "
+                    "zstd does by itself, or raise data.max_line_bytes"
                     if wide
                     else f"{name} is damaged or not zstandard: {error}"
                 ) from None

@@ -10,7 +10,7 @@ from command_line import ROOT, CommandLine
 from flaxlm.commands.recipe import read_value
 from flaxlm.data import hugging_face, vetted
 from flaxlm.data.hugging_face import load_hugging_face
-from flaxlm.data.tokenizer import load_tokenizer
+from flaxlm.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from flaxlm.errors import ConfigError, DataError
 from flaxlm.interop import config as hf_config
 from flaxlm.tasks.choices import right_choice
@@ -95,6 +95,21 @@ def test_tokenizers_as_they_are_published_start_no_process(tmp_path, monkeypatch
     for pattern in sorted(vetted.KNOWN):
         facts = pipeline(pre_tokenizer=split(pattern), normalizer=replace(" ", "▁", "String"))
         assert load_hugging_face(directory(tmp_path, facts)).encode("a") == [2]
+
+
+def test_a_sentence_piece_model_makes_no_long_text_of_a_character(tmp_path):
+    from sentencepiece import sentencepiece_model_pb2
+
+    config = TokenizerConfig(kind="char", normalization="nmt_nfkc", sentinels=0)
+    made = train_tokenizer(config, ["a b c d e f"] * 9).model
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(made)
+    assert load_tokenizer(path).encode("a")
+    model = sentencepiece_model_pb2.ModelProto.FromString(made)
+    model.normalizer_spec.precompiled_charsmap += b"x" * 300 + b"\0"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(DataError, match="its map of characters makes more than 100 bytes of one"):
+        load_tokenizer(path)
 
 
 def test_other_expressions_are_tried_and_taken(tmp_path):
