@@ -65,8 +65,7 @@ def dying(root: pathlib.Path, at: int, error: int = 0):
 
 def left_aside(root: pathlib.Path) -> list[str]:
     """Return what is neither a result nor a lock."""
-    hidden = [path.name for path in root.rglob(".*") if not path.name.endswith(".lock")]
-    return [name for name in hidden if not name.startswith(".git")]
+    return [path.name for path in root.rglob(".*") if not path.name.endswith(".lock")]
 
 
 def contents(root: pathlib.Path) -> dict:
