@@ -93,13 +93,13 @@ def main() -> int:
     try:
         with panics("a library stopped"):
             run(sys.argv[1:])
+        if ending.group:
+            ending.group.leave()
     except BaseException as error:
         ending.unwound.set()
         if isinstance(error, SystemExit):
             raise
         return fail(*reason(error))
-    if ending.group:
-        ending.group.leave()
     return 0
 
 

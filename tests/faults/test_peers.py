@@ -205,9 +205,13 @@ def test_one_reads_another_file(start, tmp_path, text, kind):
     config = recipe("text.txt")
     if kind == "task":
         config = tiny.recipe(
-            "masked", **MODEL, task=dict(name="classification"), data=dict(path="rows.jsonl")
+            "masked",
+            **MODEL,
+            task=dict(name="classification"),
+            data=dict(path="rows.jsonl", valid_fraction=0.0),
+            eval=dict(split=""),
         )
-        config["objective"] = dict(name="classification")
+        config["objective"] = dict(name="classification", labels="auto")
     runs = start("train", 2, cwds=places, config=config)
     end_as_one(runs, 77, 1, "text.txt" if kind == "text" else "rows.jsonl", within=60)
     nothing_is_left(tmp_path / "run")
