@@ -7,6 +7,7 @@
 A sweep counts the points of an operation once and faults it at each, as SQLite's tests do.
 """
 
+import atexit
 import ctypes
 import errno
 import functools
@@ -46,6 +47,7 @@ def library() -> pathlib.Path | None:
         return None
     source = pathlib.Path(__file__).with_name("shim.c")
     target = pathlib.Path(tempfile.mkdtemp(prefix="flaxlm-faults-")) / "shim.so"
+    atexit.register(shutil.rmtree, target.parent, ignore_errors=True)
     made = subprocess.run(
         [compiler, "-O1", "-shared", "-fPIC", "-o", target, source, "-ldl", "-lrt"],
         capture_output=True,
