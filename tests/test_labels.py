@@ -135,7 +135,9 @@ def test_a_file_of_glue_without_answers_is_answered(model, tmp_path, monkeypatch
     judged = Evaluation({}, examples, config.task.golds(examples), answers)
     monkeypatch.setattr(report, "evaluate_split", lambda *arguments, **options: judged)
     inputs = types.SimpleNamespace(
-        workdir=tmp_path, amount=lambda split: {"examples": len(examples), "examples_read": 3}
+        config=config,
+        workdir=tmp_path,
+        amount=lambda split: {"examples": len(examples), "examples_read": 3},
     )
     program = types.SimpleNamespace(config=config)
     scores = report.examine(program, {}, inputs, options.split, 0)

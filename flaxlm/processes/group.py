@@ -244,6 +244,8 @@ class Group:
                 self._decide(Preempted.exit_code, f"process {peer.index}: {DEAD}")
 
     def _take(self, peer: Peer, kind: str, value) -> None:
+        if peer.index < 0 and kind != "hello":
+            raise ValueError("a stranger")
         peer.silent = 0.0
         if kind == "hello":
             self._greet(peer, *value)

@@ -202,6 +202,7 @@ def _place(contents: bytes | str | os.PathLike, target: Path) -> None:
     if isinstance(contents, bytes):
         target.write_bytes(contents)
     elif Path(contents).is_dir():
-        shutil.copytree(contents, target)
+        for path in sorted(Path(contents).iterdir()):
+            _place(path, target / path.name)
     else:
         shutil.copyfile(contents, target)

@@ -53,7 +53,7 @@ PACKED = {
     "an array of a text": ("json", b'["', b"a" * 99, "rows", "longer than 67,108,864 bytes"),
     "an object": ("json", b'{"data": [', b"{},\n", "questions", "longer than 67,108,864 bytes"),
     "fields": ("csv", b"text,label\n", b",", "rows", "longer than 67,108,864 bytes"),
-    "a field": ("csv", b'text,label\n"', b"a\n", "rows", "field larger than field limit"),
+    "a field": ("csv", b'text,label\n"', b"a\n", "rows", "is no row of a table"),
     "fields of lines": ("csv", b'text,label\n"', b'a\n","', "rows", "is no row of a table"),
     "tabs": ("tsv", b"text\tlabel\n", b"\t", "rows", "longer than 67,108,864 bytes"),
     "a sentence": ("conll", b"", b"a O\n", "conll", "a blank line ends one"),
@@ -74,8 +74,8 @@ def refused(line, code: int, message: str, *arguments: str) -> None:
     assert int(place.read_text()) <= MOST, f"{int(place.read_text()) / 1e6:.0f} MB: {done.err}"
 
 
-@pytest.mark.parametrize("ending", ["gz", "zst"])
-@pytest.mark.parametrize("name", selection(list(PACKED), 4))
+@pytest.mark.parametrize("ending", selection(["gz", "zst"], 1))
+@pytest.mark.parametrize("name", selection(list(PACKED), 3))
 def test_what_is_packed_is_unpacked_in_bounded_memory(name, ending, tmp_path, line):
     kind, head, unit, reader, message = PACKED[name]
     total = GIGABYTES if ending == "zst" else 1 << 29

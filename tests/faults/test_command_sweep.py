@@ -9,7 +9,7 @@ from faults import ALL
 from sweeps import Sweep
 
 # Every point is killed, and fails once: with another error from point to point.
-FAULTS = [["kill"], ["full", "eio"], ["enospc", "killed after", "short"]]
+FAULTS = [["kill", "killed after"], ["full", "eio", "enospc", "short"]]
 
 
 @pytest.fixture(scope="module")

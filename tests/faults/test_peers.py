@@ -279,9 +279,15 @@ def test_one_is_asked_to_stop_while_it_waits_for_the_others(start):
 
 @pytest.mark.skipif(not ALL, reason="six trainings, in make faults")
 def test_a_run_goes_on_with_another_number_of_processes(start, text, tmp_path):
+    before = 0
     for steps, count in ((2, 2), (4, 4), (6, 1), (8, 2)):
         runs = start("train", count, config=recipe(text, steps=steps))
         assert [one.wait(100).code for one in runs[-count:]] == [0] * count
         said = runs[-count].err.read_text()
-        assert steps == 2 or f"resuming from step {steps - 2}" in said
+        (line,) = [x for x in said.splitlines() if x.startswith("resuming from")] or [""]
+        assert (line != "") == (steps > 2)
+        if line:
+            assert line.startswith(f"resuming from step {steps - 2}: same data order, not the same")
+            assert f"processes {before} → {count}" in line, line
+        before = count
     assert step_of(tmp_path / "run") == 8
