@@ -79,6 +79,10 @@ def speak_utf_8() -> None:
 
     PYTHONIOENCODING, which is meant for Python alone, is respected as a terminal is.
     """
+    for number, name in enumerate(("stdout", "stderr"), 1):
+        if getattr(sys, name) is None:  # closed: what is opened next would take its place
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         fixed = stream.isatty() or "PYTHONIOENCODING" in os.environ
         stream.reconfigure(encoding=stream.encoding if fixed else "utf-8", errors="replace")

@@ -29,7 +29,8 @@ def parse_json(text: str | bytes, most: int = 0, whole: bool = True, **hooks) ->
       text: anything.
       most: bytes that it may have, and a quarter of those that its values may take; MOST_JSON
         where it is 0.
-      whole: whether half a surrogate pair, which no file can hold, is wrong anywhere in it.
+      whole: whether half a surrogate pair, which no file can hold, is wrong anywhere in it; names
+        of files that are not UTF-8 have some, so what flaxlm itself wrote may.
       hooks: of `json.loads`.
     """
     most = most or MOST_JSON

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import socket
 
 from flaxlm.errors import ConfigError, Unsafe
 from flaxlm.processes import ending
@@ -24,8 +25,7 @@ def join(options) -> None:
     """Connect the processes of a command, where it is one of several; see `ProcessOptions`."""
     coordinator = getattr(options, "coordinator", None)
     given = [name for name in OWN[1:4] if getattr(options, name, None) is not None]
-    detected = any(name in os.environ for name in ("SLURM_NTASKS", "TPU_WORKER_HOSTNAMES"))
-    found = detected and options.joins and _several_hosts()
+    found = getattr(options, "joins", False) and _several_hosts()
     if given and not (coordinator or found):
         raise ConfigError(f"--{given[0]} needs --coordinator=HOST:PORT beside it")
     if not (coordinator or found):
@@ -39,6 +39,11 @@ def join(options) -> None:
 
         asked = (coordinator, count, index, None, None, int(timeout))
         coordinator, count, index, _ = ClusterEnv.auto_detect_unset_distributed_params(*asked)
+        if None in (coordinator, count, index):
+            raise ConfigError(
+                "several processes were started, and which one this is cannot be told from the "
+                "environment; give --coordinator, --num_processes and --process_id"
+            )
     if not 0 <= index < count:
         raise ConfigError(f"--process_id={index} is not one of --num_processes={count}, from 0 on")
     Group(index, count).join(coordinator, timeout)
@@ -46,7 +51,10 @@ def join(options) -> None:
 
 def _several_hosts() -> bool:
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
-    return max(hosts, int(os.environ.get("SLURM_NTASKS", "1"))) > 1
+    # A shell of `salloc` has the number of tasks, and is none of them.
+    started = {"SLURM_PROCID", "OMPI_COMM_WORLD_RANK"} & os.environ.keys()
+    tasks = os.environ.get("SLURM_NTASKS", "") if started else ""
+    return max(hosts, int(tasks) if tasks.isdecimal() else 1) > 1
 
 
 def agree(options, config, overrides: dict[str, str]) -> None:
@@ -95,12 +103,13 @@ def connect_devices() -> None:
     group = ending.group
     (port, *_) = group.gather("jax", free_port() if group.lead else None)
     local = port if group.lead else relay(group.host, port)
+    anywhere = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
     # Signals are ours, and so is who is alive.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         f"127.0.0.1:{local}",
         group.count,
         group.index,
-        coordinator_bind_address=f"[::]:{port}",
+        coordinator_bind_address=f"{anywhere}:{port}",
         heartbeat_timeout_seconds=FOREVER,
     )

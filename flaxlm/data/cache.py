@@ -271,7 +271,7 @@ def _open_parts(directory: pathlib.Path, identity: dict) -> None:
     """Keep the parts of an interrupted build of the same cache, drop those of another."""
     marker = directory / "build.json"
     try:
-        same = parse_json(marker.read_bytes()) == identity
+        same = parse_json(marker.read_bytes(), whole=False) == identity
     except (OSError, ValueError):
         same = False
     if directory.is_symlink():  # none is ever made here

@@ -122,7 +122,7 @@ def read_manifest(directory: str | os.PathLike) -> dict:
     """Return a cache's manifest, itself verified; MissingInput where there is no cache."""
     path = pathlib.Path(directory) / MANIFEST
     try:
-        manifest = parse_json(path.read_bytes(), OWN)
+        manifest = parse_json(path.read_bytes(), OWN, whole=False)
     except OSError:
         fault = f"there is no token cache at {directory}; make one with python -m flaxlm tokenize"
         raise MissingInput(fault) from None

@@ -192,8 +192,9 @@ def files_of(found: Iterable[Source]) -> list[str]:
     names: list[str] = []
     for source in found:
         if source.format == "datasets" or os.path.isdir(source.path):
-            members = pathlib.Path(source.path).iterdir()
-            names += sorted(str(member) for member in members if member.is_file())
+            members = (path for path in pathlib.Path(source.path).iterdir() if path.is_file())
+            # What the `datasets` library keeps there of what was computed elsewhere is no data.
+            names += sorted(str(path) for path in members if not path.match("cache-*.arrow"))
         else:
             names.append(source.path)
     return names
@@ -323,8 +324,9 @@ def _rows(source: Source, config: DataConfig, progress) -> Iterator[Document]:
     for row in tables.rows(
         name, config.max_line_bytes, source.format, columns=[field], progress=progress
     ):
-        advice = {field: "set data.field to one of them"}
-        text = dataclasses.replace(row, advice=advice).string(field)
+        if field not in row.columns:
+            row = dataclasses.replace(row, advice={field: "set data.field to one of them"})
+        text = row.string(field)
         if "\0" in text and not config.strip_control:
             raise DataError(
                 f"{row.place}: character {text.index(chr(0))} of column {field!r} is NUL; set "

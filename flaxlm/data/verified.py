@@ -46,7 +46,7 @@ class Verified:
         self._known: dict[str, dict] = {}
         self._changed = False
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            contents = parse_json(self._path.read_bytes())
+            contents = parse_json(self._path.read_bytes(), whole=False)
             if contents["format"] == FORMAT:
                 self._known = dict(contents["files"])
 

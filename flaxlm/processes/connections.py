@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 
+STRANGER = 4096  # bytes that are read of a process before it has said which it is
 LOST = 20  # seconds after which TCP gives up a machine that answers nothing
 
 
@@ -14,7 +15,7 @@ class Peer:
     def __init__(self, connection: socket.socket):
         self.socket, self.index, self.silent = connection, -1, 0.0
         self.at = (0, 0, "the start")  # see `Group`
-        self._received, self._lock = b"", threading.Lock()
+        self._received, self._lock = bytearray(), threading.Lock()
         connection.settimeout(LOST)
         options = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
         options |= {"TCP_USER_TIMEOUT": LOST * 1000}  # milliseconds
@@ -34,8 +35,12 @@ class Peer:
             data = self.socket.recv(1 << 16)
         except OSError:
             data = b""
-        *lines, self._received = (self._received + data).split(b"\n")
-        return [json.loads(line) for line in lines] if data else None
+        self._received += data
+        if b"\n" not in data:  # a long line comes in parts: it is put together once
+            return None if not data or (self.index < 0 and len(self._received) > STRANGER) else []
+        *lines, rest = bytes(self._received).split(b"\n")
+        self._received = bytearray(rest)
+        return [json.loads(line) for line in lines]
 
 
 def free_port() -> int:

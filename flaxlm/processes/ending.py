@@ -1,6 +1,7 @@
 """The end of a process, from whichever thread: one `error:` line, then the exit code."""
 
 import _thread
+import contextlib
 import os
 import signal
 import sys
@@ -61,8 +62,10 @@ def say(message: str) -> bool:
     """Print the `error:` line of the process, whatever a library put into it, unless one stands."""
     if not _said.acquire(blocking=False):
         return False
-    cursor = "\033[?25h" if sys.stderr.isatty() else ""  # a bar has hidden it
-    print(f"{cursor}error: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+    cursor = "\033[?25h" if sys.stderr and sys.stderr.isatty() else ""  # a bar has hidden it
+    # Where nobody can be told, the exit code still tells.
+    with contextlib.suppress(OSError, AttributeError):
+        print(f"{cursor}error: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
     return True
 
 
@@ -76,5 +79,6 @@ def _unwind() -> None:
 def leave(code: int) -> None:
     """End the process at once, past what waits for threads and other processes at exit."""
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(OSError, AttributeError, ValueError):
+            stream.flush()
     os._exit(code)

@@ -160,18 +160,18 @@ class Group:
 
     def post(self, name: str, value) -> None:
         """Give a value under a name, and do not wait for the others."""
-        self._put(0, name, value) if self.lead else self._peers[0].send(put=[name, value])
+        self._put(0, name, value) if self.lead else self._tell(put=[name, value])
 
     def ask_stop(self) -> None:
         """Let all processes know that this one was asked to stop."""
-        self._stop(self.index) if self.lead else self._peers[0].send(stop=self.index)
+        self._stop(self.index) if self.lead else self._tell(stop=self.index)
 
     def blame(self, seconds: float) -> None:
         """End all because something of this process did not end; see `_blame`."""
         if self.lead or self._silent():
             self._blame(self.index, seconds, self._at())
         else:
-            self._peers[0].send(blame=[seconds, self._at()])
+            self._tell(blame=[seconds, self._at()])
             time.sleep(ending.GRACE)
             self._decide(Stuck.exit_code, f"process {self.index}: {late(seconds, pulse.what)}")
         ending.stay()
@@ -187,7 +187,7 @@ class Group:
     def end(self, code: int, line: str) -> None:
         """End all processes with a code and a line, unless another end came first."""
         if not self.lead and not self._ending:
-            self._peers[0].send(end=[code, line])
+            self._tell(end=[code, line])
             for _ in range(20):  # what process 0 says holds
                 time.sleep(0 if self._ending else ending.GRACE / 20)
         self._decide(code, line)
@@ -232,7 +232,7 @@ class Group:
             for message in messages or ():
                 for kind, value in message.items():
                     self._take(peer, kind, value)
-        except (ValueError, TypeError, AttributeError):  # a stranger who tries ports
+        except Exception:  # of a stranger who tries ports, whatever it sends
             messages = None
         if messages is None:
             self._selector.unregister(peer.socket)
@@ -245,7 +245,7 @@ class Group:
 
     def _take(self, peer: Peer, kind: str, value) -> None:
         if peer.index < 0 and kind != "hello":
-            raise ValueError("a stranger")
+            raise ValueError("whoever has not said which process it is has nothing to say")
         peer.silent = 0.0
         if kind == "hello":
             self._greet(peer, *value)
@@ -271,8 +271,9 @@ class Group:
         if wrong:
             line = f"process {index}: was started with {wrong}"
             peer.send(end=[ConfigError.exit_code, line])
-            self._decide(ConfigError.exit_code, line)
-            return
+            if len(self._peers) < self.count - 1:
+                self._decide(ConfigError.exit_code, line)
+            return  # a latecomer does not end those who are complete
         with self._changed:
             peer.index, self._peers[index] = index, peer
             self._changed.notify_all()
@@ -320,6 +321,7 @@ class Group:
         self._decide(Stuck.exit_code, f"process {behind}: {late(seconds, places[behind][2])}")
 
     def _tell(self, **message) -> None:
+        """Tell the others: process 0 all of them, each of them process 0; who left hears nothing."""
         for peer in list(self._peers.values()):
             peer.send(**message)
 

@@ -48,7 +48,9 @@ class Signals:
         reading, writing = self._pipe = os.pipe()
         os.set_blocking(writing, False)
         for number in NUMBERS:
-            ends.callback(signal.signal, number, signal.signal(number, self._handle))
+            # A shell has its background jobs ignore Ctrl-C, which is meant for those in front.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                ends.callback(signal.signal, number, signal.signal(number, self._handle))
         ends.callback(self._forget, writing)
         ends.callback(
             signal.set_wakeup_fd, signal.set_wakeup_fd(writing, warn_on_full_buffer=False)

@@ -44,7 +44,7 @@ def of(record: Manifest, path, now: dict[str, Any], rows: int) -> History:
     # The rules are those of the config, which does not say what was computed with them.
     then[MACHINE] = record.fingerprint | {"mesh": record.mesh, "rules": now[MACHINE]["rules"]}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        own = parse_json((path / CONFIG).read_bytes())
+        own = parse_json((path / CONFIG).read_bytes(), whole=False)
         names = (*DURATIONS, "batch_size", "length")
         train = {name: own["train"][name] for name in names}
         then[TOTAL] = TrainConfig(**train).total_steps(rows)

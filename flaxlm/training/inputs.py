@@ -270,7 +270,7 @@ class Inputs:
         if isinstance(before, dict):
             listed = {}
             with contextlib.suppress(OSError, ValueError):
-                listed = parse_json((saved.path(step) / data_record.FILE).read_bytes())
+                listed = parse_json((saved.path(step) / data_record.FILE).read_bytes(), whole=False)
             differ = data_record.differences(before, now, listed)
         elif before and not self.config.data.test_path:  # of before 2026-11-26: whole caches
             same = before == [source.hash for source in self.sources("train")]

@@ -78,7 +78,7 @@ class Manifest:
     def read(cls, directory: Path) -> "Manifest":
         """Read `directory/manifest.json`; raises Damaged if it is not what was written."""
         try:
-            body = parse_json((directory / NAME).read_bytes())
+            body = parse_json((directory / NAME).read_bytes(), whole=False)
             checksum, kind = body.pop("checksum"), body["format"]
         except FileNotFoundError:
             raise Damaged(f"{NAME} is missing") from None

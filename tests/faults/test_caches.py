@@ -239,3 +239,12 @@ def test_every_verb_that_reads_a_cache_says_65(corpus, tmp_path, compilation_cac
         assert f"{shard} does not match its manifest" in done.errors[0]
     done = line("generate", f"--workdir={run}", "--prompt=a", "--config.data.verify=True")
     assert done.code == 2 and "would have no effect in generate" in done.errors[0]
+
+
+def test_a_file_whose_name_is_not_utf_8_is_opened_again(tmp_path):
+    name = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt")
+    pathlib.Path(name).write_text("\n\n".join(f"row {i} of the text" for i in range(99)))
+    config = DataConfig(path=name, document="paragraph", workers=1)
+    made = prepare(config, tmp_path / "run")
+    assert prepare(config, tmp_path / "run") == made
+    assert shards.read_manifest(made)["source"]["files"][0]["path"] == name

@@ -14,7 +14,7 @@ import pytest
 from checkpoint_child import flip
 from faults import ALL, differences, facts
 
-FLIPS = 1000 if ALL else 18
+FLIPS = 1000 if ALL else 9
 SCRIPT = str(pathlib.Path(operations.__file__))
 KINDS = {  # of a file of a run, by the part of its path that tells
     "arrays": "/state/",

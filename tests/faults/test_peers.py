@@ -58,12 +58,13 @@ def start(tmp_path, text, run):
     """Return a function that starts the processes of a verb; all are ended with the test."""
     started: list[Running] = []
 
-    def command(verb, count, *flags, some=None, breaks=None, cwds=(), config=None, only=None):
+    def start(verb, count, *flags, some=None, breaks=None, cwds=(), config=None, only=None):
         """`some` and `breaks` are {index: flags, or what is broken}; `only` some are started."""
         own = verb == "train"
         (tmp_path / "recipe.json").write_text(json.dumps(config or recipe(text)))
         workdir = f"--workdir={tmp_path / 'run' if own else run}"
         port, commands = free_port(), []
+        start.port, start.commands = port, commands
         for index in range(count):
             slow = (LONG[verb], READY[verb].split()[1]) if not own and breaks is None else ()
             broke = (breaks or {}).get(index, slow)
@@ -79,7 +80,7 @@ def start(tmp_path, text, run):
         started.extend(place.start([commands[i] for i in chosen], 0, (), cwds))
         return started
 
-    yield command
+    yield start
     for one in started:
         one.signal(signal.SIGCONT)
         one.kill()
@@ -173,6 +174,7 @@ def test_one_fails(start, verb, count, hit, how):
     end_as_one(runs, {"refuse": 65, "fail": 70}[how], hit, "on purpose")
 
 
+@pytest.mark.skipif(not ALL, reason="half a minute, in make faults")
 @pytest.mark.parametrize(("count", "hit"), PAIRS)
 def test_one_hangs(start, count, hit):
     broken_one = {hit: ("flaxlm.sharding.to_global", "hang")}
@@ -240,6 +242,26 @@ def test_one_never_comes(start, missing):
 def test_two_are_the_same(start):
     runs = start("train", 3, only=[0, 1, 1])
     end_as_one(runs, 2, 1, "--process_id=1")
+
+
+STRANGERS = [b"GET / HTTP/1.0\n\n", b'{"end": [99, "bye"]}\n', b'{"put": ["9 x", 1]}\n' * 9]
+STRANGERS += [b'{"blame": [5, [0, 0, ""]]}\n', b"[" * 200_000 + b"\n", b"a" * 9999]
+
+
+def test_strangers_and_latecomers_are_not_heard(start, tmp_path):
+    runs = start("train", 2)
+    until_ready("train", runs)
+    for message in STRANGERS:
+        with socket.create_connection(("localhost", start.port)) as one:
+            one.sendall(message)
+            time.sleep(0.1)
+    (tmp_path / "late").mkdir()
+    (late,) = CommandLine(tmp_path / "late", cwd=tmp_path, seconds=60).start(start.commands[1:])
+    done = late.wait(60)
+    assert (done.code, len(done.errors)) == (2, 1) and "so was another" in done.err, done.err
+    runs[0].until_said("train 50/", 120)
+    runs[0].signal(signal.SIGTERM)
+    end_as_one(runs, 75, 0, "saved step")
 
 
 SIGNALS = [(*case, number) for case in CASES for number in (signal.SIGTERM, signal.SIGINT)]

@@ -11,6 +11,8 @@ import tiny_runs as tiny
 from command_line import CommandLine, trained
 from faults import ALL, selection
 
+from flaxlm.processes import signals
+
 SOON = 15.0  # seconds in which an end without a save has to come
 MODEL = dict(model=dict(vocab_size=281))
 LONG = tiny.recipe(
@@ -156,3 +158,13 @@ def test_an_evaluation_that_comes_along_is_not_stuck(start):
     done = start(breaks=slow, **changes, eval=evaluation).wait(100)
     assert done.code == 0, done.err
     assert done.err.count("broken: slow") > 2 + 2 * 8, "the evaluation was no longer than that"
+
+
+def test_what_a_shell_has_its_background_jobs_ignore_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals.listen():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -25,7 +25,7 @@ def operation(request, armed, tmp_path_factory):
     return request.param, Sweep(lambda place: shutil.copytree(ready, place), run, root)
 
 
-@pytest.mark.parametrize("fault", FAULTS if ALL else ["kill", "full"])
+@pytest.mark.parametrize("fault", FAULTS if ALL else ["full"])
 def test_every_point_of_an_operation(operation, count, fault):
     name, sweep = operation
     count(f"sweep of {name}", points=sweep.seen * ALL, faults=sweep.all([fault], 3))
