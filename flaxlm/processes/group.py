@@ -321,7 +321,7 @@ class Group:
         self._decide(Stuck.exit_code, f"process {behind}: {late(seconds, places[behind][2])}")
 
     def _tell(self, **message) -> None:
-        """Tell the others: process 0 all of them, each of them process 0; who left hears nothing."""
+        """Tell process 0, or where this is it all others; who left hears nothing."""
         for peer in list(self._peers.values()):
             peer.send(**message)
 
