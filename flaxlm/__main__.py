@@ -6,7 +6,6 @@ What a verb takes and does stands in `flaxlm/commands/`, a file and a row each.
 import importlib
 import logging
 import os
-import pathlib
 import sys
 import traceback
 import warnings
@@ -35,10 +34,10 @@ def set_up_jax(options) -> None:
     if options.platform and not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", options.platform)
     if not jax.config.jax_compilation_cache_dir:
-        home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-        path = pathlib.Path(home).expanduser() / "flaxlm" / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(path))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        home = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+        if not home.startswith("~"):  # a user of a container may have no home
+            jax.config.update("jax_compilation_cache_dir", os.path.join(home, "flaxlm", "xla"))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     sharding.make_room_for_collectives(several_processes=bool(ending.group))
     if ending.group:
         from flaxlm.commands.several import connect_devices

@@ -10,6 +10,7 @@ DEFENCE = "for who calls the function in Python; the command line refuses it bef
 REASONS = {
     "; choose one of: {}, --help": HELP,
     "--coordinator needs": SEVERAL,
+    "several processes were started, and which one": SEVERAL,
     "--{} needs --coordinator": SEVERAL,
     "pre-train, fine-tune": HELP,
     "usage: python -m flaxlm": HELP,

@@ -22,6 +22,7 @@ from flaxlm.training.config import task_defaults
 from flaxlm.training.metrics import report
 from flaxlm.training.newest import is_run
 from flaxlm.training.opened import INIT, open_run
+from flaxlm.training.workdir import probe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,5 +172,6 @@ def evaluate(config, workdir: pathlib.Path, split: str, checkpoint: str) -> dict
     source = (config, workdir, checkpoint)
     with Watchdog(config.train.stuck_after), open_run(*source, say=say) as run:
         run.inputs.agree([split])
+        probe(workdir)  # before the work whose results go there
         scores = examine(run.program, run.model.params, run.inputs, split, run.step)
         return scores | {"step": run.step}

@@ -73,7 +73,9 @@ class TokenCache:
         path = self.directory / f"{self.split}.{name}.npy"
         try:
             offsets = np.asarray(np.load(path, mmap_mode="r"))
-        except (OSError, ValueError, EOFError):
+        except OSError:  # of the system, as too many open files: the cache is not to blame
+            raise
+        except (ValueError, EOFError):
             raise damaged(path, "is no array of offsets") from None
         rising = offsets.ndim == 1 and len(offsets) and offsets.dtype == np.int64
         if not rising or offsets[0] < 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():

@@ -352,12 +352,15 @@ def read_run(run: str) -> dict:
     if not path.is_file() and own is None:
         raise MissingInput(f"{run} is not a run directory: there is no {path}")
     try:
+        if not path.is_file():  # a pipe would block
+            raise FileNotFoundError(path)
         recipe = as_today(read_json(path), path)
-    except (OSError, ConfigError):
+    except (OSError, ConfigError) as error:
         if own is None:
             raise
-        why = "could not be read" if path.exists() else "was missing"
-        warnings.warn(f"{path} {why}, and is that of {own[0]} again", stacklevel=1)
+        there = path.exists()
+        why, cause = "could not be read" if there else "was missing", f": {error}" * there
+        warnings.warn(f"{path} {why}, and is that of {own[0]} again{cause}", stacklevel=1)
         with contextlib.suppress(OSError):
             files.replace(path, (own[0] / CONFIG).read_bytes())
         return theirs()

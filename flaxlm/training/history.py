@@ -63,6 +63,7 @@ def promise(history: History, step: int, now: dict[str, Any], config: RunConfig)
     made = [part for part in history if part[0] < step]
     ends = [*(part[0] for part in made[1:]), *[step] * bool(made)]
     reasons, chosen = [], ""
+    every = config.eval.every
     for (first, then), end in zip(made, ends, strict=True):
         steps = f"steps {first + 1} to {end}"
         a, b = then[MACHINE], now[MACHINE]
@@ -81,19 +82,26 @@ def promise(history: History, step: int, now: dict[str, Any], config: RunConfig)
         if then[JUDGED] != now[JUDGED]:
             was = ", ".join(f"{key}={value}" for key, value in then[JUDGED].items())
             chosen = f"up to step {end} the best step was looked for with {was}"
+        # Where a shorter run ended it was judged, as the longer one is not.
+        if then[JUDGED] and end == then[TOTAL] != now[TOTAL] and (not every or end % every):
+            chosen = f"at step {end} the run of {end} steps was judged, at its end"
     if chosen and config.eval.patience:  # which it decides the end of
         reasons.append(chosen)
         chosen = ""
-    chosen = f"; {chosen}" * bool(chosen)
     if reasons:
+        chosen = f"; {chosen}" * bool(chosen)
         return f"same data order, not the same bits: {'; '.join(reasons)}{chosen}"
     deterministic = "--xla_gpu_deterministic_ops=true" in str(now[MACHINE].get("xla_flags", ""))
     if "cpu" not in str(now[MACHINE].get("device", "")).lower() and not deterministic:
         return (
             "same fingerprint; the same bits only with "
-            f"XLA_FLAGS=--xla_gpu_deterministic_ops=true (GPU) or fixed compiler choices{chosen}"
+            "XLA_FLAGS=--xla_gpu_deterministic_ops=true (GPU) or fixed compiler choices"
+            + f"; {chosen}"
+            * bool(chosen)
         )
-    return f"same fingerprint, the same bits: as if never interrupted{chosen}"
+    if chosen:
+        return f"same fingerprint, the same bits of the model, but another best step: {chosen}"
+    return "same fingerprint, the same bits: as if never interrupted"
 
 
 def _other_rate(config: OptimizerConfig, one: int, other: int, first: int, end: int) -> int | None:

@@ -62,8 +62,9 @@ class Rows(Log):
 
     def __init__(self, path: pathlib.Path, step: int):
         super().__init__(path)
-        with self.spared(), contextlib.suppress(FileNotFoundError):
-            self._tidy(path.read_bytes(), step)
+        with self.spared():
+            if path.is_file():
+                self._tidy(path.read_bytes(), step)
 
     def _tidy(self, data: bytes, step: int) -> None:
         rows, damaged = [], {}

@@ -158,7 +158,8 @@ def write_result(workdir: pathlib.Path, result: dict) -> bool:
         return False
     try:
         with locks.locked(path):
-            before = path.read_bytes() if path.exists() else b"{}"
+            before = b"" if path.is_fifo() else b"{}"  # which would block
+            before = path.read_bytes() if path.exists() and before else before
             try:
                 known = parse_json(before)
             except ValueError:
@@ -178,6 +179,6 @@ def write_result(workdir: pathlib.Path, result: dict) -> bool:
 
 
 def report(workdir: pathlib.Path, result: dict, title: str) -> None:
-    """Write `result.json` and print the table."""
-    write_result(workdir, result)
+    """Print the table and write `result.json`; what cannot be written has been seen."""
     table(result, title)
+    write_result(workdir, result)

@@ -175,7 +175,11 @@ def test_what_every_change_that_is_let_through_does_to_the_promise(text_run):
     assert "from step 1 on" in said(given() | {"optimizer": share},
                                     given(train_steps=12) | {"optimizer": share})  # fmt: skip
     often = said(before, given(eval_every=1) | {"optimizer": cosine})
-    assert f"{same}; up to step 4 the best step was looked for with eval.every=2" in often
+    other = "the same bits of the model, but another best step"
+    assert f"{other}: up to step 4 the best step was looked for with eval.every=2" in often
+    ended = said(given(train_steps=3) | {"optimizer": cosine}, longer, made=3)
+    assert ended.endswith(f"{other}: at step 3 the run of 3 steps was judged, at its end")
+    assert said(given(train_steps=4) | {"optimizer": cosine}, longer, made=4).endswith(same)
     early = given(eval_every=1, eval_patience=2) | {"optimizer": cosine}
     patient = given(eval_patience=2) | {"optimizer": cosine}
     assert "not the same bits: up to step 4 the best step was looked" in said(patient, early)
