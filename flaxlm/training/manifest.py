@@ -153,8 +153,13 @@ def fingerprint() -> dict[str, Any]:
     import jax
 
     devices, asked = jax.devices(), getattr(os, "sched_getaffinity", None)
-    threads = {"threads": os.environ["NPROC"]} if "NPROC" in os.environ else {}
-    return threads | {
+    unusual = {"threads": os.environ["NPROC"]} if "NPROC" in os.environ else {}
+    # Of JAX's settings those that decide numbers, where they are not its defaults.
+    usual = {"default_prng_impl": "threefry2x32", "threefry_partitionable": True}
+    for name, default in (usual | {"enable_x64": False}).items():
+        if (value := getattr(jax.config, f"jax_{name}")) != default:
+            unusual[name] = str(value)
+    return unusual | {
         "device": devices[0].device_kind,
         "devices": len(devices),
         "processes": jax.process_count(),
