@@ -16,6 +16,14 @@ counted: dict = collections.defaultdict(collections.Counter)
 
 
 @pytest.fixture(scope="session")
+def text(tmp_path_factory) -> str:
+    """Return a file of 500 paragraphs."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(f"Row {i} of the text, which is long enough.\n\n" for i in range(500)))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
 def text_run(tmp_path_factory, compilation_cache):
     """Return a folder with a run of 2 steps on text; see `resume_cases`."""
     return resume_cases.text_run_in(tmp_path_factory.mktemp("text"))

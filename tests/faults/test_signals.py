@@ -25,13 +25,6 @@ LONG = tiny.recipe(
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("".join(f"Row {i} of the text, which is long enough.\n\n" for i in range(500)))
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def run(tmp_path_factory, text):
     recipe = tiny.recipe(
         "recurrent",
