@@ -320,8 +320,8 @@ class Held:
 
     def __init__(self, path: str | os.PathLike):
         self.path, self.bytes = path, 0
-        packed = str(path).endswith((".gz", ".zst", ".parquet")) and os.path.isfile(path)
-        self.most = max(FREE, MOST_RATIO * os.path.getsize(path)) if packed else 1 << 62
+        self.packed = str(path).endswith((".gz", ".zst", ".parquet")) and os.path.isfile(path)
+        self.most = max(FREE, MOST_RATIO * os.path.getsize(path)) if self.packed else 1 << 62
 
     def add(self, size: int) -> None:
         """Count a line, or what a row is made to, of so many bytes; DataError of too many."""

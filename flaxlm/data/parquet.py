@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from flaxlm import files
 from flaxlm.errors import DataError, MissingInput
 
-BATCH = 64  # rows in memory at a time
+BATCH = 256  # rows in memory at a time
 LISTED = 4 << 20  # values in the lists of a row group, and files.MOST_RATIO for each byte on disk
 HEADERS = (1 << 12, 1 << 24)  # bytes that a page's header has, and may have
 
@@ -41,7 +41,7 @@ def batches(
             size, total = os.path.getsize(path), max(table.metadata.num_rows, 1)
             for group in range(table.metadata.num_row_groups):
                 rows = _rows_at_once(path, most, table.metadata, group, names)
-                for batch in table.iter_batches(rows, [group], columns=names):
+                for batch in table.iter_batches(rows, [group], names, use_threads=False):
                     progress(size * len(batch) // total)
                     yield batch
     except FileNotFoundError:

@@ -13,6 +13,7 @@ import pathlib
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from flaxlm import files
 from flaxlm.data import tables
@@ -145,8 +146,7 @@ class Source:
     document: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """A unit of text; `id` is its file, with `:` and line or row where a file holds several."""
 
     id: str
@@ -299,10 +299,11 @@ def _texts(source: Source, config: DataConfig, progress) -> Iterator[Document]:
     name, unit = source.path, source.document
     block: list[str] = []
     first, held = 1, files.Held(name)
+    counted = unit != "line" and held.packed
     for number, line in files.text_lines(
         name, config.max_line_bytes, progress, config.strip_control, whole=unit == "file"
     ):
-        if unit != "line":
+        if counted:
             held.add(len(line))
         if unit == "line":
             yield Document(f"{name}:{number}", line.rstrip("\r\n"))
@@ -325,7 +326,7 @@ def _rows(source: Source, config: DataConfig, progress) -> Iterator[Document]:
         name, config.max_line_bytes, source.format, columns=[field], progress=progress
     ):
         if field not in row.columns:
-            row = dataclasses.replace(row, advice={field: "set data.field to one of them"})
+            row.advice = {field: "set data.field to one of them"}
         text = row.string(field)
         if "\0" in text and not config.strip_control:
             raise DataError(

@@ -30,7 +30,11 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 TABLES = ("jsonl", *DELIMITERS, "parquet", "datasets")
 
 
-@dataclasses.dataclass(frozen=True)
+# What a Parquet file has as JSON has it.
+_PLAIN = {str, int, float, bool, type(None)}
+
+
+@dataclasses.dataclass  # not frozen, for it is made once a row, and that takes twice the time
 class Row:
     """One row: where it stands, and its columns by name.
 
@@ -60,7 +64,8 @@ class Row:
         value = self.columns[column]
         if not isinstance(value, str):
             raise DataError(f"{self.place}: column {column!r} holds {shown(value)}, not a text")
-        refuse_surrogates(value, f"{self.place}: column {column!r}")
+        if not value.isascii():
+            refuse_surrogates(value, f"{self.place}: column {column!r}")
         return value
 
 
@@ -102,7 +107,7 @@ def refuse_surrogates(value: object, place: str) -> None:
     """Raise DataError if a text in `value` holds half of a surrogate pair: no file can hold it."""
     if isinstance(value, str):
         try:
-            value.isascii() or value.encode()
+            value.encode()
         except UnicodeEncodeError as error:
             raise DataError(
                 f"{place}: character {error.start} is an unpaired surrogate, not Unicode text; "
@@ -133,6 +138,7 @@ def rows(
     skipped: list[str] | None = None,
     columns: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
+    made: type[Row] = Row,
 ) -> Iterator[Row]:
     """Yield the rows of one file, or of a `datasets` directory; `.gz` and `.zst` are unpacked.
 
@@ -145,6 +151,7 @@ def rows(
         are left out; without it, the first of them is refused.
       columns: those read of a Parquet file; all where these are none, or one is not there.
       progress: called with the number of bytes just read from disk.
+      made: what each row is made to.
     """
     choose("data.format", form, ("auto", *TABLES))
     form = format_of(path) if form == "auto" else form
@@ -156,27 +163,32 @@ def rows(
             f"{' or '.join(COMPRESSED)} if it is compressed"
         )
     if form in DELIMITERS:
-        yield from _delimited(path, most, form, header, skipped, progress)
+        for number, record in _delimited(path, most, form, header, skipped, progress):
+            yield made(path, number, record)
     elif header:
         raise DataError(
             f"task.columns names the columns of CSV and TSV files without a header; {path} is "
             f"{form}, which names its own"
         )
     elif form == "jsonl":
-        yield from _json(path, most, progress)
+        for number, record, where in _json(path, most, progress):
+            if not isinstance(record, dict):
+                raise DataError(
+                    f"{made(path, number, record, where).place} is not a JSON object but "
+                    f'{type(record).__name__}; each has to look like {{"text": "…", "label": "…"}}'
+                )
+            yield made(path, number, record, where)
     else:
-        read = _datasets if os.path.isdir(path) else _parquet
-        records = (
-            dict(zip(batch.schema.names, cells, strict=True))
-            for batch in read(path, most, columns, progress or (lambda count: None))
-            for cells in zip(*map(_values, batch.columns), strict=True)
-        )
-        for number, record in enumerate(records, 1):
-            yield Row(path, number, record, f"row {number}")
+        read, number = _datasets if os.path.isdir(path) else _parquet, 0
+        for batch in read(path, most, columns, progress or (lambda count: None)):
+            names = batch.schema.names
+            for cells in zip(*map(_values, batch.columns), strict=True):
+                number += 1
+                yield made(path, number, dict(zip(names, cells, strict=True)), f"row {number}")
 
 
-def _json(path: str, most: int, progress) -> Iterator[Row]:
-    """Yield the rows of JSON lines, or of one array."""
+def _json(path: str, most: int, progress) -> Iterator[tuple[int, object, str]]:
+    """Yield (number, value, what `Row.where` is) of JSON lines, or of the rows of one array."""
     lines = files.text_lines(path, most, progress, whole=True)
     first = True
     for number, line in lines:
@@ -186,22 +198,13 @@ def _json(path: str, most: int, progress) -> Iterator[Row]:
             for row, value in enumerate(json_rows.elements(path, most, following), 1):
                 if not isinstance(value, dict):
                     json_rows.refuse_short(path)
-                yield _object(Row(path, row, value, f"row {row}"))
+                yield row, value, f"row {row}"
         elif text:
-            yield _object(Row(path, number, json_rows.loads(text, path, number, most)))
+            yield number, json_rows.loads(text, path, number, most), ""
             first = False
 
 
-def _object(row: Row) -> Row:
-    if isinstance(row.columns, dict):
-        return row
-    raise DataError(
-        f"{row.place} is not a JSON object but {type(row.columns).__name__}; each has to look like "
-        '{"text": "…", "label": "…"}'
-    )
-
-
-def _delimited(path, most, form, header, skipped, progress) -> Iterator[Row]:
+def _delimited(path, most, form, header, skipped, progress) -> Iterator[tuple[int, dict]]:
     lines = files.bare_lines(path, most, progress)
     # In TSV a quotation mark is a character like any other (IANA's text/tab-separated-values).
     tabs = ((number, _split(line, path, number, most)) for number, line in lines if line)
@@ -218,7 +221,7 @@ def _delimited(path, most, form, header, skipped, progress) -> Iterator[Row]:
         elif named and cells == header:
             raise DataError(f"{place} names the columns itself; leave task.columns out")
         elif len(cells) == len(header):
-            yield Row(path, number, dict(zip(header, cells, strict=True)))
+            yield number, dict(zip(header, cells, strict=True))
         else:
             what = "task.columns" if named else "the header"
             wrong = (
@@ -309,7 +312,8 @@ def _reason(error: Exception) -> str:
 
 def _values(column) -> list:
     with contextlib.suppress(ValueError, OverflowError):  # of one of them
-        return [_plain(value) for value in column.to_pylist()]
+        values = column.to_pylist()
+        return values if _PLAIN.issuperset(map(type, values)) else list(map(_plain, values))
     values: list = []
     for scalar in column:
         try:

@@ -21,7 +21,7 @@ ROW = 400  # bytes that a record and an example take besides the texts
 ExampleOf = Callable[["Record"], Example]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Record(tables.Row):
     """A row of a supervised data set.
 
@@ -206,7 +206,8 @@ def records(
             values = record.columns.values()
             size = sum(len(value) for value in values if isinstance(value, str | list))
             held.add(size + ROW)
-            yield dataclasses.replace(record, name=name, advice=advice)
+            record.name, record.advice = name, advice
+            yield record
 
 
 def column_advice(task: Task, data: DataConfig, path: str) -> dict[str, str]:
@@ -246,9 +247,8 @@ def read_table(
     header: Sequence[str] = (),
     skipped: list[str] | None = None,
 ) -> Iterator[Record]:
-    """Yield the rows of one file, or of a `datasets` directory; see `tables.rows`."""
-    for row in tables.rows(path, max_line_bytes, form, header, skipped):
-        yield Record(**vars(row))
+    """Return the rows of one file, or of a `datasets` directory; see `tables.rows`."""
+    return tables.rows(path, max_line_bytes, form, header, skipped, made=Record)
 
 
 def in_directory(data: DataConfig, train: str, files: Sequence[str]) -> DataConfig:
