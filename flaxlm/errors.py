@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota, what a file may have
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of which no file is to blame
 BLOCK = 4096  # bytes; what a file system gives, to a directory too
 
 
@@ -74,6 +75,17 @@ class Interrupted(FlaxlmError):
     """The run was interrupted twice, and has not saved."""
 
     exit_code = 130
+
+
+def raise_scarce(error: Exception) -> None:
+    """Raise OSError where a reader lacked descriptors or memory, and the file is not to blame.
+
+    Whoever says of a file that it is damaged or cannot be read calls this first. Libraries in C++
+    have errors of their own, in whose text the system's stands.
+    """
+    for code in SCARCE:
+        if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+            raise OSError(code, os.strerror(code), getattr(error, "filename", None)) from None
 
 
 def cause_of(error: OSError, path: str | os.PathLike, needed: int = 0) -> str:

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from flaxlm.errors import FULL, DataError, MissingInput, NoRoom, Unsafe, cause_of
+from flaxlm.errors import FULL, DataError, MissingInput, NoRoom, Unsafe, cause_of, raise_scarce
 
 MARK = "\ufeff"  # of an encoding, at the beginning of a file: no text
 MOST_LINE_BYTES = 64 << 20
@@ -230,6 +230,7 @@ def opened(
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{name} is damaged or not gzip: {error}") from None
     except OSError as error:
+        raise_scarce(error)
         raise MissingInput(f"cannot read {name}: {error.strerror or error}") from None
 
 
@@ -383,4 +384,5 @@ def sha256(path: str | os.PathLike, most: int | None = None) -> str:
     except FileNotFoundError:
         raise MissingInput(f"{path} does not exist") from None
     except OSError as error:
+        raise_scarce(error)
         raise MissingInput(f"cannot read {path}: {error.strerror or error}") from None

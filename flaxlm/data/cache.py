@@ -27,7 +27,7 @@ from flaxlm.data.encode import Encoder, Job, Workers
 from flaxlm.data.sources import DataConfig, source_files
 from flaxlm.data.split import Cleaner, passes, split_documents
 from flaxlm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
-from flaxlm.errors import DataError, MissingInput, StorageError, Unsafe, cause_of
+from flaxlm.errors import DataError, MissingInput, StorageError, Unsafe, cause_of, raise_scarce
 from flaxlm.progress import Progress, note, pulse
 from flaxlm.untrusted import parse_json
 
@@ -220,6 +220,7 @@ def _reading(directory: pathlib.Path) -> Iterator[verified.Verified]:
     try:
         yield known
     except OSError as error:
+        raise_scarce(error)
         raise MissingInput(f"cannot read {error.filename}: {error.strerror}") from None
     finally:
         known.save()
@@ -272,7 +273,8 @@ def _open_parts(directory: pathlib.Path, identity: dict) -> None:
     marker = directory / "build.json"
     try:
         same = parse_json(marker.read_bytes(), whole=False) == identity
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        raise_scarce(error)
         same = False
     if directory.is_symlink():  # none is ever made here
         directory.unlink()

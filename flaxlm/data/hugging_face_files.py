@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from flaxlm.data import sentence_modules
 from flaxlm.data.sentence_piece import SentencePieceTokenizer
 from flaxlm.data.vocabulary import SPECIALS, Tokenizer
-from flaxlm.errors import DataError, FlaxlmError, MissingInput
+from flaxlm.errors import DataError, FlaxlmError, MissingInput, raise_scarce
 from flaxlm.untrusted import panics, parse_json
 
 LIMIT = 64 << 20  # bytes; a larger file is no tokenizer, that of Gemma 3 has half as many
@@ -206,6 +206,7 @@ def of_library(where: object, function: Callable, *arguments):
     except FlaxlmError:
         raise
     except Exception as error:
+        raise_scarce(error)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{where} is damaged or of an unknown kind: {reason}") from None
 
@@ -239,4 +240,5 @@ def read_bytes(path: pathlib.Path) -> bytes:
             raise DataError(f"{path} is larger than {LIMIT / 1e6:.0f} MB: that is no tokenizer")
         return path.read_bytes()
     except OSError as error:
+        raise_scarce(error)
         raise MissingInput(f"cannot read the tokenizer file {path}: {error.strerror}") from None

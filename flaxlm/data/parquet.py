@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from flaxlm import files
-from flaxlm.errors import DataError, MissingInput
+from flaxlm.errors import DataError, MissingInput, raise_scarce
 
 BATCH = 256  # rows in memory at a time
 LISTED = 4 << 20  # values in the lists of a row group, and files.MOST_RATIO for each byte on disk
@@ -47,6 +47,7 @@ def batches(
     except FileNotFoundError:
         raise MissingInput(f"{path} does not exist") from None
     except (pyarrow.ArrowException, OSError, OverflowError, MemoryError) as error:
+        raise_scarce(error)
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"{path} is damaged or not Parquet: {reason}") from None
 

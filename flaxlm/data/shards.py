@@ -19,7 +19,7 @@ from flaxlm import files
 from flaxlm.data import verified
 from flaxlm.data.encode import COUNTS
 from flaxlm.data.verified import damaged
-from flaxlm.errors import DataError, MissingInput, Unsafe, choose
+from flaxlm.errors import DataError, MissingInput, Unsafe, choose, raise_scarce
 from flaxlm.untrusted import parse_json
 
 FORMAT = 1
@@ -125,7 +125,8 @@ def read_manifest(directory: str | os.PathLike) -> dict:
     path = pathlib.Path(directory) / MANIFEST
     try:
         manifest = parse_json(path.read_bytes(), OWN, whole=False)
-    except OSError:
+    except OSError as error:
+        raise_scarce(error)
         fault = f"there is no token cache at {directory}; make one with python -m flaxlm tokenize"
         raise MissingInput(fault) from None
     except ValueError:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flaxlm import files
 from flaxlm.data import json_rows, parquet
-from flaxlm.errors import ConfigError, DataError, choose, nearest
+from flaxlm.errors import ConfigError, DataError, choose, nearest, raise_scarce
 
 # The format of a file whose name ends so.
 SUFFIXES = dict.fromkeys((".txt", ".text", ".md", ".py"), "text")
@@ -297,6 +297,7 @@ def _datasets(path, most, columns, progress) -> Iterator:
     try:
         table = datasets.load_from_disk(path)
     except Exception as error:  # the library's errors on damaged directories have no common type
+        raise_scarce(error)
         fault = f"{path} is not a readable `datasets` directory: {_reason(error)}"
         raise DataError(fault) from None
     size, total = sum(entry.stat().st_size for entry in os.scandir(path)), max(len(table), 1)

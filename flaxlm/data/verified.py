@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Mapping
 
 from flaxlm import files
-from flaxlm.errors import DataError
+from flaxlm.errors import DataError, raise_scarce
 from flaxlm.progress import Progress
 from flaxlm.untrusted import parse_json
 
@@ -125,6 +125,7 @@ def verify(directory: pathlib.Path, facts: Mapping[str, Mapping], whole: bool = 
                 if known.read(directory / name, progress.add) != facts[name]["sha256"]:
                     raise damaged(directory / name, "does not match its manifest")
     except OSError as error:
+        raise_scarce(error)
         path = pathlib.Path(error.filename or directory / name)
         raise damaged(path, f"cannot be read ({error.strerror})") from None
     finally:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from flaxlm.errors import DataError, MissingInput, Unsafe
+from flaxlm.errors import DataError, MissingInput, Unsafe, raise_scarce
 from flaxlm.untrusted import parse_json
 
 WHOLE = "model.safetensors"
@@ -68,6 +68,7 @@ class Tensors:
         try:
             names = sorted(os.listdir(directory))
         except OSError as error:
+            raise_scarce(error)
             raise MissingInput(f"cannot read {directory}: {error.strerror or error}") from None
         if WHOLE not in names and INDEX in names:
             self.infos, self._stamps = _indexed(directory)
@@ -184,6 +185,7 @@ def _checked(directory: pathlib.Path, name: str, why: str = "") -> pathlib.Path:
             )
         _need(stat.S_ISREG(path.stat().st_mode), f"{path} is no regular file")
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise_scarce(error)
         cause = getattr(error, "strerror", None) or error
         raise MissingInput(f"cannot read {path}{why}: {cause}") from None
     return path
@@ -200,6 +202,7 @@ def _opened(path: pathlib.Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
             _need(stat.S_ISREG(status.st_mode), f"{path} is no regular file")
             yield file, status
     except OSError as error:
+        raise_scarce(error)
         raise MissingInput(f"cannot read {path}: {error.strerror or error}") from None
 
 

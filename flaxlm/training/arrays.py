@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from flaxlm import tree
-from flaxlm.errors import Unsafe
+from flaxlm.errors import Unsafe, raise_scarce
 from flaxlm.processes import gather
 from flaxlm.training.manifest import Damaged, Leaf, Manifest
 
@@ -83,6 +83,7 @@ def read(directory: Path, abstract: Mapping[str, Any], partial: bool = False) ->
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # the device or the host is too small: the checkpoint is not to blame
     except Exception as error:
+        raise_scarce(error)
         raise Damaged(_blame(directory, abstract, error)) from error
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flaxlm.errors import raise_scarce
 from flaxlm.untrusted import parse_json
 
 NAME = "manifest.json"
@@ -83,6 +84,7 @@ class Manifest:
         except FileNotFoundError:
             raise Damaged(f"{NAME} is missing") from None
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise_scarce(error)
             raise Damaged(f"{NAME} cannot be read ({type(error).__name__})") from error
         if checksum != _checksum(body):
             raise Damaged(f"{NAME} is not what was written (its checksum differs)")
@@ -127,6 +129,7 @@ def verify_files(directory: Path, files: Mapping[str, str]) -> None:
         try:
             digest = _sha256(directory / name)
         except OSError as error:
+            raise_scarce(error)
             raise Damaged(f"file {name} cannot be read ({error.strerror})") from error
         if digest != expected:
             raise Damaged(f"file {name} is not what was written (its SHA-256 differs)")
