@@ -134,7 +134,8 @@ def test_a_resume_says_which_promise_holds(monkeypatch):
     config = from_dict(tiny.recipe("causal"))
 
     def said(then, now):
-        parts = ({"machine": part, "total_steps": 4, "judged": {}} for part in (then, now))
+        same = {"code": history.program(), "total_steps": 4, "judged": {}}
+        parts = (same | {"machine": part} for part in (then, now))
         return history.promise([[0, next(parts)]], 2, next(parts), config)
 
     monkeypatch.delenv("NPROC", raising=False)

@@ -1,22 +1,18 @@
 """Several processes of one command: they find each other, and see that all are told the same."""
 
 import dataclasses
-import hashlib
-import importlib.metadata
 import os
-import pathlib
-import platform
 import socket
 
 from flaxlm.errors import ConfigError, Unsafe
 from flaxlm.processes import ending
 from flaxlm.processes.connections import free_port, relay
 from flaxlm.processes.group import Group
+from flaxlm.training import manifest
 from flaxlm.training.values import changes
 
 JOIN_TIMEOUT = 300.0  # seconds
 FOREVER = 7 * 86400  # seconds: JAX's own heartbeat, which aborts all without a word, waits longer
-PACKAGE = pathlib.Path(__file__).parents[1]
 # What each process is told for itself: which it is, and where it sees the common directory.
 OWN = ("coordinator", "num_processes", "process_id", "join_timeout", "workdir")
 
@@ -62,7 +58,8 @@ def agree(options, config, overrides: dict[str, str]) -> None:
     group = ending.group
     if not group:
         return
-    if other := group.compare("code", code()):
+    libraries = {name: v for name, v in manifest.versions().items() if name != "flaxlm"}
+    if other := group.compare("code", manifest.code() | libraries):
         index, theirs, its = other
         names = sorted(theirs.keys() | its.keys())
         files = [name for name in names if theirs.get(name) != its.get(name)]
@@ -82,18 +79,6 @@ def agree(options, config, overrides: dict[str, str]) -> None:
             f"process {index}: was told other things than process 0: "
             f"{'; '.join(lines) or 'a key that changes no result'}; start the same command on all",
         )
-
-
-def code() -> dict[str, str]:
-    """Return {file of the package, or library: digest or version} of what runs here."""
-    paths = sorted(PACKAGE.rglob("*.py"))
-    digests = {
-        str(path.relative_to(PACKAGE)): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        for path in paths
-    }
-    libraries = ("jax", "jaxlib", "numpy", "orbax-checkpoint")
-    versions = {name: importlib.metadata.version(name) for name in libraries}
-    return digests | versions | {"python": platform.python_version()}
 
 
 def connect_devices() -> None:

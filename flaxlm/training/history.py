@@ -1,11 +1,12 @@
 """What the steps of a run were made with, and what a resume may promise of their bits.
 
 A checkpoint holds [[first step, facts], …]: from the state of a step on the run went with these
-facts, the machine's fingerprint and the settings that may change when it goes on. So a change is
-known of for good, and not only to the start that makes it.
+facts: the machine's fingerprint, the code, and the settings that may change when it goes on. So a
+change is known of for good, and not only to the start that makes it.
 """
 
 import contextlib
+import hashlib
 import json
 from typing import Any
 
@@ -20,7 +21,9 @@ from flaxlm.training.sections import DURATIONS, TrainConfig
 from flaxlm.untrusted import parse_json
 
 History = list  # of [first step, facts]
-MACHINE, TOTAL, JUDGED = "machine", "total_steps", "judged"
+MACHINE, CODE, TOTAL, JUDGED = "machine", "code", "total_steps", "judged"
+COMPUTING = ("flax", "optax", "numpy", "sentencepiece", "tokenizers")  # jax is in the fingerprint
+UNKNOWN = {"flaxlm": None}  # of checkpoints of before 2026-11-27: code that was another
 
 
 def facts(config: RunConfig, mesh, total: int) -> dict[str, Any]:
@@ -29,8 +32,19 @@ def facts(config: RunConfig, mesh, total: int) -> dict[str, Any]:
     judged = {}
     if config.eval.split:
         judged = {"eval.every": config.eval.every, "eval.batch_size": config.eval.batch_size}
-    parts = {MACHINE: manifest.fingerprint() | sharding, TOTAL: total, JUDGED: judged}
+    parts = {
+        MACHINE: manifest.fingerprint() | sharding,
+        CODE: program(),
+        TOTAL: total,
+        JUDGED: judged,
+    }
     return parse_json(json.dumps(parts))
+
+
+def program() -> dict[str, str]:
+    """Return the versions of the libraries that decide bits, and a digest of flaxlm's own files."""
+    own = hashlib.sha256(json.dumps(manifest.code()).encode()).hexdigest()[:12]
+    return {"flaxlm": own} | {n: v for n, v in manifest.versions().items() if n in COMPUTING}
 
 
 def of(record: Manifest, path, now: dict[str, Any], rows: int) -> History:
@@ -43,6 +57,7 @@ def of(record: Manifest, path, now: dict[str, Any], rows: int) -> History:
     then = dict(now)
     # The rules are those of the config, which does not say what was computed with them.
     then[MACHINE] = record.fingerprint | {"mesh": record.mesh, "rules": now[MACHINE]["rules"]}
+    then[CODE] = now[CODE] | {n: v for n, v in record.versions.items() if n in COMPUTING} | UNKNOWN
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         own = parse_json((path / CONFIG).read_bytes(), whole=False)
         names = (*DURATIONS, "batch_size", "length")
@@ -62,17 +77,15 @@ def promise(history: History, step: int, now: dict[str, Any], config: RunConfig)
     """Return one line: what a resume at `step` may promise, against a run with `now` throughout."""
     made = [part for part in history if part[0] < step]
     ends = [*(part[0] for part in made[1:]), *[step] * bool(made)]
-    reasons, chosen = [], ""
+    reasons, other_code, chosen = [], [], ""
     every = config.eval.every
     for (first, then), end in zip(made, ends, strict=True):
         steps = f"steps {first + 1} to {end}"
-        a, b = then[MACHINE], now[MACHINE]
-        changed = (
-            f"{n} {a.get(n)!r} → {b.get(n)!r}" for n in sorted({*a, *b}) if a.get(n) != b.get(n)
-        )
-        changed = ", ".join(changed)
-        if changed:
-            reasons.append(changed + f" (up to step {end})" * (end != step))
+        until = f" (up to step {end})" * (end != step)
+        if changed := _changes(then[MACHINE], now[MACHINE]):
+            reasons.append(changed + until)
+        if changed := _changes(then.get(CODE, now[CODE] | UNKNOWN), now[CODE]):
+            other_code.append(changed + until)
         other = _other_rate(config.optimizer, then[TOTAL], now[TOTAL], first, end)
         if other is not None:
             reasons.append(
@@ -88,8 +101,12 @@ def promise(history: History, step: int, now: dict[str, Any], config: RunConfig)
     if chosen and config.eval.patience:  # which it decides the end of
         reasons.append(chosen)
         chosen = ""
-    if reasons:
+    if reasons or other_code:
         chosen = f"; {chosen}" * bool(chosen)
+        if not reasons:
+            only = "same data order, and the same bits only if other code computes the same"
+            return f"{only}: {'; '.join(other_code)}{chosen}"
+        reasons += other_code
         return f"same data order, not the same bits: {'; '.join(reasons)}{chosen}"
     deterministic = "--xla_gpu_deterministic_ops=true" in str(now[MACHINE].get("xla_flags", ""))
     if "cpu" not in str(now[MACHINE].get("device", "")).lower() and not deterministic:
@@ -102,6 +119,12 @@ def promise(history: History, step: int, now: dict[str, Any], config: RunConfig)
     if chosen:
         return f"same fingerprint, the same bits of the model, but another best step: {chosen}"
     return "same fingerprint, the same bits: as if never interrupted"
+
+
+def _changes(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """Return what differs between two sets of facts, one `name old → new` after the other."""
+    differ = (n for n in sorted({*a, *b}) if a.get(n) != b.get(n))
+    return ", ".join(f"{n} {a.get(n)!r} → {b.get(n)!r}" for n in differ)
 
 
 def _other_rate(config: OptimizerConfig, one: int, other: int, first: int, end: int) -> int | None:

@@ -22,6 +22,8 @@ from flaxlm.untrusted import parse_json
 
 NAME = "manifest.json"
 FORMAT = 1
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
+LIBRARIES += ("tokenizers",)
 
 
 class Damaged(Exception):
@@ -136,10 +138,20 @@ def verify_files(directory: Path, files: Mapping[str, str]) -> None:
 
 
 @functools.cache
+def code() -> dict[str, str]:
+    """Return {file of the package: its digest} of the code that runs here."""
+    package = Path(__file__).parents[1]
+    return {
+        path.relative_to(package).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for path in sorted(package.rglob("*.py"))
+    }
+
+
+@functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of what computes and stores a state."""
+    """Return the versions of what reads data, computes and stores a state."""
     versions_of = {"python": platform.python_version()}
-    for name in ("flaxlm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
+    for name in ("flaxlm", *LIBRARIES):
         try:
             versions_of[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -7,13 +7,15 @@ import re
 import shutil
 import types
 
+import flax
 import pytest
 import tiny_runs as tiny
 from resume_cases import LINES, table, task_recipe, text_file, text_recipe
 
+import flaxlm
 from flaxlm.errors import Unsafe
 from flaxlm.train import train
-from flaxlm.training import history
+from flaxlm.training import history, manifest
 from flaxlm.training.config import from_dict
 from flaxlm.training.manifest import Manifest
 
@@ -193,8 +195,40 @@ def test_a_checkpoint_without_a_history_has_what_its_config_says(task_run):
     ((first, then),) = record.extra["history"]
     now = then | {"total_steps": 9}
     bare = dataclasses.replace(record, extra={})
-    assert first == 0 and history.of(bare, place, now, 40) == [[0, then]]
+    unknown = then | {"code": then["code"] | {"flaxlm": None}}
+    assert first == 0 and history.of(bare, place, now, 40) == [[0, unknown]]
     assert history.of(record, place, now, 40) == [[0, then]]
+
+
+def test_other_code_is_not_promised_to_compute_the_same(task_run):
+    """Neither other files of the package nor other libraries, nor code that is not known."""
+    record = Manifest.read(task_run / "run" / "checkpoints" / "step_00000002")
+    ((_, now),) = record.extra["history"]
+    config = from_dict(tiny.recipe("causal", eval={"split": ""}))
+
+    def said(**changed):
+        then = {**now, "code": now["code"] | changed}
+        return history.promise([[0, then]], 2, now, config)
+
+    assert now["code"]["flax"] == flax.__version__ and said().endswith("as if never interrupted")
+    only = "same data order, and the same bits only if other code computes the same: "
+    for changed in ({"flaxlm": "0123456789ab"}, {"flaxlm": None}, {"optax": "0.0.1"}):
+        ((name, before),) = changed.items()
+        assert said(**changed) == f"{only}{name} {before!r} → {now['code'][name]!r}"
+    unknown = {name: value for name, value in now.items() if name != "code"}
+    assert f"{only}flaxlm None → " in history.promise([[0, unknown]], 2, now, config)
+
+
+def test_a_line_of_code_changes_its_digest(monkeypatch, tmp_path):
+    shutil.copytree(pathlib.Path(flaxlm.__file__).parent, tmp_path / "flaxlm")
+    here = manifest.code()
+    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "flaxlm" / "training" / "manifest.py"))
+    before = manifest.code.__wrapped__()
+    with (tmp_path / "flaxlm" / "training" / "optimizer.py").open("a") as file:
+        file.write("\n")
+    after = manifest.code.__wrapped__()
+    assert before == here and before.keys() == after.keys()
+    assert [name for name in before if before[name] != after[name]] == ["training/optimizer.py"]
 
 
 def test_what_changed_twice_is_remembered():
