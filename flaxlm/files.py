@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from flaxlm.errors import FULL, DataError, MissingInput, NoRoom, Unsafe, cause_of, raise_scarce
+from flaxlm.untrusted import memory_of
 
 MARK = "\ufeff"  # of an encoding, at the beginning of a file: no text
 MOST_LINE_BYTES = 64 << 20
@@ -27,9 +28,9 @@ MOST_LINE_BYTES = 64 << 20
 WINDOW = 128 << 20  # bytes
 PIECE = 1 << 10  # bytes unpacked at a time: at most 32 MiB come of them
 # What is held in memory of a packed file as a whole may be so many times its size on disk, beyond
-# so many bytes. Text is packed to a fifth, lists of much the same rows to a hundredth.
-MOST_RATIO, FREE = 200, 128 << 20
-EACH = 100  # bytes that a line takes besides its characters
+# so many bytes. Text is packed to a fifth, rows of much the same texts to a twentieth; what they
+# are made to has some hundreds of bytes besides, where they are short.
+MOST_RATIO, FREE = 50, 128 << 20
 HEAD = 4096  # bytes that tell the encoding
 # Of UTF-32 before UTF-16, which in one byte order begins alike.
 WIDE_MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"))
@@ -324,13 +325,15 @@ class Held:
         self.packed = str(path).endswith((".gz", ".zst", ".parquet")) and os.path.isfile(path)
         self.most = max(FREE, MOST_RATIO * os.path.getsize(path)) if self.packed else 1 << 62
 
-    def add(self, size: int) -> None:
-        """Count a line, or what a row is made to, of so many bytes; DataError of too many."""
-        self.bytes += size + EACH
+    def add(self, value: object, besides: int = 0) -> None:
+        """Count what is held, a line or the values of a row; DataError of too much."""
+        if not self.packed:
+            return
+        self.bytes += memory_of(value) + besides
         if self.bytes > self.most:
             raise DataError(
-                f"{self.path} unpacks to more than {MOST_RATIO} times its size, as no data does; "
-                "if it is meant so, unpack it first"
+                f"{self.path} unpacks to more than {MOST_RATIO} times its size, and all of it is "
+                f"held in memory; if it is meant so, unpack it first, or write it as JSON lines"
             )
 
 

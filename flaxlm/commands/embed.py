@@ -52,7 +52,7 @@ def read_texts(path: str) -> list[str]:
     for row in records.read_table(path):
         # An empty text is one; anything else that is no text is named.
         texts.append("" if row.columns.get("text") == "" else row.text("text"))
-        held.add(len(texts[-1]))
+        held.add(texts[-1])
     if not texts:
         raise DataError(f"{path} holds no line to embed")
     return texts

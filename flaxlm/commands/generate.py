@@ -38,7 +38,7 @@ def run(options: Options, config) -> None:
             raise MissingInput(f"--prompts: there is no file {path}")
         held = Held(path)
         for _, line in bare_lines(path):
-            held.add(len(line))
+            held.add(line)
             prompts.append(line)
     if not prompts:
         raise ConfigError("nothing to generate from: give --prompt=TEXT or --prompts=FILE")

@@ -10,13 +10,14 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from flaxlm import files
 from flaxlm.errors import DataError, MissingInput, raise_scarce
 
 BATCH = 256  # rows in memory at a time
-LISTED = 4 << 20  # values in the lists of a row group, and files.MOST_RATIO for each byte on disk
+LISTED, PACKED = 4 << 20, 200  # values in the lists of a row group, and for each byte on disk
+PLAIN, DELTAS = 0, 7  # encodings: a text as it is, and by what is other than in the last one
 HEADERS = (1 << 12, 1 << 24)  # bytes that a page's header has, and may have
 
 
@@ -61,27 +62,70 @@ def _rows_at_once(path: str, most: int, metadata, group: int, names: Sequence[st
             if column.path_in_schema.partition(".")[0] not in names:
                 continue
             place = f"{path}, row group {group + 1}, column {column.path_in_schema!r}"
-            values = largest = 0
             starts = [column.dictionary_page_offset, column.data_page_offset]
             start = min((offset for offset in starts if offset), default=0)
-            for page, held in _pages(file, start, start + column.total_compressed_size, place):
-                values, largest = values + held, max(largest, page)
+            pages = list(_pages(file, start, start + column.total_compressed_size, place))
+            largest = max((page.unpacked for page in pages), default=0)
             if largest > most:
                 raise DataError(
                     f"{place}: a page unpacks to {largest:,} bytes, and {most:,} are the most; "
                     "write the file with smaller row groups"
                 )
-            nested = metadata.schema.column(number).max_repetition_level > 0
-            if nested and values > max(LISTED, files.MOST_RATIO * column.total_compressed_size):
-                raise DataError(f"{place}: {values:,} values in lists, of so few bytes on disk")
             if column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
                 # Each may be the largest one, and stands in memory as Arrow's and as Python's.
                 rows = min(rows, max(1, most // 4 // max(largest, 1)))
+            if metadata.schema.column(number).max_repetition_level == 0:
+                continue
+            values = sum(page.values for page in pages)
+            if values > max(LISTED, PACKED * column.total_compressed_size):
+                raise DataError(f"{place}: {values:,} values in lists, of so few bytes on disk")
+            repeated = sum(page.values for page in pages if page.encoding != PLAIN)
+            free = max(most // 2, PACKED * column.total_compressed_size)
+            if column.physical_type == "BYTE_ARRAY" and repeated * largest > free:
+                made = repeated * _widest(file, pages, column, largest)
+                if made > free:
+                    raise DataError(
+                        f"{place}: its lists may repeat a text of a dictionary up to {made:,} "
+                        "bytes; write the file without dictionaries (of pyarrow: "
+                        "use_dictionary=False), or with smaller row groups"
+                    )
     return rows
 
 
-def _pages(file: BinaryIO, start: int, end: int, place: str) -> Iterator[tuple[int, int]]:
-    """Yield (bytes unpacked, values) of each page, a dictionary's too, between two offsets."""
+def _widest(file: BinaryIO, pages: Sequence["Page"], column, largest: int) -> int:
+    """Return the bytes of the longest text that the pages of a column can repeat."""
+    import pyarrow
+
+    widest, codec = 0, column.compression.lower()
+    for page in pages:
+        if page.encoding == DELTAS:  # each text begins as the one before it
+            return largest
+        if page.dictionary:
+            file.seek(page.start)
+            data = file.read(page.packed)
+            if codec != "uncompressed":
+                codec = {"lz4": "lz4_raw"}.get(codec, codec)
+                data = pyarrow.decompress(data, page.unpacked, codec, asbytes=True)
+            at = 0
+            while at < len(data):
+                length = int.from_bytes(data[at : at + 4], "little")
+                widest, at = max(widest, length), at + 4 + length
+    return widest
+
+
+class Page(NamedTuple):
+    """Where a page's data lies, and what its header says."""
+
+    start: int
+    packed: int
+    unpacked: int
+    values: int  # none of a dictionary
+    encoding: int
+    dictionary: bool
+
+
+def _pages(file: BinaryIO, start: int, end: int, place: str) -> Iterator[Page]:
+    """Yield each page, a dictionary's too, between two offsets."""
     while start < end:
         for size in HEADERS:
             file.seek(start)
@@ -89,14 +133,18 @@ def _pages(file: BinaryIO, start: int, end: int, place: str) -> Iterator[tuple[i
             with contextlib.suppress(IndexError, KeyError, TypeError, RecursionError):
                 fields = header.struct()
                 unpacked, packed = fields[2], fields[3]
-                values = [fields[number][1] for number in (5, 7, 8) if number in fields]
+                kind = next((number for number in (5, 7, 8) if number in fields), 0)
+                values = fields[kind][1] if kind else 0
+                encoding = fields[kind][4 if kind == 8 else 2] if kind else PLAIN
                 break
         else:
             raise DataError(f"{place}: the header of a page is damaged")
-        if min(unpacked, packed, *values) < 0:
+        if min(unpacked, packed, values) < 0:
             raise DataError(f"{place}: the header of a page is damaged")
-        yield unpacked, 0 if 7 in fields else sum(values)
-        start += header.at + packed
+        start += header.at
+        held = values if kind != 7 else 0
+        yield Page(start, packed, unpacked, held, encoding, kind == 7)
+        start += packed
 
 
 class _Thrift:

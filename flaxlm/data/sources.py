@@ -299,12 +299,12 @@ def _texts(source: Source, config: DataConfig, progress) -> Iterator[Document]:
     name, unit = source.path, source.document
     block: list[str] = []
     first, held = 1, files.Held(name)
-    counted = unit != "line" and held.packed
+    counted = held.packed and unit != "line"
     for number, line in files.text_lines(
         name, config.max_line_bytes, progress, config.strip_control, whole=unit == "file"
     ):
         if counted:
-            held.add(len(line))
+            held.add(line, len(line))  # they are joined in the end
         if unit == "line":
             yield Document(f"{name}:{number}", line.rstrip("\r\n"))
         elif unit == "file" or line.strip():

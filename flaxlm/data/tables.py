@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import decimal
 import functools
+import glob
 import itertools
 import json
 import os
@@ -18,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flaxlm import files
-from flaxlm.data import json_rows, parquet
+from flaxlm.data import arrow, json_rows, parquet
 from flaxlm.errors import ConfigError, DataError, choose, nearest, raise_scarce
 
 # The format of a file whose name ends so.
@@ -295,7 +296,11 @@ def _datasets(path, most, columns, progress) -> Iterator:
             f"{path} is a `datasets` directory: pip install datasets, or save it as Parquet"
         ) from None
     try:
+        for name in glob.glob(os.path.join(glob.escape(path), "*.arrow")):
+            arrow.check_stream(name)
         table = datasets.load_from_disk(path)
+    except DataError:
+        raise
     except Exception as error:  # the library's errors on damaged directories have no common type
         raise_scarce(error)
         fault = f"{path} is not a readable `datasets` directory: {_reason(error)}"
@@ -304,7 +309,7 @@ def _datasets(path, most, columns, progress) -> Iterator:
     table = table.select_columns(_chosen(path, columns, table.column_names))
     for batch in table.with_format("arrow").iter(batch_size=parquet.BATCH):
         progress(size * len(batch) // total)
-        yield batch
+        yield from arrow.parts(batch)
 
 
 def _reason(error: Exception) -> str:

@@ -17,7 +17,7 @@ from flaxlm.tasks.task import SPLITS, Example, Examples, Task
 
 # Yields the rows of a file, given its path and the most bytes of a line.
 Reader = Callable[[str, int], Iterator["Record"]]
-ROW = 400  # bytes that a record and an example take besides the texts
+ROW = 200  # bytes that a record and an example take besides the values
 ExampleOf = Callable[["Record"], Example]
 
 
@@ -203,9 +203,7 @@ def records(
         name, advice = os.path.relpath(path, root), column_advice(task or Task(), data, path)
         held = files.Held(path)
         for record in read(path, data.max_line_bytes):
-            values = record.columns.values()
-            size = sum(len(value) for value in values if isinstance(value, str | list))
-            held.add(size + ROW)
+            held.add(record.columns, ROW)
             record.name, record.advice = name, advice
             yield record
 

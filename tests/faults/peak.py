@@ -31,6 +31,9 @@ def read(reader: str, path: str) -> None:
         "lines": lambda: documents("line"),
         "file": lambda: documents("file"),
         "paragraphs": lambda: documents("paragraph"),
+        "records": lambda: of("tasks.records", "records")(
+            of("data.sources", "DataConfig")(path=path), "train"
+        ),
         "conll": lambda: of("tasks.conll", "read")(path, most),
         "questions": lambda: of("tasks.squad_json", "read_questions")(path, most),
         "config": lambda: of("training.config", "read_json")(place),

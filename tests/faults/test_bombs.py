@@ -6,6 +6,7 @@ import pathlib
 import random
 import struct
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +15,7 @@ import zstandard
 from command_line import CommandLine
 from faults import ALL, selection
 
-from flaxlm.data import parquet
+from flaxlm.data import parquet, tables
 from flaxlm.errors import DataError
 
 SCRIPT = str(pathlib.Path(__file__).parent / "peak.py")
@@ -43,12 +44,14 @@ def packed(path, head: bytes, unit: bytes, total: int = GIGABYTES) -> pathlib.Pa
 
 # name: (ending, what stands first, what is repeated, reader, what the line says)
 ROW = b'{"text": "a b", "label": "x"}\n'
+CHAT = b'{"messages": [{"role": "user", "content": "' + b"a" * (1 << 16) + b'"}]}\n'
 PACKED = {
     "a line": ("txt", b"", b"a" * 99, "lines", "line 1 is longer than 67,108,864 bytes"),
-    "a document of lines": ("txt", b"", b"a b\n", "file", "more than 200 times its size"),
-    "a paragraph": ("txt", b"", b"a b\n", "paragraphs", "more than 200 times its size"),
+    "a document of lines": ("txt", b"", b"a b\n", "file", "more than 50 times its size"),
+    "a paragraph": ("txt", b"", b"a b\n", "paragraphs", "more than 50 times its size"),
     "a row": ("jsonl", b'{"text": "', b"a" * 99, "rows", "longer than 67,108,864 bytes"),
     "lists": ("jsonl", b'{"text": [', b"[],", "rows", "longer than 67,108,864 bytes"),
+    "chats": ("jsonl", b"", CHAT, "records", "more than 50 times its size"),
     "an array of lists": ("json", b"[[", b"[],\n", "rows", "row 1 is not JSON, or too long"),
     "an array of a text": ("json", b'["', b"a" * 99, "rows", "longer than 67,108,864 bytes"),
     "an object": ("json", b'{"data": [', b"{},\n", "questions", "longer than 67,108,864 bytes"),
@@ -63,7 +66,7 @@ PACKED = {
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory):
-    return CommandLine(tmp_path_factory.mktemp("bombs"), seconds=120)
+    return CommandLine(tmp_path_factory.mktemp("bombs"), seconds=300)
 
 
 def refused(line, code: int, message: str, *arguments: str) -> None:
@@ -107,6 +110,38 @@ def table(path, values, kind=None, **options):
     return path
 
 
+def test_texts_that_lists_repeat_are_counted_before_they_are_made(tmp_path, line):
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 3000, pa.int32()), ["a" * (1 << 20)])
+    path = tmp_path / "a.parquet"
+    lists = pa.ListArray.from_arrays(pa.array([0, 3000], pa.int32()), texts)
+    pq.write_table(pa.table({"text": lists}), path, store_schema=False)
+    assert path.stat().st_size < 100_000
+    refused(line, 65, "its lists may repeat a text of a dictionary", "read", "rows", str(path))
+    # Words that a page of a dictionary has by the thousand are no such texts.
+    rows = [[f"{n * n:x}" for n in range(i, i + 20)] * 5 for i in range(30_000)]
+    path = table(tmp_path / "b.parquet", rows)
+    assert [row.columns["text"] for row in tables.rows(str(path), 1 << 20)] == rows
+
+
+@pytest.mark.parametrize("kind", ["compressed", "dictionary", "views"])
+def test_a_datasets_directory_is_not_packed_within(kind, tmp_path, line):
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "set")
+    values = pa.array(["a" * (300 << 20)])
+    if kind == "dictionary":
+        values = pa.DictionaryArray.from_arrays(pa.array([0] * 900, pa.int32()), ["a" * UNIT])
+    elif kind == "views":
+        values = pa.array(["a" * UNIT], pa.string_view())
+    rows, (path,) = pa.table({"text": values}), (tmp_path / "set").glob("*.arrow")
+    options = pa.ipc.IpcWriteOptions(compression="zstd" if kind == "compressed" else None)
+    with (
+        pa.OSFile(str(path), "wb") as file,
+        pa.ipc.new_stream(file, rows.schema, options=options) as out,
+    ):
+        out.write_table(rows)
+    message = "is of type string_view" if kind == "views" else "is packed within"
+    refused(line, 65, message, "read", "rows", str(tmp_path / "set"))
+
+
 def lie(path, old: int, new: int) -> None:
     """Write another size into the header of a page, as long as the old one in Thrift's varints."""
 
@@ -143,7 +178,7 @@ def test_pages_of_parquet_are_looked_at_before_they_are_unpacked(tmp_path, line)
 def test_a_page_that_lies_about_its_size_is_refused(tmp_path):
     plain = dict(compression="zstd", use_dictionary=False, write_statistics=False)
     path = table(tmp_path / "a.parquet", ["a" * 300_000], **plain)
-    size = next(parquet._pages(path.open("rb"), 4, 5, "x"))[0]
+    size = next(parquet._pages(path.open("rb"), 4, 5, "x")).unpacked
     lie(path, size, 900_000)
     with pytest.raises(DataError, match="damaged or not Parquet"):
         list(parquet.batches(str(path), 0, lambda names: names, lambda count: None))
@@ -198,7 +233,7 @@ def test_the_verbs_refuse_bombs(tmp_path, line):
     run, long, ratio = (
         f"--workdir={tmp_path / 'run'}",
         "line 1 is longer than",
-        "200 times its size",
+        "50 times its size",
     )
     refused(line, 65, long, "tokenize", f"--config={tmp_path / 'lm.json'}", run)
     refused(line, 65, ratio, "train", f"--config={tmp_path / 'task.json'}", f"{run}2")

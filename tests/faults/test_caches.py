@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import types
 
+import datasets
 import numpy as np
 import pytest
 import tiny_runs as tiny
@@ -14,8 +15,8 @@ from command_line import CommandLine
 from flaxlm.data import cache, shards, verified
 from flaxlm.data.order import ConcatPlan
 from flaxlm.data.pipeline import Batches, EvalBatches, loader
-from flaxlm.data.sources import DataConfig
-from flaxlm.data.tokenizer import TokenizerConfig
+from flaxlm.data.sources import DataConfig, source_files
+from flaxlm.data.tokenizer import TokenizerConfig, load_tokenizer
 from flaxlm.errors import DataError
 from flaxlm.objectives import OBJECTIVES
 
@@ -248,3 +249,13 @@ def test_a_file_whose_name_is_not_utf_8_is_opened_again(tmp_path):
     made = prepare(config, tmp_path / "run")
     assert prepare(config, tmp_path / "run") == made
     assert shards.read_manifest(made)["source"]["files"][0]["path"] == name
+
+
+def test_what_the_datasets_library_keeps_of_computations_is_no_data(tmp_path):
+    datasets.Dataset.from_dict({"text": ["a b"] * 99}).save_to_disk(tmp_path / "set")
+    config = DataConfig(path=str(tmp_path / "set"), valid_fraction=0.0, workers=1)
+    made, names = prepare(config, tmp_path / "run"), source_files(config)
+    (tmp_path / "set" / "cache-0123456789abcdef.arrow").write_bytes(b"computed elsewhere")
+    assert source_files(config) == names
+    assert cache._current(made, config, load_tokenizer(tmp_path / "run" / "tokenizer"))
+    assert prepare(config, tmp_path / "run") == made
