@@ -22,7 +22,7 @@ test-isas: $(VENV)/.test
 
 faults: $(VENV)/.test
 	rm -f runs/faults/summary.json
-	FLAXLM_FAULTS=all $(RUN) -m pytest tests/faults
+	FLAXLM_FAULTS=all $(RUN) -m pytest --dist worksteal tests/faults
 	$(RUN) tests/faults/table.py
 
 parity: $(VENV)/.test

@@ -1,9 +1,11 @@
 """Commands under faults, and what `make faults` counted: runs/faults/summary.json."""
 
 import collections
+import datetime
 import json
 import os
 import pathlib
+import re
 
 import pytest
 import resume_cases
@@ -12,7 +14,7 @@ from command_line import CommandLine
 from faults import ALL
 
 SUMMARY = pathlib.Path(os.environ.get("FLAXLM_FAULTS_SUMMARY", "runs/faults/summary.json"))
-counted: dict = collections.defaultdict(collections.Counter)
+counted: dict = {}  # by test
 
 
 @pytest.fixture(scope="session")
@@ -55,21 +57,23 @@ def count(record_property):
 
 
 def pytest_runtest_logreport(report):
-    """Add up what tests counted, wherever they ran."""
-    if report.when != "call":
+    """Keep what a test counted, wherever it ran, or that there was one."""
+    file = re.search(r"faults/test_(\w+)\.py", report.nodeid)
+    if not file or report.skipped or (report.when != "call" and not report.failed):
         return
-    for name, value in report.user_properties:
-        if name == "faults":
-            row, figures = value
-            counted[row].update(figures)
-            counted[row]["tests"] += 0
-    rows = {value[0] for name, value in report.user_properties if name == "faults"}
-    for row in rows:
-        counted[row].update(tests=1, failed=int(report.failed), seconds=report.duration)
+    rows = [value for name, value in report.user_properties if name == "faults"]
+    rows = rows or [[file[1].replace("_", " "), {"tests": 1}]]
+    figures: dict = collections.defaultdict(collections.Counter)
+    for row, more in rows:
+        figures[row].update(more)
+    for row in figures.values():
+        row["seconds"] = round(report.duration / len(figures), 1)
+    run = {"failed": report.failed, "date": str(datetime.date.today())}
+    counted[report.nodeid] = run | {"rows": figures}
 
 
 def pytest_sessionfinish(session):
-    """Write the figures down, where everything was run: files of a part are joined to the rest."""
+    """Write down what every test counted, where everything was run, beside that of other runs."""
     if not ALL or not counted or hasattr(session.config, "workerinput"):
         return
     SUMMARY.parent.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,8 @@ def facts(root: pathlib.Path) -> dict:
             manifest = json.loads(path.read_bytes())
             found[name] = {k: v for k, v in manifest.items() if k not in ("saved", "checksum")}
         elif path.name == "glue.json":
-            found[name] = re.sub(r'"seconds": [0-9.]+', "", path.read_text())
+            times = r'"(seconds|resumed)": [^,}]*'  # of which part the seconds are: where killed
+            found[name] = re.sub(times, "", path.read_text())
         elif path.name == "metrics.jsonl":
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             speed = ("tokens_per_second", "mfu")

@@ -1,8 +1,12 @@
 """One operation on a directory, run under faults: `operations.py NAME DIRECTORY`.
 
+`operations.py reading DIRECTORY…` reads runs, several of them in one process.
+
 What the operation says of an error is one `error:` line and the exit code, as of a command.
 """
 
+import contextlib
+import io
 import json
 import pathlib
 import sys
@@ -143,25 +147,40 @@ def read(directory: pathlib.Path) -> None:
 
 
 OPERATIONS = {
-    "reading": (None, read),
     "a save": (prepare_save, save),
     "the best hand-over": (prepare_best, best),
     "tokenizing": (prepare_tokenize, tokenize),
     "a report": (prepare_report, report),
 }
 
-SWEPT = [name for name, (prepare, _) in OPERATIONS.items() if prepare]
 
-
-def main(name: str, directory: str, prepare: str = "") -> int:
+def run(operation, directory: str) -> int:
     """Run an operation, or what has to be there before it; return the exit code."""
     try:
-        OPERATIONS[name][0 if prepare else 1](pathlib.Path(directory))
+        operation(pathlib.Path(directory))
     except FlaxlmError as error:
         return fail(str(error), error.exit_code)
     except OSError as error:
         return fail(f"{error.filename or directory}: {error.strerror}", StorageError.exit_code)
     return 0
+
+
+def read_each(directories: list[str]) -> None:
+    """Read several runs; print a line for each: the exit code and what was printed where."""
+    for directory in directories:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run(read, directory)
+        print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+
+
+def main(name: str, *arguments: str) -> int:
+    """Run an operation on a directory, or with a second argument what has to be there before it."""
+    if name == "reading":
+        read_each(list(arguments))
+        return 0
+    prepare, operation = OPERATIONS[name]
+    return run(prepare if arguments[1:] else operation, arguments[0])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import functools
 import mmap
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -37,6 +38,12 @@ FAULTS = {
     "quota": {"action": FAIL, "error": errno.EDQUOT, "kinds": SPACE, "sticky": 1},
     "broken": {"action": FAIL, "error": errno.EIO, "sticky": 1},
 }
+
+
+def counts(fault: str, call: str) -> bool:
+    """Return whether a call, by name, is a point of a fault: a full disk refuses no renaming."""
+    only_names = re.match("rename|link|symlink|unlink|rmdir", call)
+    return "kinds" not in FAULTS[fault] or not only_names
 
 
 @functools.cache

@@ -13,15 +13,16 @@ from collections.abc import Sequence
 import shim
 from faults import ALL, differences, facts, leftovers
 
-FAULTS = [name for name in shim.FAULTS if name not in ("count", "signal")]
+# Two faults a point; killed after a call is killed before the next.
+KILLS, ERRORS = ["kill"], ["full", "eio", "short", "broken", "enospc", "quota"]
 # What may fail and the operation succeeds all the same: what is to be deleted stays, logs.
 OPTIONAL = re.compile(r"/\.trash-|/metrics\.jsonl|/tensorboard|/\.[^/]*\.lock|^unlink|^rmdir")
 
 
 def points(seen: int, number: int) -> list[int]:
-    """Return the points to fault: all of them and one more, or `number` evenly spread."""
+    """Return the points to fault: all of them, or `number` evenly spread."""
     if ALL or seen <= number:
-        return [*range(1, seen + 2)]
+        return [*range(1, seen + 1)]
     return sorted({1 + round(i * (seen - 1) / (number - 1)) for i in range(number)})
 
 
@@ -37,6 +38,15 @@ def judge(done, plan, fault: str) -> None:
         assert plan.seconds_since() < 10, place
         if fault in ("full", "short", "quota"):
             assert re.search(r"[\d,.]+ (bytes|MB|GB) (needed, .*free|free and)", done.err), place
+
+
+def layout(root: pathlib.Path) -> tuple:
+    """Return names and sizes of what lies below, without what differs from process to process."""
+    paths = sorted(root.rglob("*"))
+    own = re.compile(r"[0-9a-f]{9,}|(?<=\.)\d+(?=\.tmp$)")
+    names = [own.sub("#", path.relative_to(root).as_posix()) for path in paths]
+    sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
+    return tuple(sorted(zip(names, sizes, strict=True)))
 
 
 class Sweep:
@@ -55,21 +65,29 @@ class Sweep:
         with shim.Plan(self.place) as plan:
             done = run(self.place, plan)
         assert done.code == 0 and plan.seen, done.err
-        self.seen, self.wanted = plan.seen, facts(self.place)
+        self.calls, self.wanted = plan.points(), facts(self.place)
+        self.seen, self.left, self.restarts = plan.seen, set(), 0
         assert leftovers(self.place) == []
 
     def fault(self, fault: str, at: int) -> bool:
-        """Fault one point and start again; return whether there was such a point."""
+        """Fault one point and start again; return whether there was such a point.
+
+        What an earlier fault left as well was started from then: of each state once. Half of the
+        calls make none, they sync what was written, or open it.
+        """
         shutil.rmtree(self.place)
         self.start(self.place)
         with shim.Plan(self.place, fault, at) as plan:
             done = self.run(self.place, plan)
-            if not plan.fired:
-                assert done.code == 0, done.err
-                return False
-            judge(done, plan, fault)
-            again = self.run(self.place, None)
-            place = f"{fault} at {plan.what}, then {again.code}\n{again.err}"
+        if not plan.fired:
+            assert done.code == 0, done.err
+            return False
+        judge(done, plan, fault)
+        if (state := layout(self.place)) in self.left:
+            return True
+        self.left.add(state)
+        again, self.restarts = self.run(self.place, None), self.restarts + 1
+        place = f"{fault} at {plan.what}, then {again.code}\n{again.err}"
         assert again.code in self.again, place
         assert differences(facts(self.place), self.wanted) == [], place
         assert leftovers(self.place) == [], place
@@ -80,9 +98,12 @@ class Sweep:
 
         There may be a few more than were counted: threads do not always meet alike.
         """
-        at = fired = 0
+        fired = 0
         for at in points(self.seen, number):
-            fired += self.fault(faults[at % len(faults)], at)
-        while ALL and self.fault(faults[at % len(faults)], at):
+            meets = [f for f in faults if shim.counts(f, self.calls[at - 1])]
+            fault = meets[at % len(meets)]
+            fired += self.fault(fault, sum(shim.counts(fault, c) for c in self.calls[:at]))
+        (last, *_), at = [f for f in faults if shim.counts(f, "unlink")], self.seen + 1
+        while ALL and self.fault(last, at):
             at, fired = at + 1, fired + 1
         return fired

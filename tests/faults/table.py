@@ -1,6 +1,6 @@
 """Write the table of `make faults` into the README: `table.py [SUMMARY [README]]`."""
 
-import datetime
+import collections
 import json
 import os
 import pathlib
@@ -10,17 +10,42 @@ import sys
 BEGIN, END = "<!-- faults: tests/faults/table.py -->\n", "<!-- /faults -->"
 
 
+# How what is counted may have ended, of flips: in columns of their own.
+ENDED = ("refused", "said", "the same", "silent")
+
+
 def table(summary: dict) -> str:
-    """Return the table of what was counted, a row each, flips in one."""
-    lines = ["| faults | | outcome | minutes |", "|---|---|---|---|"]
-    for row, figures in sorted(summary.items()):
-        names = [n for n in figures if n not in ("tests", "failed", "seconds")]
-        counts = ", ".join(f"{figures[name]:,.0f} {name}" for name in sorted(names))
-        failed = figures.get("failed", 0)
-        result = f"{failed} tests failed" if failed else "all as promised"
-        lines.append(f"| {row} | {counts} | {result} | {figures.get('seconds', 0) / 60:.1f} |")
-    machine = f"{os.cpu_count()} cores, {os.uname().machine}, {datetime.date.today()}"
+    """Return the table of what the tests counted: a row for each kind of fault."""
+    rows: dict = collections.defaultdict(collections.Counter)
+    failed: collections.Counter = collections.Counter()
+    for run in summary.values():
+        for row, figures in run["rows"].items():
+            rows[row].update(figures)
+            failed[row] += run["failed"]
+    lines = ["| faults | tried | ended | minutes |", "|---|---|---|---|"]
+    for row, figures in sorted(rows.items()):
+        tried = counts(figures, [n for n in sorted(figures) if n not in (*ENDED, "seconds")])
+        ended = counts(figures, ENDED) or "as promised"
+        ended = f"**{failed[row]} tests failed**" if failed[row] else ended
+        lines.append(f"| {row} | {tried} | {ended} | {figures['seconds'] / 60:.1f} |")
+    dates = sorted({run["date"] for run in summary.values()})
+    machine = f"{os.cpu_count()} cores of {model()}, {', '.join(dates)}"
     return "\n".join(lines) + f"\n\n`make faults` on {machine}.\n"
+
+
+def counts(figures: dict, names) -> str:
+    """Return figures with their names, without those that are 0."""
+    return ", ".join(f"{figures[name]:,.0f} {name}" for name in names if figures.get(name))
+
+
+def model() -> str:
+    """Return the processor's name, or of what architecture it is."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
+    return re.sub(r"\((R|TM)\)", "", found[1]) if found else os.uname().machine
 
 
 def main(summary: str = "runs/faults/summary.json", readme: str = "README.md") -> None:

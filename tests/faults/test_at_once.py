@@ -26,7 +26,7 @@ def line(tmp_path_factory):
         "recurrent",
         model=dict(vocab_size=281, num_layers=1),
         data=dict(path="text.txt", document="paragraph", cache_dir="cache", **fractions),
-        train=dict(steps=40, batch_size=8, length=16),
+        train=dict(steps=20, batch_size=8, length=16),
         eval=dict(every=2, patience=99),  # readers take the best checkpoint, which moves on
         checkpoint=dict(every=1, keep=1),
     )
@@ -61,7 +61,7 @@ def test_ten_commands_at_once_on_one_run_are_right_or_refused(number, line, coun
     run, place = f"run-{number}", line.directory
     train = ("train", "--config=recipe.json")
     # Odd rounds meet a run that has not begun.
-    for workdir, steps in [("alone", "40")] * (number == 0) + [(run, "2")] * (number % 2 == 0):
+    for workdir, steps in [("alone", "20")] * (number == 0) + [(run, "2")] * (number % 2 == 0):
         done = line(*train, f"--workdir={workdir}", f"--config.train.steps={steps}")
         assert done.code == 0, done.err
     commands = commands_of(run, f"text-{number}")

@@ -6,10 +6,7 @@ import shutil
 import fault_recipes
 import pytest
 from faults import ALL
-from sweeps import Sweep
-
-# Every point is killed, and fails once: with another error from point to point.
-FAULTS = [["kill", "killed after"], ["full", "eio", "enospc", "short"]]
+from sweeps import ERRORS, KILLS, Sweep
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +48,10 @@ def commands(root) -> dict:
     }
 
 
-@pytest.mark.parametrize("name", list(commands(None)) if ALL else ["an evaluation"])
-def test_every_point_of_a_command(armed, ready, tmp_path, count, name):
-    begin, command = commands(ready)[name]
+@pytest.fixture(scope="module", params=list(commands(None)) if ALL else ["an evaluation"])
+def command(request, armed, ready, tmp_path_factory):
+    """Return the name of a command and its sweep."""
+    begin, arguments = commands(ready)[request.param]
 
     def start(place):
         if begin:
@@ -62,8 +60,14 @@ def test_every_point_of_a_command(armed, ready, tmp_path, count, name):
             place.mkdir()
 
     def run(place, plan):
-        return armed(*command(place), plan=plan)
+        return armed(*arguments(place), plan=plan)
 
-    sweep = Sweep(start, run, tmp_path, again=(0, 77) if name == "convert" else (0,))
-    for faults in FAULTS if ALL else [["kill"]]:
-        count(f"sweep of {name}", points=sweep.seen, faults=sweep.all(faults, 2))
+    again = (0, 77) if request.param == "convert" else (0,)
+    return request.param, Sweep(start, run, tmp_path_factory.mktemp("swept"), again)
+
+
+@pytest.mark.parametrize("faults", [KILLS, ERRORS] if ALL else [KILLS], ids=lambda f: f[0])
+def test_every_point_of_a_command(command, count, faults):
+    (name, sweep), before = command, command[1].restarts
+    figures = {"points": sweep.seen if faults[0] == "kill" else 0, "faults": sweep.all(faults, 2)}
+    count(f"sweep of {name}", restarts=sweep.restarts - before, **figures)

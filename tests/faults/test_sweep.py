@@ -6,12 +6,12 @@ import shutil
 import operations
 import pytest
 from faults import ALL
-from sweeps import FAULTS, Sweep
+from sweeps import ERRORS, KILLS, Sweep
 
 SCRIPT = str(pathlib.Path(operations.__file__))
 
 
-@pytest.fixture(scope="module", params=operations.SWEPT)
+@pytest.fixture(scope="module", params=list(operations.OPERATIONS))
 def operation(request, armed, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
     ready = root / "ready"
@@ -25,7 +25,8 @@ def operation(request, armed, tmp_path_factory):
     return request.param, Sweep(lambda place: shutil.copytree(ready, place), run, root)
 
 
-@pytest.mark.parametrize("fault", FAULTS if ALL else ["full"])
-def test_every_point_of_an_operation(operation, count, fault):
-    name, sweep = operation
-    count(f"sweep of {name}", points=sweep.seen * ALL, faults=sweep.all([fault], 3))
+@pytest.mark.parametrize("faults", [KILLS, ERRORS] if ALL else [["full"]], ids=lambda f: f[0])
+def test_every_point_of_an_operation(operation, count, faults):
+    (name, sweep), before = operation, operation[1].restarts
+    figures = {"points": sweep.seen if faults[0] == "kill" else 0, "faults": sweep.all(faults, 3)}
+    count(f"sweep of {name}", restarts=sweep.restarts - before, **figures)
