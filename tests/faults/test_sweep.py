@@ -25,7 +25,7 @@ def operation(request, armed, tmp_path_factory):
     return request.param, Sweep(lambda place: shutil.copytree(ready, place), run, root)
 
 
-@pytest.mark.parametrize("faults", [KILLS, ERRORS] if ALL else [["full"]], ids=lambda f: f[0])
+@pytest.mark.parametrize("faults", [KILLS, ERRORS] if ALL else [ERRORS], ids=lambda f: f[0])
 def test_every_point_of_an_operation(operation, count, faults):
     (name, sweep), before = operation, operation[1].restarts
     figures = {"points": sweep.seen if faults[0] == "kill" else 0, "faults": sweep.all(faults, 3)}
