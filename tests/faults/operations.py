@@ -8,8 +8,10 @@ What the operation says of an error is one `error:` line and the exit code, as o
 import contextlib
 import io
 import json
+import os
 import pathlib
 import sys
+import tempfile
 
 import numpy as np
 
@@ -167,11 +169,17 @@ def run(operation, directory: str) -> int:
 
 def read_each(directories: list[str]) -> None:
     """Read several runs; print a line for each: the exit code and what was printed where."""
+    whole = os.dup(2)
     for directory in directories:
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run(read, directory)
-        print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+        out = io.StringIO()
+        with tempfile.TemporaryFile() as err:
+            os.dup2(err.fileno(), 2)  # loggers keep the stream, and libraries know no other
+            with contextlib.redirect_stdout(out):
+                code = run(read, directory)
+            sys.stderr.flush()
+            os.dup2(whole, 2)
+            err.seek(0)
+            print(json.dumps([code, out.getvalue(), err.read().decode()]), flush=True)
 
 
 def main(name: str, *arguments: str) -> int:
