@@ -12,6 +12,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import traceback
 
 import numpy as np
 
@@ -156,30 +157,33 @@ OPERATIONS = {
 }
 
 
-def run(operation, directory: str) -> int:
-    """Run an operation, or what has to be there before it; return the exit code."""
+def run(operation, directory: str) -> tuple[int, str]:
+    """Run an operation, or what has to be there before it; return the exit code and the error."""
     try:
         operation(pathlib.Path(directory))
     except FlaxlmError as error:
-        return fail(str(error), error.exit_code)
+        return error.exit_code, str(error)
     except OSError as error:
-        return fail(f"{error.filename or directory}: {error.strerror}", StorageError.exit_code)
-    return 0
+        return StorageError.exit_code, f"{error.filename or directory}: {error.strerror}"
+    return 0, ""
 
 
 def read_each(directories: list[str]) -> None:
-    """Read several runs; print a line for each: the exit code and what was printed where."""
+    """Read several runs; print a line for each: exit code, error, what was printed where."""
     whole = os.dup(2)
     for directory in directories:
         out = io.StringIO()
         with tempfile.TemporaryFile() as err:
             os.dup2(err.fileno(), 2)  # loggers keep the stream, and libraries know no other
-            with contextlib.redirect_stdout(out):
-                code = run(read, directory)
+            try:
+                with contextlib.redirect_stdout(out):
+                    code, error = run(read, directory)
+            except Exception:
+                code, error = 70, traceback.format_exc()
             sys.stderr.flush()
             os.dup2(whole, 2)
             err.seek(0)
-            print(json.dumps([code, out.getvalue(), err.read().decode()]), flush=True)
+            print(json.dumps([code, error, out.getvalue(), err.read().decode()]), flush=True)
 
 
 def main(name: str, *arguments: str) -> int:
@@ -188,7 +192,8 @@ def main(name: str, *arguments: str) -> int:
         read_each(list(arguments))
         return 0
     prepare, operation = OPERATIONS[name]
-    return run(prepare if arguments[1:] else operation, arguments[0])
+    code, error = run(prepare if arguments[1:] else operation, arguments[0])
+    return fail(error, code) if code else 0
 
 
 if __name__ == "__main__":
