@@ -282,7 +282,7 @@ def save_pretrained(
       StorageError: the directory cannot be written.
     """
     path = pathlib.Path(directory)
-    old = {*path.glob("*.safetensors*"), *path.glob("config.json")}
+    old = {*path.glob("[!.]*.safetensors*"), *path.glob("config.json")}
     begun = path / UNFINISHED
     if old and not overwrite and not begun.exists():
         raise Unsafe(f"{path} holds a model already ({min(old).name}); take another directory")

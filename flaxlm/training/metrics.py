@@ -150,13 +150,14 @@ def folded(rows: dict) -> dict[str, str]:
 def write_result(workdir: pathlib.Path, result: dict) -> bool:
     """Merge `result` into the run directory's `result.json`; return whether that changed it.
 
-    What other verbs wrote there stays. A damaged file is moved aside. StorageError where it cannot
-    be written.
+    What other verbs wrote there stays, and what those that were killed left aside in the directory
+    goes. A damaged file is moved aside. StorageError where it cannot be written.
     """
     path = workdir / "result.json"
     if jax.process_index():
         return False
     try:
+        locks.sweep(workdir)
         with locks.locked(path):
             before = b"" if path.is_fifo() else b"{}"  # which would block
             before = path.read_bytes() if path.exists() and before else before

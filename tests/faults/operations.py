@@ -70,6 +70,7 @@ def best(directory: pathlib.Path) -> None:
     from flaxlm.training.workdir import Workdir
 
     with Workdir(directory), saver_of(directory) as saver:
+        saver.prune(saver.latest())  # as the loop does when it resumes
         if saver.latest() == 3:
             saver.save(3, state_of(3), {"valid/loss": -0.5})
         saver.save(4, state_of(4), {"valid/loss": 9.0})
