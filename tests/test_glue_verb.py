@@ -185,6 +185,14 @@ def test_killed_anywhere_and_started_again_ends_the_same(whole, data, init, tmp_
         assert entry["valid"] == expected[name]["valid"]
     assert result["tasks"]["cola"] == first["tasks"]["cola"]
 
+    # Figures that no report has are made again.
+    told = json.loads((workdir / "glue.json").read_text())
+    told["tasks"]["cola"]["valid"]["accuracy"] = 0.987
+    (workdir / "glue.json").write_text(json.dumps(told))
+    result = run(data, init, workdir)
+    assert trained == ["mnli", "cola"]
+    assert result["tasks"]["cola"]["valid"] == expected["cola"]["valid"]
+
     # A test file that comes later is answered, and nothing is trained again.
     more = tmp_path / "more"
     shutil.copytree(data, more)
@@ -193,9 +201,16 @@ def test_killed_anywhere_and_started_again_ends_the_same(whole, data, init, tmp_
     config = tmp_path / "again" / "mnli" / "config.json"
     config.write_text(config.read_text().replace(str(data), str(more)))
     result = run(more, init, tmp_path / "again", "--tasks=mnli")
-    assert trained == ["mnli", "mnli"]
+    assert trained == ["mnli", "cola", "mnli"]
     assert (tmp_path / "again" / "submission" / "MNLI-m.tsv").read_text().count("\n") == 2
     assert result["tasks"]["mnli"]["valid"] == expected["mnli"]["valid"]
+
+    # Other rows are refused by the run.
+    (more / "CoLA" / "dev.tsv").open("a").write("x\t1\t\tone more\n")
+    config = tmp_path / "again" / "cola" / "config.json"
+    config.write_text(config.read_text().replace(str(data), str(more)))
+    with pytest.raises(Unsafe, match="was trained on other data"):
+        run(more, init, tmp_path / "again", "--tasks=cola")
 
     # Other settings are another benchmark.
     with pytest.raises(Unsafe, match=r"optimizer.learning_rate: 0.01 -> 0.1"):

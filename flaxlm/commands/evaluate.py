@@ -13,11 +13,12 @@ from flaxlm.commands import recipe
 from flaxlm.commands.options import DATA, TRAINED, ProcessOptions, ReadOptions, Rule
 from flaxlm.data.sources import SPLITS, STDLIB, DataConfig, sources
 from flaxlm.errors import ConfigError, FlaxlmError, choose
-from flaxlm.evaluation.report import examine
+from flaxlm.evaluation.report import examine, place
 from flaxlm.processes import Watchdog
 from flaxlm.progress import say
 from flaxlm.tasks import TASKS
 from flaxlm.training import config as run_config
+from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import task_defaults
 from flaxlm.training.metrics import report
 from flaxlm.training.newest import is_run
@@ -167,11 +168,27 @@ def run(options: Options, config) -> None:
     report(options.place, result, f"evaluate: {options.place.name}, {part}")
 
 
+def told_apart(run, split: str) -> None:
+    """Warn where a split is not what the run was judged by: the report of that is replaced."""
+    inputs = run.inputs
+    saved = Checkpointer(inputs.workdir, read_only=True)
+    if run.step not in saved.committed():
+        return
+    if differ := inputs.other_data(saved, run.step, [split]):
+        name = place(inputs.workdir, inputs.config, split).name
+        warnings.warn(
+            f"the {split} split is not what the run was judged by ({'; '.join(differ)}): until "
+            f"`train` goes on with the run, result.json and evaluations/{name} are of this one",
+            stacklevel=1,
+        )
+
+
 def evaluate(config, workdir: pathlib.Path, split: str, checkpoint: str) -> dict:
     """Return `{split/metric: value}` of a run's checkpoint over a whole split."""
     source = (config, workdir, checkpoint)
     with Watchdog(config.train.stuck_after), open_run(*source, say=say) as run:
         run.inputs.agree([split])
         probe(workdir)  # before the work whose results go there
+        told_apart(run, split)
         scores = examine(run.program, run.model.params, run.inputs, split, run.step)
         return scores | {"step": run.step}

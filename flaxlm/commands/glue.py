@@ -8,8 +8,11 @@
 Tasks without a file to train on are listed with the reason.
 """
 
+import contextlib
 import copy
 import dataclasses
+import functools
+import glob
 import hashlib
 import json
 import pathlib
@@ -24,7 +27,7 @@ from flaxlm import files
 from flaxlm.commands import recipe
 from flaxlm.commands.evaluate import evaluate
 from flaxlm.commands.options import FreshOptions, ProcessOptions, RunOptions
-from flaxlm.errors import ConfigError, MissingInput, StorageError, cause_of, choose
+from flaxlm.errors import ConfigError, DataError, MissingInput, StorageError, cause_of, choose
 from flaxlm.evaluation import compare, report
 from flaxlm.processes import barrier
 from flaxlm.progress import Progress, clock, say, show
@@ -95,6 +98,14 @@ class Job:
     def identity(self) -> str:
         """A hash of the config: another one is another result."""
         return hashlib.sha256(self.config.to_json().encode()).hexdigest()
+
+    @functools.cached_property
+    def data(self) -> dict[str, list[str]]:
+        """The digests of the files of each split."""
+        return {
+            split: [files.sha256(name) for name in sorted(glob.glob(pattern))]
+            for split, pattern in self.splits.items()
+        }
 
 
 def run(options: Options, config_of: Callable) -> None:
@@ -257,11 +268,24 @@ def find_files(folder: pathlib.Path, part: str = "") -> dict[str, str]:
 
 
 def finished(job: Job, entry: dict | None, submission: pathlib.Path) -> bool:
-    """Return whether `glue.json` has a task's scores, of this config, and their files stand."""
-    there = [report.place(job.place, job.config, "valid") / "scores.json"]
-    if "test" in job.splits:
-        there.append(submission / GLUE[job.task].submission)
-    return bool(entry) and entry["config"] == job.identity and all(p.exists() for p in there)
+    """Return whether `glue.json` has a task's scores, of this config and data, as reported."""
+    if not entry or entry["config"] != job.identity:
+        return False
+    if "test" in job.splits and not (submission / GLUE[job.task].submission).exists():
+        return False
+    if entry.get("data", job.data) != job.data:  # one of before 2026-11-27 does not say it
+        return False
+    with contextlib.suppress(OSError, ValueError, DataError):
+        told = {split: _scores(job, split) for split in ("valid", "test") if split in entry}
+        return json.dumps(told) == json.dumps({split: entry[split] for split in told})
+    return False
+
+
+def _scores(job: Job, split: str) -> dict:
+    """Return the scores of a report, compared with its checksums; DataError where they differ."""
+    directory = report.place(job.place, job.config, split)
+    compare.check(directory)
+    return parse_json(compare.read(directory, "scores.json"))
 
 
 def score(job: Job, allow_missing: str) -> dict:
@@ -270,14 +294,13 @@ def score(job: Job, allow_missing: str) -> dict:
     resumed = job.train and Checkpointer(job.place, read_only=True).latest() is not None
     if job.train:
         train(job.config, job.place, allow_missing)
-    entry = {"config": job.identity, "resumed": resumed}
+    entry = {"config": job.identity, "data": job.data, "resumed": resumed}
     for split in ("valid", "test"):
         if split in job.splits:
             if split == "test" or not job.train:  # else training has left it
                 evaluate(job.config, job.place, split, "")
             barrier(f"{job.task} {split}")  # the first process writes it
-            place = report.place(job.place, job.config, split)
-            entry[split] = parse_json(compare.read(place, "scores.json"))
+            entry[split] = _scores(job, split)
     return entry | {"seconds": round(time.monotonic() - started, 1)}
 
 

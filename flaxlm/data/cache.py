@@ -16,7 +16,6 @@ import json
 import os
 import pathlib
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -296,7 +295,7 @@ def _encode_parts(config, cleaner, encoder, directory, progress):
         for items in _batches(split_documents(config, cleaner, progress)):
             splits.update(split for split, _ in items)
             parts.append(directory / f"{len(parts):06d}.npz")
-            if zipfile.is_zipfile(parts[-1]):  # it is there and complete
+            if verified.is_whole(parts[-1]):
                 continue
             waiting.append(Job(str(parts[-1]), items))
             if workers is None and len(waiting) > PARTS_IN_PROCESS and count > 1:

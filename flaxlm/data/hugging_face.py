@@ -274,4 +274,7 @@ def _library(text: bytes, where: str):
     library = hub.of_library(where, tokenizers.Tokenizer.from_buffer, text)
     library.no_truncation()
     library.no_padding()
+    # BPE dropout draws other pieces at each call: what a text becomes is a function of the text.
+    if getattr(library.model, "dropout", None):
+        library.model.dropout = None
     return library

@@ -15,6 +15,7 @@ import pathlib
 import random
 import socket
 import time
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 
@@ -136,3 +137,15 @@ def _same_block(path: pathlib.Path, block: int, checksum: int) -> bool:
     with open(path, "rb") as file:
         file.seek(block * BLOCK)
         return zlib.crc32(file.read(BLOCK)) == checksum
+
+
+def is_whole(path: pathlib.Path) -> bool:
+    """Return whether a part of an interrupted build is there, with the checksums it was given."""
+    try:
+        with zipfile.ZipFile(path) as part:
+            return part.testzip() is None
+    except FileNotFoundError:
+        return False
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError) as error:
+        raise_scarce(error)
+        return False

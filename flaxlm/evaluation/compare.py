@@ -135,7 +135,7 @@ def scores(reports: Sequence[pathlib.Path]) -> dict[str, list[float]]:
     """Return {score: its value of each seed}."""
     name = "scores.json"
     rows = [_parsed(read(report, name), report / name) for report in reports]
-    facts = ("step", "examples", "examples_read")
+    facts = ("step", "judged", "examples", "examples_read")
     names = [n for n in rows[0] if n not in facts and not n.endswith(("_low", "_high"))]
     return {name: [row[name] for row in rows] for name in names if all(name in r for r in rows)}
 

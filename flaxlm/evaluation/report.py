@@ -12,6 +12,7 @@ and `SHA256SUMS`, by which whoever reads a report checks it (or `sha256sum -c`).
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import pathlib
@@ -58,7 +59,7 @@ def examine(
     if evaluation.examples and jax.process_index() == 0:
         labels = getattr(config.objective, "labels", ())
         directory = place(inputs.workdir, config, split)
-        write(directory, evaluation, config.task, labels, step)
+        write(directory, evaluation, config.task, labels, step, digest_of(inputs, split))
         found = {row["row"]: row["mistake"] for row in rows(evaluation, config.task, labels)}
         if evaluation.golds[0] is None:
             compared = f" and nothing to compare with {config.baseline}" * bool(config.baseline)
@@ -67,8 +68,19 @@ def examine(
     return _named(inputs, split, evaluation.scores, found)
 
 
+def digest_of(inputs, split: str) -> str:
+    """Return a digest of what a split is read from and asked; other data has other scores."""
+    config = inputs.config
+    asked = [config.raw["task"], config.raw["objective"], config.train.length]
+    facts = [asked, {name: part.identity() for name, part in inputs.data([split]).items()}]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def stored(inputs, split: str, step: int) -> dict | None:
-    """Return what `examine` returned of a step, from the report it left; None: there is none."""
+    """Return what `examine` returned of a step, from the report it left; None: there is none.
+
+    Nor where `evaluate` has put that of other data in its place.
+    """
     directory = place(inputs.workdir, inputs.config, split)
     try:
         compare.check(directory)
@@ -79,6 +91,11 @@ def stored(inputs, split: str, step: int) -> dict | None:
         warnings.warn(str(damage), stacklevel=2)
         return None
     if not isinstance(scores, dict) or scores.pop("step", None) != step:
+        return None
+    if scores.pop("judged", None) not in (
+        None,
+        digest_of(inputs, split),
+    ):  # None: before 2026-11-27
         return None
     return _named(inputs, split, scores)
 
@@ -111,11 +128,13 @@ def write(
     task: Task,
     labels: Sequence[str] = (),
     step: int = 0,
+    data: str = "",
 ) -> None:
     """Write the report of a split, which appears whole, or the one before it stays.
 
     `labels` are the names of the classes, where answers are their ids; `step` is that of the
-    parameters. StorageError where the directory cannot be made or written.
+    parameters, `data` what `digest_of` returns. StorageError where the directory cannot be made or
+    written.
     """
     try:
         with locks.replacing_directory(directory) as aside:
@@ -128,7 +147,8 @@ def write(
                 decisions = task.decisions(evaluation.answers, evaluation.golds, labels)
                 if decisions is not None:
                     _pictures(aside, decisions, labels)
-            text = json.dumps(evaluation.scores | {"step": step}, indent=2, sort_keys=True)
+            told = evaluation.scores | {"step": step} | ({"judged": data} if data else {})
+            text = json.dumps(told, indent=2, sort_keys=True)
             files.replace(aside / "scores.json", f"{text}\n")
             made = sorted(path for path in aside.iterdir() if path.is_file())
             sums = "".join(f"{files.sha256(path)}  {path.name}\n" for path in made)

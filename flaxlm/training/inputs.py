@@ -266,12 +266,9 @@ class Inputs:
         step = saved.latest()
         if step is None:
             return
-        before, now = saved.manifest(step).extra.get("data"), self.data(self.trained_on)
+        before = saved.manifest(step).extra.get("data")
         if isinstance(before, dict):
-            listed = {}
-            with contextlib.suppress(OSError, ValueError):
-                listed = parse_json((saved.path(step) / data_record.FILE).read_bytes(), whole=False)
-            differ = data_record.differences(before, now, listed)
+            differ = self.other_data(saved, step, self.trained_on)
         elif before and not self.config.data.test_path:  # of before 2026-11-26: whole caches
             same = before == [source.hash for source in self.sources("train")]
             differ = [] if same else [f"{', '.join(self.config.data.paths)} holds other text"]
@@ -286,6 +283,15 @@ class Inputs:
                 f"has other batches from step 1 on: {'; '.join(differ)}. Restore what was read, or "
                 "take another run directory"
             )
+
+    def other_data(self, saved: Checkpointer, step: int, splits: Sequence[str]) -> list[str]:
+        """Return a line for each thing that tells splits from those that a checkpoint names."""
+        before, listed = saved.manifest(step).extra.get("data"), {}
+        with contextlib.suppress(OSError, ValueError):
+            listed = parse_json((saved.path(step) / data_record.FILE).read_bytes(), whole=False)
+        known = before if isinstance(before, dict) else {}
+        now = self.data([split for split in splits if split in known])
+        return data_record.differences(known, now, listed)
 
     def agree(self, splits: Sequence[str]) -> None:
         """End all processes where one reads other rows of splits than process 0."""

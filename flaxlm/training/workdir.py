@@ -6,6 +6,7 @@ Nothing here imports jax: the lock is taken before anything slow starts.
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -85,6 +86,12 @@ def probe(path: str | os.PathLike, nbytes: int = 0) -> None:
     The file system must report that much as free, and allocate the first `PROBE_BYTES` of it.
     """
     path = Path(path)
+    if found := re.search(r"[\[\\\ud800-\udfff]", str(path)):
+        what = repr(found[0]) if found[0] in "[\\" else "a byte that is no UTF-8"
+        raise StorageError(
+            f"{path}: checkpoints cannot be written where a path has {what} (the array store takes "
+            "it for a pattern, and loses what it wrote); rename it, or choose another run directory"
+        )
     # A whole fs block even for nbytes=0, so that a read-only directory shows.
     tried = max(4096, min(nbytes, PROBE_BYTES))
     target = path / PROBE
