@@ -68,7 +68,7 @@ def run(argv: list[str]) -> None:
         return
     join(options)
     options, config = settle(verb, options, spec, overrides)
-    agree(options, config, overrides)
+    agree(options, config)
     set_up_jax(options)
     command.run(options, config)
 

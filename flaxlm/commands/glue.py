@@ -29,7 +29,7 @@ from flaxlm.commands.evaluate import evaluate
 from flaxlm.commands.options import FreshOptions, ProcessOptions, RunOptions
 from flaxlm.errors import ConfigError, DataError, MissingInput, StorageError, cause_of, choose
 from flaxlm.evaluation import compare, report
-from flaxlm.processes import barrier
+from flaxlm.processes import Watchdog, barrier
 from flaxlm.progress import Progress, clock, say, show
 from flaxlm.tasks.glue import GLUE
 from flaxlm.train import train
@@ -81,6 +81,7 @@ class Options(RunOptions, FreshOptions, ProcessOptions):
             own["data"] = own.get("data", {}) | data
             return recipe.configure(own, overrides)
 
+        config_of.raw = copy.deepcopy(nested) | overrides
         return config_of
 
 
@@ -138,7 +139,8 @@ def glue(
     asked = [f"{name}: {skipped[name]}" for name in tasks if name in skipped]
     if asked or not jobs:
         raise MissingInput("; ".join(asked or [f"{n}: {why}" for n, why in skipped.items()]))
-    with Workdir(workdir, lock=jax.process_index() == 0):
+    stuck_after = max(job.config.train.stuck_after for job in jobs)
+    with Watchdog(stuck_after), Workdir(workdir, lock=jax.process_index() == 0):
         result = run_jobs(jobs, skipped, workdir, allow_missing)
     if jax.process_index() == 0:
         print_table(result)

@@ -1,5 +1,6 @@
 """Several processes of one command: they find each other, and see that all are told the same."""
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -34,7 +35,8 @@ def join(options) -> None:
         from jax._src.clusters import ClusterEnv
 
         asked = (coordinator, count, index, None, None, int(timeout))
-        coordinator, count, index, _ = ClusterEnv.auto_detect_unset_distributed_params(*asked)
+        with contextlib.suppress(ValueError, RuntimeError):  # what is set is no number, no address
+            coordinator, count, index, _ = ClusterEnv.auto_detect_unset_distributed_params(*asked)
         if None in (coordinator, count, index):
             raise ConfigError(
                 "several processes were started, and which one this is cannot be told from the "
@@ -53,7 +55,7 @@ def _several_hosts() -> bool:
     return max(hosts, int(tasks) if tasks.isdecimal() else 1) > 1
 
 
-def agree(options, config, overrides: dict[str, str]) -> None:
+def agree(options, config) -> None:
     """End all processes where one has other code, or was told other things, than process 0."""
     group = ending.group
     if not group:
@@ -70,14 +72,14 @@ def agree(options, config, overrides: dict[str, str]) -> None:
             "install the same on all",
         )
     flags = {f"--{k}": v for k, v in dataclasses.asdict(options).items() if k not in OWN}
-    told = {"flags": flags, "config": getattr(config, "raw", overrides)}
+    told = {"flags": flags, "config": config.raw}
     if other := group.compare("config", told):
         index, theirs, its = other
-        lines = [line for name in told for line in changes(theirs[name], its[name])]
+        lines = [line for name in told for line in changes(theirs[name], its[name], free=())]
         group.end(
             ConfigError.exit_code,
             f"process {index}: was told other things than process 0: "
-            f"{'; '.join(lines) or 'a key that changes no result'}; start the same command on all",
+            f"{'; '.join(lines)}; start the same command on all",
         )
 
 

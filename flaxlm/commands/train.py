@@ -12,6 +12,7 @@ from flaxlm.commands import STARTED
 from flaxlm.commands.options import FreshOptions, ProcessOptions, RunOptions
 from flaxlm.errors import ConfigError
 from flaxlm.evaluation import compare, report
+from flaxlm.processes import Watchdog
 from flaxlm.progress import say
 from flaxlm.train import train
 from flaxlm.training import metrics
@@ -81,7 +82,8 @@ def train_seeds(
             shared.append(make_train_step(config, mesh, total_steps))
         return dataclasses.replace(shared[0], config=config)
 
-    with Workdir(workdir, lock=jax.process_index() == 0):
+    watchdog = Watchdog(config.train.stuck_after)
+    with watchdog, Workdir(workdir, lock=jax.process_index() == 0):
         if jax.process_index() == 0:
             _record(config, workdir)
         for number in range(config.seeds):

@@ -11,8 +11,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
-from flaxlm.errors import Interrupted, Preempted
+from flaxlm.errors import FlaxlmError, Interrupted, Preempted
 from flaxlm.processes import ending
 from flaxlm.processes.group import current
 from flaxlm.progress import pulse
@@ -115,6 +116,17 @@ class Signals:
     def _insist(self) -> None:
         if not self.holding:
             ending.end(Preempted.exit_code, self.reason())
+
+    def unless_heard(self, error: FlaxlmError) -> Callable[[], None]:
+        """End a process of ours soon for an error that a thread met; return what keeps it alive.
+
+        The main thread, which is to raise the error, may be in a step that takes minutes.
+        """
+        timer = threading.Timer(ending.GRACE, ending.end, (error.exit_code, str(error)))
+        timer.daemon = True
+        if self._command:
+            timer.start()
+        return timer.cancel
 
     def reason(self) -> str:
         """Return the line of a process that had nothing to save."""

@@ -26,6 +26,7 @@ import numpy as np
 
 from flaxlm import files, tree
 from flaxlm.errors import MissingInput, StorageError, Unsafe, cause_of, choose
+from flaxlm.processes import signals
 from flaxlm.training import arrays, manifest, workdir
 from flaxlm.training.manifest import Damaged, Leaf, Manifest
 from flaxlm.training.store import SKIPPED, CheckpointConfig, Store, ranked
@@ -71,6 +72,7 @@ class Checkpointer(Store):
         self._primary = jax.process_index() == 0
         self._thread: threading.Thread | None = None
         self._failure: StorageError | None = None
+        self._unheard: Callable[[], None]  # with `_failure`: the main thread knows of it
         if not self.read_only and self._primary:
             self.open()
 
@@ -193,6 +195,7 @@ class Checkpointer(Store):
             if self._primary:
                 self.discard(record.step)
             self._failure = self._not_saved(record.step, nbytes, error)
+            self._unheard = signals.unless_heard(self._failure)
             return
         self.prune(record.step)
 
@@ -225,6 +228,7 @@ class Checkpointer(Store):
             self._thread = None
         if failure := self._failure:
             self._failure = None
+            self._unheard()
             raise failure
 
     def __enter__(self) -> "Checkpointer":

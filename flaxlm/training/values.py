@@ -50,12 +50,12 @@ def as_tuples(value):
     return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def changes(old: dict, new: dict, moved: bool = False) -> list[str]:
-    """Return a line for each key of a config that differs, but for those in `FREE`.
+def changes(old: dict, new: dict, moved: bool = False, free: tuple[str, ...] = FREE) -> list[str]:
+    """Return a line for each key of a config that differs, but for those that begin as in `free`.
 
     `moved`: whether those in `PLACES` may differ as well.
     """
-    lines, free = [], FREE + PLACES * moved
+    lines, free = [], free + PLACES * moved
     for section in sorted(old.keys() | new.keys()):
         before, after = old.get(section), new.get(section)
         if not isinstance(before, dict) or not isinstance(after, dict):

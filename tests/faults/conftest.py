@@ -1,16 +1,21 @@
 """Commands under faults, and what `make faults` counted: runs/faults/summary.json."""
 
 import collections
+<<<<<<< HEAD
 import datetime
+=======
+import functools
+>>>>>>> 7125544 (A fault befalls process 0 and another of two and four in every verb; any key that differs is named; a failed save ends a run in the midst of a step; glue has a watchdog between its trainings; tests of what was mended before)
 import json
 import os
 import pathlib
 import re
 
+import peers
 import pytest
 import resume_cases
 import shim
-from command_line import CommandLine
+from command_line import CommandLine, trained
 from faults import ALL
 
 SUMMARY = pathlib.Path(os.environ.get("FLAXLM_FAULTS_SUMMARY", "runs/faults/summary.json"))
@@ -35,6 +40,22 @@ def text_run(tmp_path_factory, compilation_cache):
 def task_run(tmp_path_factory, compilation_cache):
     """Return a folder with a run of 2 steps on a table."""
     return resume_cases.task_run_in(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="session")
+def read_run(tmp_path_factory, text, compilation_cache):
+    """Return a function that returns a run of one step on text, trained at its first call."""
+    return functools.cache(
+        lambda: trained(tmp_path_factory.mktemp("run"), peers.recipe(text, steps=1))[1]
+    )
+
+
+@pytest.fixture
+def several(tmp_path, text, read_run):
+    """Return what starts the processes of a verb; all are ended with the test."""
+    started = peers.Peers(tmp_path, text, read_run)
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="module")

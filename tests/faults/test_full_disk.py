@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 
+import broken
 import fault_recipes
 import pytest
 import shim
@@ -108,6 +109,19 @@ def test_a_disk_that_is_full_for_a_part_of_a_save(armed, saving, tmp_path, count
     assert armed(*command).code == 0
     assert differences(facts(tmp_path / "run"), wanted) == []
     count("full disks", disks=1)
+
+
+def test_a_step_that_takes_long_does_not_hold_up_the_end(armed, root, tmp_path):
+    path = recipe(root, checkpoint={"every": 2, "keep": 2}, eval={"split": ""})
+    place = "flaxlm.training.metrics.MetricWriter.pause"  # which comes after the save has begun
+    command = ["train", f"--config={path}", f"--workdir={tmp_path}/run"]
+    with shim.Plan(
+        tmp_path / "run/checkpoints/.writing-step_00000002/tokenizer", "full", 1
+    ) as plan:
+        done = armed(broken.__file__, place, "hang", *command, plan=plan)
+        assert plan.fired and plan.seconds_since() < 10
+    ended_full(done, tmp_path / "run")
+    assert "broken: hang" in done.err
 
 
 def test_every_other_verb_says_it_too(armed, root, tmp_path, count):

@@ -6,6 +6,7 @@ import pathlib
 import signal
 
 import broken
+import fault_recipes
 import pytest
 import tiny_runs as tiny
 from command_line import CommandLine, trained
@@ -141,6 +142,19 @@ def test_what_hangs_is_named(start, what):
     assert (done.code, len(done.errors)) == (71, 1), done.err
     assert "waited 3 s (train.stuck_after)" in done.errors[0]
     assert what in done.errors[0]
+
+
+def test_what_hangs_in_glue_between_its_trainings(start, tmp_path):
+    fault_recipes.write_data(tmp_path)
+    config = tiny.recipe("masked", model=tiny.QUICK | dict(vocab_size=281))
+    del config["objective"]
+    (tmp_path / "glue.json").write_text(json.dumps(config))
+    flags = [f"--data={tmp_path / 'glue'}", f"--config={tmp_path / 'glue.json'}", "--tasks=cola"]
+    flags += [f"--workdir={tmp_path / 'run'}", "--config.train.stuck_after=2"]
+    running = start("glue", *flags, breaks=("flaxlm.commands.glue.check_rows", "hang"))
+    done = running.wait(60)
+    assert (done.code, len(done.errors)) == (71, 1), done.err
+    assert "waited 2 s (train.stuck_after)" in done.errors[0]
 
 
 @pytest.mark.skipif(not ALL, reason="half a minute, in make faults")
