@@ -5,6 +5,7 @@ opens with Orbax alone. Orbax is imported on first use: it costs 0.2 s.
 """
 
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ from flaxlm.training.manifest import Damaged, Leaf, Manifest
 def _writing_context():
     from orbax.checkpoint import v1 as ocp
 
+    # Its threads log with a traceback what `result` raises, which is told in a line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     context = ocp.Context()
     saving = context.array.saving
     # Float mantissas hardly compress, and in plain bytes a flipped bit reaches the digest, which
