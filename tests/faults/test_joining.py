@@ -34,8 +34,10 @@ def test_one_is_told_other_things(several, what):
 
 
 def test_what_glue_is_told_is_its_recipe_and_what_is_typed():
-    told = glue.Options(workdir="w", data="d").configure({"train": {"steps": 1}}, {"seed": "2"}).raw
-    assert told == {"train": {"steps": 1}, "seed": "2"}
+    options = glue.Options(workdir="w", data="d", init="r")
+    nested = options.default_recipe()
+    told = options.configure(nested, {"seed": "2"}).raw
+    assert told == nested | {"seed": "2"} and json.dumps(told)
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
@@ -111,7 +113,7 @@ def test_strangers_and_latecomers_are_not_heard(several, tmp_path):
     (late,) = CommandLine(tmp_path / "late", cwd=tmp_path, seconds=60).start(several.commands[1:])
     done = late.wait(60)
     assert (done.code, len(done.errors)) == (2, 1) and "so was another" in done.err, done.err
-    runs[0].until_said("train 50/", 120)
+    runs[0].until_said("train 20/", 120)
     runs[0].signal(signal.SIGTERM)
     end_as_one(runs, 75, 0, "saved step")
 

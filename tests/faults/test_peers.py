@@ -97,7 +97,8 @@ def test_one_is_asked_to_stop(several, verb, count, hit, number):
         assert "nothing to be saved" in line
 
 
-@pytest.mark.parametrize("hit", [0, 1] if ALL else [0])
+@pytest.mark.skipif(not ALL, reason="half a minute, in make faults")
+@pytest.mark.parametrize("hit", [0, 1])
 def test_a_save_that_fails_is_not_said_to_be_one(several, hit):
     breaks = {0: ("flaxlm.training.store.Store.commit", "refuse")}
     runs = several.start("train", 2, breaks=breaks)
@@ -141,6 +142,7 @@ def test_one_is_asked_to_stop_while_it_waits_for_the_others(several):
     assert "the wait for the other processes" in done.errors[0]
 
 
+@pytest.mark.skipif(not ALL, reason="half a minute, in make faults")
 def test_one_whose_lines_cannot_be_written_ends_with_the_others(several):
     runs = several.start("train", 2, breaks={1: ("flaxlm.train.Loop.run", "mute")})
     until_ready("train", runs)
