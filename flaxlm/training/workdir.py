@@ -94,7 +94,7 @@ def probe(path: str | os.PathLike, nbytes: int = 0) -> None:
         )
     # A whole fs block even for nbytes=0, so that a read-only directory shows.
     tried = max(4096, min(nbytes, PROBE_BYTES))
-    target = path / PROBE
+    target = files.aside_of(path / PROBE.strip("."))  # several may try at once
     try:
         path.mkdir(parents=True, exist_ok=True)
         require_space(path, nbytes)

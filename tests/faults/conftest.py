@@ -1,11 +1,8 @@
 """Commands under faults, and what `make faults` counted: runs/faults/summary.json."""
 
 import collections
-<<<<<<< HEAD
 import datetime
-=======
 import functools
->>>>>>> 7125544 (A fault befalls process 0 and another of two and four in every verb; any key that differs is named; a failed save ends a run in the midst of a step; glue has a watchdog between its trainings; tests of what was mended before)
 import json
 import os
 import pathlib
