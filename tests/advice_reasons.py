@@ -56,6 +56,7 @@ REASONS = {
     "training pairs have a score of": FACT,
     "waited {} s (train.stuck_after)": MACHINE,
     "has not answered for {} s (train.stuck_after)": PEERS,
+    "has not answered as process 0": PEERS,
     "--coordinator={}": PEERS,
     "{} within {} s (--join_timeout)": PEERS,
     "process 0 cannot be reached": PEERS,

@@ -88,6 +88,13 @@ def connect_devices() -> None:
     import jax
 
     group = ending.group
+    if other := group.compare("settings of JAX", manifest.settings()):
+        index, theirs, its = other
+        group.end(
+            ConfigError.exit_code,
+            f"process {index}: has other settings than process 0: "
+            f"{'; '.join(changes(theirs, its, free=()))}; set the same in the environment of all",
+        )
     (port, *_) = group.gather("jax", free_port() if group.lead else None)
     local = port if group.lead else relay(group.host, port)
     anywhere = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"

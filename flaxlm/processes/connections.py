@@ -14,6 +14,7 @@ class Peer:
 
     def __init__(self, connection: socket.socket):
         self.socket, self.index, self.silent = connection, -1, 0.0
+        self.heard = False  # whether it has ever said anything
         self.at = (0, 0, "the start")  # see `Group`
         self._received, self._lock = bytearray(), threading.Lock()
         connection.settimeout(LOST)

@@ -110,6 +110,16 @@ class Group:
         peer.send(hello=[self.index, self.count])
         self._selector.register(connection, selectors.EVENT_READ, peer)
         self._start()
+        while not peer.heard:  # something else may listen there, or process 0 be stopped
+            time.sleep(0.02)
+            if time.monotonic() > deadline:
+                self._decide(
+                    Preempted.exit_code,
+                    f"process {self.index}: who listens at {host}:{port} has not answered as "
+                    f"process 0 within {deadline - began:.0f} s (--join_timeout); see whether it "
+                    "was started there, and start the same command again on all",
+                )
+                ending.stay()
 
     def _await_all(self, deadline: float, where: str) -> None:
         with self._changed:
@@ -246,7 +256,7 @@ class Group:
     def _take(self, peer: Peer, kind: str, value) -> None:
         if peer.index < 0 and kind != "hello":
             raise ValueError("whoever has not said which process it is has nothing to say")
-        peer.silent = 0.0
+        peer.silent, peer.heard = 0.0, True
         if kind == "hello":
             self._greet(peer, *value)
         elif kind == "at":
@@ -277,6 +287,7 @@ class Group:
         with self._changed:
             peer.index, self._peers[index] = index, peer
             self._changed.notify_all()
+        peer.send(at=self._at())  # so that it knows whom it has found
 
     def _put(self, index: int, name: str, value) -> None:
         with self._changed:

@@ -169,21 +169,31 @@ def fingerprint() -> dict[str, Any]:
 
     devices, asked = jax.devices(), getattr(os, "sched_getaffinity", None)
     unusual = {"threads": os.environ["NPROC"]} if "NPROC" in os.environ else {}
-    # Of JAX's settings those that decide numbers, where they are not its defaults.
+    return (
+        unusual
+        | settings()
+        | {
+            "device": devices[0].device_kind,
+            "devices": len(devices),
+            "processes": jax.process_count(),
+            "cores": len(asked(0)) if asked else os.cpu_count(),
+            "isa": _isa(),
+            "jax": jax.__version__,
+            "jaxlib": importlib.metadata.version("jaxlib"),
+        }
+    )
+
+
+def settings() -> dict[str, str]:
+    """Return the settings of JAX and XLA that decide numbers; of some only what is no default."""
+    import jax
+
     usual = {"default_prng_impl": "threefry2x32", "threefry_partitionable": True}
-    for name, default in (usual | {"enable_x64": False}).items():
-        if (value := getattr(jax.config, f"jax_{name}")) != default:
-            unusual[name] = str(value)
+    values = {name: getattr(jax.config, f"jax_{name}") for name in (*usual, "enable_x64")}
+    unusual = {n: str(v) for n, v in values.items() if v != usual.get(n, False)}
     return unusual | {
-        "device": devices[0].device_kind,
-        "devices": len(devices),
-        "processes": jax.process_count(),
-        "cores": len(asked(0)) if asked else os.cpu_count(),
-        "isa": _isa(),
         "xla_flags": " ".join(sorted(os.environ.get("XLA_FLAGS", "").split())),
         "matmul_precision": str(jax.config.jax_default_matmul_precision),
-        "jax": jax.__version__,
-        "jaxlib": importlib.metadata.version("jaxlib"),
     }
 
 

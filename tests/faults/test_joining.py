@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 
+import jax
 import pytest
 import tiny_runs as tiny
 from command_line import CommandLine
@@ -17,6 +18,7 @@ from flaxlm.commands import several as joining
 from flaxlm.commands.options import ProcessOptions
 from flaxlm.errors import ConfigError
 from flaxlm.processes.connections import STRANGER, Peer, free_port
+from flaxlm.training import manifest
 
 TOLD = {
     "train": (["--config.optimizer.learning_rate=0.5"], "optimizer.learning_rate: 0.01 -> 0.5"),
@@ -31,6 +33,23 @@ def test_one_is_told_other_things(several, what):
     given, line = TOLD[what]
     runs = several.start(what.partition(",")[0], 2, some={1: given})
     end_as_one(runs, 2, 1, line, within=60)
+
+
+def test_one_has_other_settings_of_jax(several):
+    """Which decide numbers, and stand in the environment of each machine."""
+    runs = several.start("train", 2, breaks={1: ["XLA_FLAGS=--xla_cpu_enable_fast_math=true"]})
+    end_as_one(runs, 2, 1, "xla_flags: ", "-> '--xla_cpu_enable_fast_math=true'", within=60)
+
+
+def test_settings_are_those_that_decide_numbers(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--b --a")
+    assert manifest.settings() == {"xla_flags": "--a --b", "matmul_precision": "None"}
+    changed = {"jax_enable_x64": True, "jax_default_matmul_precision": "bfloat16"}
+    for name, value in changed.items():
+        before = getattr(jax.config, name)
+        jax.config.update(name, value)
+        assert str(value) in manifest.settings().values()
+        jax.config.update(name, before)
 
 
 def test_what_glue_is_told_is_its_recipe_and_what_is_typed():
@@ -91,6 +110,16 @@ def test_one_never_comes(several, missing):
     assert (done.code, len(done.errors)) == (75, 1), done.err
     assert done.errors[0].startswith(f"error: process {missing}"), done.errors
     assert "--join_timeout" in done.errors[0]
+
+
+def test_who_listens_is_not_process_0_or_is_stopped(several, tmp_path):
+    several.start("train", 2, "--join_timeout=2", only=[])
+    with socket.create_server(("localhost", several.port)):
+        place = CommandLine(tmp_path, cwd=tmp_path, seconds=60)
+        (there,) = place.start(several.commands[1:])
+        done = there.wait(20)
+    assert (done.code, len(done.errors)) == (75, 1), done.err
+    assert "has not answered as process 0 within 2 s (--join_timeout)" in done.errors[0]
 
 
 def test_two_are_the_same(several):
