@@ -1,5 +1,6 @@
 """One run a workdir, and a disk that is full or fails ends the run with one clear line."""
 
+import concurrent.futures
 import logging
 import os
 import shutil
@@ -148,3 +149,10 @@ def test_saved_is_said_only_after_the_commit(tmp_path, monkeypatch, caplog):
         gate.append(True)
         saver.wait()
         assert "saved" in caplog.text and saver.latest() == 1
+
+
+def test_several_try_at_once_whether_they_can_write(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        for _ in threads.map(probe, [tmp_path] * 200):
+            pass
+    assert not list(tmp_path.iterdir())
