@@ -21,7 +21,7 @@ from flaxlm.errors import (
     choose,
 )
 from flaxlm.processes import broke, ending, signals
-from flaxlm.progress import note, shown
+from flaxlm.progress import drop_unwritten, note, put, shown
 from flaxlm.untrusted import panics
 
 
@@ -50,7 +50,7 @@ def run(argv: list[str]) -> None:
     if not argv:
         raise ConfigError(f"no verb is given; choose one of: {', '.join(COMMANDS)}, --help")
     if argv[0] in ("-h", "--help", "help"):
-        print(usage())
+        put(usage())
         return
     verb = choose("verb", argv[0], COMMANDS)
     command = importlib.import_module(f"flaxlm.commands.{verb}")
@@ -60,11 +60,11 @@ def run(argv: list[str]) -> None:
 
     arguments, spec, overrides = apart(argv[1:])
     if "help" in overrides and command.Options.takes_config:
-        print(recipe.config_help(spec, overrides))
+        put(recipe.config_help(spec, overrides))
         return
     options = flags.parse(command.Options, arguments)
     if options is None:
-        print(flags.help_text(verb, COMMANDS[verb], command.Options))
+        put(flags.help_text(verb, COMMANDS[verb], command.Options))
         return
     join(options)
     options, config = settle(verb, options, spec, overrides)
@@ -103,6 +103,8 @@ def main() -> int:
         if isinstance(error, SystemExit):
             raise
         return fail(*reason(error))
+    finally:
+        drop_unwritten()
     return 0
 
 

@@ -88,6 +88,11 @@ def raise_scarce(error: Exception) -> None:
             raise OSError(code, os.strerror(code), getattr(error, "filename", None)) from None
 
 
+def irregular(path: str | os.PathLike) -> Unsafe:
+    """Return the error for a device, a pipe or whatever else is met where a file has to be."""
+    return Unsafe(f"{path} is no regular file; remove it, or take another path")
+
+
 def cause_of(error: OSError, path: str | os.PathLike, needed: int = 0) -> str:
     """Return why a write in `path` failed; of a full disk with the bytes needed and free.
 

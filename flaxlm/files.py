@@ -18,8 +18,17 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from flaxlm.errors import FULL, DataError, MissingInput, NoRoom, Unsafe, cause_of, raise_scarce
-from flaxlm.untrusted import memory_of
+from flaxlm.errors import (
+    FULL,
+    DataError,
+    MissingInput,
+    NoRoom,
+    Unsafe,
+    cause_of,
+    irregular,
+    raise_scarce,
+)
+from flaxlm.untrusted import check_replaceable, memory_of
 
 MARK = "\ufeff"  # of an encoding, at the beginning of a file: no text
 MOST_LINE_BYTES = 64 << 20
@@ -55,7 +64,7 @@ def handle(path: str | os.PathLike, flags: int) -> int:
         raise
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise Unsafe(f"{path} is no regular file, and is not written to; remove it")
+        raise irregular(path)
     return file
 
 
@@ -99,8 +108,9 @@ def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Open a file aside; at the end flush it to disk and rename it, after an error remove it.
 
     A reader sees the old file or the new one, whole, and so after a crash does the disk. Several
-    processes may do so at a time: the last one's stays.
+    processes may do so at a time: the last one's stays. What is no file is not replaced.
     """
+    check_replaceable(path)
     aside, size = aside_of(path), 0
     try:
         file = create(aside)

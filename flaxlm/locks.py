@@ -75,10 +75,15 @@ def replacing_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
             _remove(old)
 
 
+def remove(path: pathlib.Path) -> None:
+    """Remove a directory with all in it, or whatever else it is; of a link that alone."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
 def _remove(path: pathlib.Path) -> None:
-    """Remove a file, a link or a directory, as far as that can be done."""
+    """Remove as far as that can be done."""
     with contextlib.suppress(OSError):
-        path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
+        remove(path)
 
 
 def sweep(folder: pathlib.Path) -> None:

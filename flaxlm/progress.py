@@ -1,12 +1,15 @@
 """A progress bar on a terminal; elsewhere a line now and then. What a process is at, for others."""
 
 import contextlib
+import io
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
 from typing import ClassVar
 
+from flaxlm.errors import StorageError
 from flaxlm.untrusted import printable
 
 LINE_EVERY = 5.0  # seconds
@@ -157,11 +160,42 @@ def say(message: str) -> None:
         note(message)
 
 
+def put(text: str) -> None:
+    """Print on standard output; StorageError where that cannot be written.
+
+    Whoever closes it, as `head` does, wants no more of it: that is no error, and all goes on.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise StorageError(f"standard output cannot be written: {error.strerror}") from None
+
+
+def drop_unwritten() -> None:
+    """Drop what the standard streams have not taken: Python would end with 120 because of it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def show(*parts: object) -> None:
     """Print tables and lines on standard output; no text in them is markup."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 120
+    # Rich would end the process where standard output is closed.
+    terminal = sys.stdout.isatty() or None
+    console = Console(
+        file=io.StringIO(),
+        force_terminal=terminal,
+        width=None if terminal else 120,
+        markup=False,
+        emoji=False,
+    )
     for part in parts:
-        console = Console(width=width, markup=False, emoji=False)
-        console.print(part, highlight=not isinstance(part, str), soft_wrap=isinstance(part, str))
+        text = isinstance(part, str)
+        console.print(part, highlight=not text, soft_wrap=text)
+    put(console.file.getvalue().removesuffix("\n"))

@@ -311,30 +311,40 @@ class Loop:
         figures = {name: math.nan if v is None else v for name, v in self.figures.items()}
         figures.pop(SKIPPED, None)
         loss = {"train/loss": figures.pop(LOSS)} if LOSS in figures else {}
-        redone, scores = self.report(state, step, first)
+        redone, scores, at = self.report(state, step, first)
         result = {"step": step} | loss | figures | scores
         result |= {"best": float(state.best)} if not np.isnan(float(state.best)) else {}
-        redone += ["result.json"] * write_result(self.workdir, result)
+        judged = {f"{self.config.eval.split}/step": at} if at else {}
+        redone += ["result.json"] * write_result(self.workdir, result | judged)
+        ended = f"step {step} of {self.total} was reached before"
+        if step < self.total:
+            ended = f"eval.patience={self.config.eval.patience} ended the run at step {step}"
+            ended += f" of {self.total}"
         if step == first:
             made = f"made what was not there: {', '.join(redone)}" if redone else "nothing to do"
-            say(f"{made}: step {step} of {self.total} was reached before")
+            ended = f"{made}: {ended}"
+        if step == first or step < self.total:
+            say(ended)
         table(result, f"train: {self.workdir.name}")
         return result
 
-    def report(self, state, step: int, first: int) -> tuple[list[str], dict]:
-        """Examine a task with the checkpoint readers will use; return (reports made, scores)."""
+    def report(self, state, step: int, first: int) -> tuple[list[str], dict, int]:
+        """Examine a task with the checkpoint readers will use.
+
+        Return (reports made, scores, the step that they, or else those saved, are of; 0: none).
+        """
         config, split = self.config, self.config.eval.split
         if not config.task.objective or not split:
-            return [], {}
+            return [], {}, self.scored
         at, params = step, state.averaged()
         if config.eval.patience:
             at = reading.find(self.workdir, "", config.eval).step
         there = report.stored(self.inputs, split, at) if step == first else None
         if there is not None:
-            return [], there
+            return [], there, at
         if config.eval.patience:
             params, at = load_params(self.program, self.workdir, "")
         scored, evaluation = self.evaluated or (None, None)
         known = evaluation if scored == at else None
         scores = report.examine(self.program, params, self.inputs, split, at, known)
-        return [f"evaluations/{report.place(self.workdir, config, split).name}"], scores
+        return [f"evaluations/{report.place(self.workdir, config, split).name}"], scores, at

@@ -1,13 +1,20 @@
-"""What others wrote: JSON parsed in bounded memory and depth, text shown without its controls."""
+"""What others wrote: JSON parsed in bounded memory and depth, text shown without its controls.
+
+And what flaxlm wrote and others may have damaged: a checksum within it tells.
+"""
 
 import contextlib
+import errno
+import hashlib
 import json
+import os
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from flaxlm.errors import DataError
+from flaxlm.errors import DataError, irregular
 
 MOST_JSON = 64 << 20  # bytes of a JSON text, and a quarter of those that its values may take
 MOST_NESTED = 200  # brackets within each other; Python's own stack ends at some 900
@@ -16,6 +23,7 @@ _DECODE = json.JSONDecoder().decode  # json.loads takes 0.3 µs more, and a line
 # Bytes that CPython takes at most for what these begin or part: 184 of a dict with its slot, 56 of
 # an empty list, a number or a short string with its slot, a key.
 WEIGHTS = {"{": 200, "[": 64, ",": 48, ":": 48}
+_SEAL, _MARK = "checksum", "sha256:"
 # C0 and C1 controls but the tab, line and paragraph separators, marks and overrides of direction,
 # spaces of no width (but the joiners, which scripts and emoji need), halves of surrogate pairs.
 _CONTROL = re.compile(
@@ -81,6 +89,49 @@ def check_depth(value: Any) -> None:
         if not level:
             return
     raise ValueError("it is nested too deeply")
+
+
+def file_bytes(path: str | os.PathLike) -> bytes:
+    """Return the bytes of a regular file; OSError of anything else: a pipe would never end."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.ENXIO, "it is no regular file", os.fspath(path))  # as of a socket
+        return file.read()
+
+
+def check_replaceable(path: str | os.PathLike) -> None:
+    """Raise Unsafe, or IsADirectoryError, where something else than a file would be replaced."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(path).st_mode  # of what a link leads to, as /dev/stdout is one
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode) or os.path.realpath(os.path.dirname(path)) == "/dev":
+            raise irregular(path)
+
+
+def checksum(values: dict) -> str:
+    """Return the SHA-256 of JSON values in hexadecimal, in whatever order they stand."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(values: dict) -> dict:
+    """Return JSON values with a `checksum` of them, which `unsealed` looks at."""
+    return values | {_SEAL: _MARK + checksum(values)[:16]}
+
+
+def unsealed(values: Any) -> dict:
+    """Return what was sealed; ValueError where it is not any more.
+
+    What has no checksum, as of an earlier version or written by hand, is taken as it is.
+    """
+    if not isinstance(values, dict):
+        raise ValueError("it is no object")
+    # A flipped bit changes the name of the checksum or its mark, never both.
+    seal = {k: v for k, v in values.items() if k == _SEAL or str(v).startswith(_MARK)}
+    bare = {k: v for k, v in values.items() if k not in seal}
+    if seal and seal != {_SEAL: sealed(bare)[_SEAL]}:
+        raise ValueError("it is not what was written: its checksum differs")
+    return bare
 
 
 @contextlib.contextmanager

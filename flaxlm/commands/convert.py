@@ -21,6 +21,7 @@ from flaxlm.training.metrics import table
 from flaxlm.training.opened import open_run
 from flaxlm.training.start import restore_or_init
 from flaxlm.training.step import make_train_step
+from flaxlm.training.workdir import probe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,11 +64,12 @@ def convert(
             raise ConfigError(
                 f"--{name}={given[name]} has no meaning from {source} to {target}; leave it out"
             )
+    directory = pathlib.Path(target.removeprefix(SCHEME)).absolute()
+    probe(next(place for place in (directory, *directory.parents) if place.exists()))
     if source.startswith(SCHEME):
         stored = Directory(source).weights.dtype.name
         if not target.startswith(SCHEME):
-            workdir = pathlib.Path(target).absolute()
-            return import_run(source, workdir, dtype or stored, allow_missing)
+            return import_run(source, directory, dtype or stored, allow_missing)
         name = source.removeprefix(SCHEME)
         model = from_pretrained(name, allow_missing=allow_missing, param_dtype=stored)
     elif target.startswith(SCHEME):
@@ -77,7 +79,6 @@ def convert(
             f"--from={source} and --to={target}: one of them has to be a Hugging Face directory, "
             "hf:DIR"
         )
-    directory = pathlib.Path(target.removeprefix(SCHEME)).absolute()
     files = save_pretrained(directory, model, architecture=architecture, dtype=dtype)
     written = Directory(directory)
     return {

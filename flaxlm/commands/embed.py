@@ -18,6 +18,7 @@ from flaxlm.progress import say
 from flaxlm.tasks import records
 from flaxlm.training.metrics import report
 from flaxlm.training.opened import INIT, open_run
+from flaxlm.training.workdir import probe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Options(ReadOptions, embedding.EmbedConfig):
 def run(options: Options, config) -> None:
     """Write a vector for each text, and print how many they are."""
     texts, source = read_texts(options.input), (config, options.place, options.checkpoint)
+    probe(options.place)  # before the work whose counts go there
     with (
         writer(options.output) as write,
         # The backbone alone: heads are neither built nor, from a foreign model, looked for.

@@ -165,7 +165,8 @@ def run(options: Options, config) -> None:
         )
     result = evaluate(config, options.place, options.split, options.checkpoint)
     part = "whole" if config.data.split == "whole" else options.split
-    report(options.place, result, f"evaluate: {options.place.name}, {part}")
+    of = config.task_name if part == "whole" else part
+    report(options.place, result, f"evaluate: {options.place.name}, {part}", of)
 
 
 def told_apart(run, split: str) -> None:

@@ -14,9 +14,10 @@ from flaxlm.files import Held, bare_lines, replace
 from flaxlm.inference import generate as generation
 from flaxlm.inference.settings import resolve
 from flaxlm.processes import Watchdog
-from flaxlm.progress import Progress, say
+from flaxlm.progress import Progress, put, say
 from flaxlm.training.metrics import report
 from flaxlm.training.opened import open_run
+from flaxlm.training.workdir import probe
 from flaxlm.untrusted import printable
 
 
@@ -42,14 +43,17 @@ def run(options: Options, config) -> None:
             prompts.append(line)
     if not prompts:
         raise ConfigError("nothing to generate from: give --prompt=TEXT or --prompts=FILE")
+    probe(options.place)  # before the work whose results go there
     generations = generate(options, config, prompts)
     lines = [json.dumps(dataclasses.asdict(g), ensure_ascii=False) + "\n" for g in generations]
-    replace(options.place / "generations.jsonl", "".join(lines))
-    # To a terminal what it can show; to a file or a pipe the text, byte by byte.
-    terminal = sys.stdout.isatty()
-    for g in generations:
-        for line in f"--- {g.prompt}\n{g.text}".split("\n"):
-            print(printable(line) if terminal else line)
+    try:
+        replace(options.place / "generations.jsonl", "".join(lines))
+    finally:
+        # To a terminal what it can show; to a file or a pipe the text, byte by byte.
+        terminal = sys.stdout.isatty()
+        for g in generations:
+            lines = f"--- {g.prompt}\n{g.text}".split("\n")
+            put("\n".join(map(printable, lines) if terminal else lines))
     ids = sum(len(g.ids) for g in generations)
     counts = {"generate/texts": len(generations), "generate/tokens": ids}
     report(options.place, counts, "generate")

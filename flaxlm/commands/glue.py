@@ -18,6 +18,7 @@ import json
 import pathlib
 import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -36,7 +37,7 @@ from flaxlm.train import train
 from flaxlm.training import config as run_config
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.workdir import Workdir
-from flaxlm.untrusted import parse_json, printable
+from flaxlm.untrusted import file_bytes, parse_json, printable, sealed, unsealed
 
 RUNS = {"mnli_mm": "mnli"}  # tasks that are judged with the run of another
 STEMS = {"train": "train", "valid": "(dev|valid|validation)", "test": "test"}
@@ -318,9 +319,13 @@ def hand_in(job: Job, directory: pathlib.Path) -> None:
 
 def _read(path: pathlib.Path) -> dict:
     try:
-        return dict(parse_json(path.read_bytes())["tasks"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return {}  # none yet, or damaged: the runs themselves know how far they are
+        return dict(unsealed(parse_json(file_bytes(path)))["tasks"])
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, KeyError) as error:
+        # The runs themselves know how far they are.
+        warnings.warn(f"{path} is damaged, and made again: {error}", stacklevel=2)
+        return {}
 
 
 def _write(workdir: pathlib.Path, entries: dict, skipped: dict) -> dict:
@@ -331,7 +336,7 @@ def _write(workdir: pathlib.Path, entries: dict, skipped: dict) -> dict:
     result |= {"average": sum(scores.values()) / len(scores), "how_many": len(scores)}
     if jax.process_index() == 0:
         try:
-            files.replace(workdir / "glue.json", f"{json.dumps(result, indent=2)}\n")
+            files.replace(workdir / "glue.json", f"{json.dumps(sealed(result), indent=2)}\n")
         except OSError as error:
             raise StorageError(
                 f"cannot write {workdir}/glue.json: {cause_of(error, workdir)}"

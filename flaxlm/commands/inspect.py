@@ -37,7 +37,8 @@ def run(options: Options, config) -> None:
     if config is None:
         table(inspect_pretrained(options.workdir), f"inspect: {options.workdir}")
     else:
-        report(options.place, inspect(config, options.place, options.checkpoint), "inspect")
+        result = inspect(config, options.place, options.checkpoint)
+        report(options.place, result, "inspect", "digest")
 
 
 def inspect(config, workdir: pathlib.Path, checkpoint: str) -> dict:

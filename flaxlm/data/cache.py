@@ -28,7 +28,7 @@ from flaxlm.data.split import Cleaner, passes, split_documents
 from flaxlm.data.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
 from flaxlm.errors import DataError, MissingInput, StorageError, Unsafe, cause_of, raise_scarce
 from flaxlm.progress import Progress, note, pulse
-from flaxlm.untrusted import parse_json
+from flaxlm.untrusted import file_bytes, parse_json
 
 PART_CHARS = 2_000_000
 # For so few parts a worker process would cost more than it saves (0.3 s to start one).
@@ -105,7 +105,7 @@ def prepare_tokenizer(
 def _check_tokenizer(directory: pathlib.Path, asked: dict) -> None:
     """Refuse a config that asks for another tokenizer than the one in `directory`."""
     with contextlib.suppress(OSError, ValueError):
-        before = parse_json((directory / "config.json").read_bytes())
+        before = parse_json(file_bytes(directory / "config.json"))
         changed = [k for k in asked if before.get(k, asked[k]) != asked[k]]
         if changed:
             differ = ", ".join(f"tokenizer.{k}={asked[k]!r} (was {before[k]!r})" for k in changed)
@@ -271,7 +271,7 @@ def _open_parts(directory: pathlib.Path, identity: dict) -> None:
     """Keep the parts of an interrupted build of the same cache, drop those of another."""
     marker = directory / "build.json"
     try:
-        same = parse_json(marker.read_bytes(), whole=False) == identity
+        same = parse_json(file_bytes(marker), whole=False) == identity
     except (OSError, ValueError) as error:
         raise_scarce(error)
         same = False

@@ -11,7 +11,7 @@ from flaxlm.data import sentence_modules
 from flaxlm.data.sentence_piece import SentencePieceTokenizer
 from flaxlm.data.vocabulary import SPECIALS, Tokenizer
 from flaxlm.errors import DataError, FlaxlmError, MissingInput, raise_scarce
-from flaxlm.untrusted import panics, parse_json
+from flaxlm.untrusted import file_bytes, panics, parse_json
 
 LIMIT = 64 << 20  # bytes; a larger file is no tokenizer, that of Gemma 3 has half as many
 MOST_SENTINELS = 10_000
@@ -238,7 +238,7 @@ def read_bytes(path: pathlib.Path) -> bytes:
     try:
         if path.stat().st_size > LIMIT:
             raise DataError(f"{path} is larger than {LIMIT / 1e6:.0f} MB: that is no tokenizer")
-        return path.read_bytes()
+        return file_bytes(path)
     except OSError as error:
         raise_scarce(error)
         raise MissingInput(f"cannot read the tokenizer file {path}: {error.strerror}") from None

@@ -20,7 +20,7 @@ from flaxlm.data import verified
 from flaxlm.data.encode import COUNTS
 from flaxlm.data.verified import damaged
 from flaxlm.errors import DataError, MissingInput, Unsafe, choose, raise_scarce
-from flaxlm.untrusted import parse_json
+from flaxlm.untrusted import file_bytes, parse_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -124,7 +124,7 @@ def read_manifest(directory: str | os.PathLike) -> dict:
     """Return a cache's manifest, itself verified; MissingInput where there is no cache."""
     path = pathlib.Path(directory) / MANIFEST
     try:
-        manifest = parse_json(path.read_bytes(), OWN, whole=False)
+        manifest = parse_json(file_bytes(path), OWN, whole=False)
     except OSError as error:
         raise_scarce(error)
         fault = f"there is no token cache at {directory}; make one with python -m flaxlm tokenize"

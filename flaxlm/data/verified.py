@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from flaxlm import files
 from flaxlm.errors import DataError, raise_scarce
 from flaxlm.progress import Progress
-from flaxlm.untrusted import parse_json
+from flaxlm.untrusted import file_bytes, parse_json
 
 BLOCK = 4 << 20  # bytes that a checksum is of
 SAMPLES = 8  # blocks that are read again where all was verified before
@@ -47,7 +47,7 @@ class Verified:
         self._known: dict[str, dict] = {}
         self._changed = False
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            contents = parse_json(self._path.read_bytes(), whole=False)
+            contents = parse_json(file_bytes(self._path), whole=False)
             if contents["format"] == FORMAT:
                 self._known = dict(contents["files"])
 

@@ -14,7 +14,7 @@ import numpy as np
 from flaxlm import locks
 from flaxlm.errors import DataError, MissingInput
 from flaxlm.metrics.paired import mcnemar, over_seeds, paired_bootstrap, paired_t
-from flaxlm.untrusted import parse_json
+from flaxlm.untrusted import file_bytes, parse_json
 
 SUMS = "SHA256SUMS"  # of the files of a report
 
@@ -49,8 +49,8 @@ def read(report: pathlib.Path, name: str) -> bytes:
     DataError where it is not what was written, as far as a report says that: earlier ones do not.
     """
     with locks.locked(report.parent, shared=True):
-        contents, sums = (report / name).read_bytes(), report / SUMS
-        listed = sums.read_bytes() if sums.exists() else b""
+        contents, sums = file_bytes(report / name), report / SUMS
+        listed = file_bytes(sums) if sums.exists() else b""
     line = f"{hashlib.sha256(contents).hexdigest()}  {name}\n".encode()
     if listed and line not in listed:
         raise DataError(
@@ -63,9 +63,7 @@ def read(report: pathlib.Path, name: str) -> bytes:
 def check(report: pathlib.Path) -> None:
     """Raise DataError where a file of a report is not what was written; OSError where none is."""
     sums = report / SUMS
-    listed = (
-        sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.exists() else []
-    )
+    listed = file_bytes(sums).decode(errors="replace").splitlines() if sums.exists() else []
     for name in {
         "scores.json",
         "predictions.jsonl",

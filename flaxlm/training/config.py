@@ -16,7 +16,7 @@ from collections.abc import Container
 from flaxlm import files
 from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import TokenizerConfig, load_tokenizer
-from flaxlm.errors import ConfigError, MissingInput, Unsafe, choose, nearest
+from flaxlm.errors import ConfigError, MissingInput, Unsafe, choose, irregular, nearest
 from flaxlm.interop.pretrained import SCHEME, Directory
 from flaxlm.metrics.measure import SCORES, direction
 from flaxlm.models import MODELS, PRESETS
@@ -32,7 +32,7 @@ from flaxlm.training.optimizer import OptimizerConfig
 from flaxlm.training.sections import DURATIONS, EvalConfig, TrainConfig
 from flaxlm.training.store import CheckpointConfig
 from flaxlm.training.values import as_tuples, changes, coerce
-from flaxlm.untrusted import parse_json
+from flaxlm.untrusted import file_bytes, parse_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,17 +352,21 @@ def read_run(run: str) -> dict:
     if not path.is_file() and own is None:
         raise MissingInput(f"{run} is not a run directory: there is no {path}")
     try:
-        if not path.is_file():  # a pipe would block
-            raise FileNotFoundError(path)
         recipe = as_today(read_json(path), path)
     except (OSError, ConfigError) as error:
+        there = path.exists()
+        if there and not path.is_file():
+            raise irregular(path) from None
         if own is None:
             raise
-        there = path.exists()
-        why, cause = "could not be read" if there else "was missing", f": {error}" * there
-        warnings.warn(f"{path} {why}, and is that of {own[0]} again{cause}", stacklevel=1)
+        why = f"could not be read ({error})" if there else "was missing"
         with contextlib.suppress(OSError):
-            files.replace(path, (own[0] / CONFIG).read_bytes())
+            if there:  # somebody's hand may have changed it
+                aside = path.with_name(f"{CONFIG}.damaged")
+                files.rename(path, aside)
+                why += f" and is {aside.name} now"
+            files.replace(path, file_bytes(own[0] / CONFIG))
+        warnings.warn(f"{path} {why}; what stands there is that of {own[0]} again", stacklevel=1)
         return theirs()
     if own and (changed := changes(expand(theirs()), expand(recipe), may_move(own))):
         raise Unsafe(
@@ -375,7 +379,7 @@ def read_run(run: str) -> dict:
 def read_json(path: pathlib.Path) -> dict:
     """Return the nested dict of a JSON config, its lists as tuples; ConfigError if it is none."""
     try:
-        recipe = parse_json(path.read_bytes(), whole=False)
+        recipe = parse_json(file_bytes(path), whole=False)
         check_sections(recipe)
     except (ValueError, ConfigError) as error:
         raise ConfigError(f"{path} is damaged or no config: {error}") from None

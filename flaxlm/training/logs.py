@@ -13,7 +13,7 @@ import time
 import warnings
 
 from flaxlm import files
-from flaxlm.untrusted import parse_json
+from flaxlm.untrusted import file_bytes, parse_json, sealed, unsealed
 
 
 class Log:
@@ -57,14 +57,15 @@ class Log:
 class Rows(Log):
     """`metrics.jsonl`, of whose rows those after `step` are left out, which the run repeats.
 
-    What is no row any more (a torn line, a bad byte) is moved to `metrics.jsonl.damaged`.
+    Each has a checksum. What is no row any more (a torn line, a flipped bit) is moved to
+    `metrics.jsonl.damaged`.
     """
 
     def __init__(self, path: pathlib.Path, step: int):
         super().__init__(path)
         with self.spared():
             if path.is_file():
-                self._tidy(path.read_bytes(), step)
+                self._tidy(file_bytes(path), step)
 
     def _tidy(self, data: bytes, step: int) -> None:
         rows, damaged = [], {}
@@ -80,8 +81,8 @@ class Rows(Log):
             files.append(aside, b"".join(line + b"\n" for line in damaged.values()))
             numbers = ", ".join(map(str, list(damaged)[:5])) + ", …" * (len(damaged) > 5)
             warnings.warn(
-                f"{self.path}, line {numbers}: no row of metrics, moved to {aside.name}; "
-                f"{len(rows):,} rows are kept",
+                f"{self.path}, line {numbers}: no row of metrics as it was written, moved to "
+                f"{aside.name}; {len(rows):,} rows are kept",
                 stacklevel=4,
             )
         if text != data:
@@ -89,16 +90,15 @@ class Rows(Log):
 
     def row(self, row: dict) -> None:
         """Add a row."""
-        self.append(json.dumps(row).encode() + b"\n")
+        self.append(json.dumps(sealed(row)).encode() + b"\n")
 
 
 def _step_of(line: bytes) -> int | None:
     """Return the step of a row of metrics, None where it is none."""
     try:
-        row = parse_json(line)
+        step = unsealed(parse_json(line)).get("step")
     except ValueError:
         return None
-    step = row.get("step") if isinstance(row, dict) else None
     return step if type(step) is int else None
 
 

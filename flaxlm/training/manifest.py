@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxlm.errors import raise_scarce
-from flaxlm.untrusted import parse_json
+from flaxlm.untrusted import checksum, file_bytes, parse_json
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -74,21 +74,21 @@ class Manifest:
         body["leaves"] = {p: [list(v.shape), v.dtype, v.digest] for p, v in self.leaves.items()}
         body["format"] = FORMAT
         body = json.loads(json.dumps(body))  # as it will be read: tuples are lists, keys strings
-        body["checksum"] = _checksum(body)
+        body["checksum"] = checksum(body)
         return (json.dumps(body, indent=1) + "\n").encode()
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
         """Read `directory/manifest.json`; raises Damaged if it is not what was written."""
         try:
-            body = parse_json((directory / NAME).read_bytes(), whole=False)
-            checksum, kind = body.pop("checksum"), body["format"]
+            body = parse_json(file_bytes(directory / NAME), whole=False)
+            written, kind = body.pop("checksum"), body["format"]
         except FileNotFoundError:
             raise Damaged(f"{NAME} is missing") from None
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise_scarce(error)
             raise Damaged(f"{NAME} cannot be read ({type(error).__name__})") from error
-        if checksum != _checksum(body):
+        if written != checksum(body):
             raise Damaged(f"{NAME} is not what was written (its checksum differs)")
         if kind != FORMAT:
             raise Damaged(f"{NAME} has format {kind}; this version of flaxlm reads {FORMAT}")
@@ -98,11 +98,6 @@ class Manifest:
             for path, (shape, dtype, digest) in body["leaves"].items()
         }
         return cls(**body)
-
-
-def _checksum(body: dict) -> str:
-    text = json.dumps({k: v for k, v in body.items() if k != "checksum"}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
@@ -122,7 +117,7 @@ def file_hashes(directory: Path, names) -> dict[str, str]:
 
 
 def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashlib.sha256(file_bytes(file)).hexdigest()
 
 
 def verify_files(directory: Path, files: Mapping[str, str]) -> None:

@@ -1,6 +1,7 @@
 """What a person sees of a run: `metrics.jsonl`, TensorBoard events, MFU, the table of results."""
 
 import collections
+import errno
 import json
 import math
 import pathlib
@@ -12,9 +13,9 @@ import numpy as np
 
 from flaxlm import files, locks, tree
 from flaxlm.errors import StorageError, cause_of
-from flaxlm.progress import show
+from flaxlm.progress import say, show
 from flaxlm.training.logs import Events, Rows
-from flaxlm.untrusted import parse_json, printable
+from flaxlm.untrusted import file_bytes, parse_json, printable, sealed, unsealed
 
 # Dense bfloat16 peak of one device, FLOP/s, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -150,8 +151,10 @@ def folded(rows: dict) -> dict[str, str]:
 def write_result(workdir: pathlib.Path, result: dict) -> bool:
     """Merge `result` into the run directory's `result.json`; return whether that changed it.
 
-    What other verbs wrote there stays, and what those that were killed left aside in the directory
-    goes. A damaged file is moved aside. StorageError where it cannot be written.
+    It has a checksum of its figures, and a damaged one is moved aside. What other verbs wrote there
+    stays, but for figures of another step than `NAME/step` of the result says: those of NAME, and
+    of the comparison with a baseline. What killed verbs left aside in the directory goes.
+    StorageError where it cannot be written.
     """
     path = workdir / "result.json"
     if jax.process_index():
@@ -159,18 +162,15 @@ def write_result(workdir: pathlib.Path, result: dict) -> bool:
     try:
         locks.sweep(workdir)
         with locks.locked(path):
-            before = b"" if path.is_fifo() else b"{}"  # which would block
-            before = path.read_bytes() if path.exists() and before else before
-            try:
-                known = parse_json(before)
-            except ValueError:
-                known = None
-            if not isinstance(known, dict):
-                aside = path.with_name("result.json.damaged")
-                files.rename(path, aside)
-                warnings.warn(f"{path} was damaged, and is {aside.name} now", stacklevel=2)
-                known = {}
-            text = json.dumps(known | result, indent=2, sort_keys=True) + "\n"
+            known, before = _known(path)
+            for name in (name for name in result if name.endswith("/step")):
+                then, now = known.get(name), result[name]
+                if then != now:
+                    old = (name.removesuffix("step"), "baseline/")
+                    known = {k: v for k, v in known.items() if not k.startswith(old)}
+                if isinstance(then, int) and now < then:
+                    say(f"{path}: {old[0]}… are those of step {now} now, and were of step {then}")
+            text = json.dumps(sealed(known | result), indent=2, sort_keys=True) + "\n"
             if text.encode() == before:
                 return False
             files.replace(path, text)
@@ -179,7 +179,33 @@ def write_result(workdir: pathlib.Path, result: dict) -> bool:
     return True
 
 
-def report(workdir: pathlib.Path, result: dict, title: str) -> None:
-    """Print the table and write `result.json`; what cannot be written has been seen."""
-    table(result, title)
-    write_result(workdir, result)
+def _known(path: pathlib.Path) -> tuple[dict, bytes]:
+    """Return what `result.json` holds, and its bytes; a damaged one is moved aside."""
+    try:
+        before = file_bytes(path)
+        return unsealed(parse_json(before)), before
+    except FileNotFoundError:
+        return {}, b""
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENXIO:
+            raise
+        aside, cause = path.with_name("result.json.damaged"), getattr(error, "strerror", error)
+    files.rename(path, aside)
+    warnings.warn(
+        f"{path} was damaged, and is {aside.name} now: {cause}; what verbs found before is to be "
+        "found again",
+        stacklevel=3,
+    )
+    return {}, b""
+
+
+def report(workdir: pathlib.Path, result: dict, title: str, of: str = "") -> None:
+    """Print the table and write `result.json`: what cannot be written is seen, or the reverse.
+
+    The `step` of a result is that of the figures `of`/…; the step of a run is written by `train`.
+    """
+    try:
+        table(result, title)
+    finally:
+        step = {"step": f"{of}/step"}
+        write_result(workdir, {step.get(name, name): value for name, value in result.items()})

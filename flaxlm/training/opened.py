@@ -19,7 +19,7 @@ from flaxlm.training.head_labels import in_order, labels_of_run, order_of_head
 from flaxlm.training.inputs import Inputs
 from flaxlm.training.newest import CONFIG, newest
 from flaxlm.training.program import Program, make_program
-from flaxlm.untrusted import parse_json
+from flaxlm.untrusted import file_bytes, parse_json
 
 INIT = "init"  # the checkpoint that stands for the Hugging Face model of a run's `init`
 
@@ -121,7 +121,7 @@ def _is_run(source: str) -> bool:
     if source.startswith(SCHEME):
         return False
     with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        contents = (pathlib.Path(source) / CONFIG).read_bytes()
+        contents = file_bytes(pathlib.Path(source) / CONFIG)
         return isinstance(parse_json(contents).get("objective"), dict)
     return newest(source) is not None
 

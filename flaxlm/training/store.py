@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from flaxlm import files
+from flaxlm import files, locks
 from flaxlm.errors import MissingInput, StorageError, check_range
 from flaxlm.training import manifest, workdir
 from flaxlm.training.manifest import Damaged, Manifest
@@ -77,11 +77,11 @@ class Store:
                     if Manifest.read(path) and not target.exists():
                         files.rename(path, target)
                         continue
-                shutil.rmtree(path)
+                locks.remove(path)
             for path in self.root.glob(f"{_TRASH}*"):
-                shutil.rmtree(path)
+                locks.remove(path)
             for path in self.root.glob(f"{workdir.PROBE}*"):
-                path.unlink()
+                locks.remove(path)
         except OSError as error:
             raise workdir.unwritable(self.root, error) from error
 
@@ -184,16 +184,16 @@ class Store:
     def _aside(self, path: Path) -> Path:
         """Rename a directory that is to be deleted, so that a kill never leaves half a step."""
         aside = self.root / f"{_TRASH}{path.name}"
-        if aside.exists():
-            shutil.rmtree(aside)
+        if os.path.lexists(aside):
+            locks.remove(aside)
         files.rename(path, aside)
         return aside
 
     def set_aside_damaged(self, step: int) -> None:
         """Rename a damaged step, so that it is not taken again and a new save has its name."""
         target = self.root / f"{_DAMAGED}{self.path(step).name}"
-        if target.exists():
-            shutil.rmtree(self._aside(target))
+        if os.path.lexists(target):
+            locks.remove(self._aside(target))
         files.rename(self.path(step), target)
 
 

@@ -4,6 +4,7 @@ Nothing here imports jax: the lock is taken before anything slow starts.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -77,6 +78,11 @@ class Workdir:
 def unwritable(path: Path, error: OSError, needed: int = 0) -> StorageError:
     """Return the error for a directory in which `needed` bytes cannot be written."""
     cause = cause_of(error, path, needed)
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return StorageError(
+            f"cannot write in {path}: {error.filename or path} is in the way ({cause}); choose "
+            "another workdir, or remove it"
+        )
     return StorageError(f"cannot write in {path}: {cause}; free the disk or choose another workdir")
 
 
@@ -94,7 +100,7 @@ def probe(path: str | os.PathLike, nbytes: int = 0) -> None:
         )
     # A whole fs block even for nbytes=0, so that a read-only directory shows.
     tried = max(4096, min(nbytes, PROBE_BYTES))
-    target = files.aside_of(path / PROBE.strip("."))  # several may try at once
+    target = files.aside_of(path / PROBE.removeprefix("."))  # readers of one run may all do so
     try:
         path.mkdir(parents=True, exist_ok=True)
         require_space(path, nbytes)

@@ -41,11 +41,12 @@ def facts(root: pathlib.Path) -> dict:
             manifest = json.loads(path.read_bytes())
             found[name] = {k: v for k, v in manifest.items() if k not in ("saved", "checksum")}
         elif path.name == "glue.json":
-            times = r'"(seconds|resumed)": [^,}]*'  # of which part the seconds are: where killed
+            # Of which part the seconds are: where it was killed; they are in the checksum.
+            times = r'"(seconds|resumed|checksum)": [^,}\n]*'
             found[name] = re.sub(times, "", path.read_text())
         elif path.name == "metrics.jsonl":
             rows = [json.loads(line) for line in path.read_text().splitlines()]
-            speed = ("tokens_per_second", "mfu")
+            speed = ("tokens_per_second", "mfu", "checksum")
             found[name] = [{k: v for k, v in row.items() if k not in speed} for row in rows]
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]

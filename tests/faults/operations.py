@@ -129,6 +129,7 @@ def read(directory: pathlib.Path) -> None:
     from flaxlm.training.checkpoint import Checkpointer
     from flaxlm.training.inputs import Inputs
     from flaxlm.training.logs import Rows
+    from flaxlm.untrusted import unsealed
 
     config = run_config.build(run_config.expand(run_config.read_run(str(directory))))
     with Inputs.open(config, directory) as inputs:
@@ -142,9 +143,9 @@ def read(directory: pathlib.Path) -> None:
         record = saved.restore_params(prefix="")[1]
         found["state"] = [record.step, {p: leaf.digest for p, leaf in record.leaves.items()}]
         Rows(directory / "metrics.jsonl", record.step)
-    # Of a log nothing else is read: its figures are shown, and decide nothing.
     rows = (directory / "metrics.jsonl").read_text().splitlines()
-    found["metrics"] = [json.loads(row)["step"] for row in rows]
+    # Which are shown, and decide nothing.
+    found["metrics"] = [unsealed(json.loads(row)) for row in rows]
     for report in sorted(directory.glob("evaluations/[!.]*")):
         found[report.name] = [compare.mistakes(report), compare.scores([report])]
     print(json.dumps(found, sort_keys=True))

@@ -13,6 +13,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from flaxlm.progress import note
 from flaxlm.training.logs import Events, Log, Rows
+from flaxlm.untrusted import sealed
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -50,8 +51,9 @@ def test_damaged_lines_are_moved_aside_and_the_good_ones_kept(kind, tmp_path):
     assert aside.count(b"\n") == len(bad) and all(
         line in aside for n, line in enumerate(data.removesuffix(b"\n").split(b"\n"), 1) if n in bad
     )
-    rows.row({"step": 5, "loss": 0.5})
-    assert path.read_bytes().endswith(b'}\n{"step": 5, "loss": 0.5}\n')
+    last = {"step": 5, "loss": 0.5}
+    rows.row(last)
+    assert path.read_bytes().endswith(b"}\n" + json.dumps(sealed(last)).encode() + b"\n")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the next start finds nothing
         Rows(path, 5)
@@ -183,7 +185,7 @@ def test_a_damaged_metrics_file_is_gone_on_with(recipe, tmp_path):
     more = ("--config.train.steps=6", "--config.train.profile_steps=1:6")
     done = line("train", f"--workdir={place}", *more)
     assert done.code == 0 and done.errors == [], done.err
-    assert "metrics.jsonl, line 2, 7: no row of metrics, moved to metrics.jsonl.damag" in done.err
+    assert "metrics.jsonl, line 2, 7: no row of metrics as it was written, moved to " in done.err
     assert "profile cannot be written: No profile started" in done.err
     rows = [json.loads(line) for line in path.open()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 3, 4, 5, 6]

@@ -6,66 +6,22 @@ import json
 import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
-import threading
 
 import pytest
 import tiny_runs as tiny
-from checkpoint_cases import make_state
+from dying import Killed, dying, left_aside
 from faults import selection
 
-from flaxlm import files, locks
 from flaxlm import train as loop
-from flaxlm.commands import evaluate
-from flaxlm.errors import ConfigError, StorageError, Unsafe
+from flaxlm.commands import evaluate, inspect
+from flaxlm.errors import StorageError
 from flaxlm.evaluation import report
-from flaxlm.evaluation.evaluate import Evaluation
-from flaxlm.tasks import TASKS
-from flaxlm.tasks.task import Answer
 from flaxlm.training import config as run_config
-from flaxlm.training import metrics, reading
-from flaxlm.training.checkpoint import CheckpointConfig, Checkpointer
+from flaxlm.training import metrics
+from flaxlm.training import workdir as workdir_of_a_run
+from flaxlm.untrusted import parse_json, sealed, unsealed
 
 pytestmark = pytest.mark.usefixtures("one_device")
-CHANGES = ("replace", "rename", "unlink", "rmdir", "mkdir", "fsync", "write", "ftruncate")
-
-
-class Killed(BaseException):
-    """Stands for a signal that nobody can catch."""
-
-
-@contextlib.contextmanager
-def dying(root: pathlib.Path, at: int, error: int = 0):
-    """Kill the process at its change `at` of the disk: from there on nothing changes any more.
-
-    Yields the list of all changes. With an `error` number that one change fails instead.
-    """
-    seen, lock = [], threading.Lock()
-
-    def wrapped(name, real):
-        def change(*arguments, **options):
-            with lock:
-                seen.append((name, *arguments[:2]))
-                number = len(seen)
-            if error and number == at:
-                raise OSError(error, os.strerror(error))
-            if not error and at and number >= at:
-                raise Killed
-            return real(*arguments, **options)
-
-        return change
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in CHANGES:
-            patch.setattr(os, name, wrapped(name, getattr(os, name)))
-        yield seen
-
-
-def left_aside(root: pathlib.Path) -> list[str]:
-    """Return what is neither a result nor a lock."""
-    return [path.name for path in root.rglob(".*") if not path.name.endswith(".lock")]
 
 
 def contents(root: pathlib.Path) -> dict:
@@ -84,6 +40,10 @@ def results(root: pathlib.Path) -> dict[str, bytes]:
     found = {str(p.relative_to(root)): p.read_bytes() for p in wanted if p.suffix != ".png"}
     steps = sorted(p.name for p in (root / "checkpoints").glob("step_*"))
     return found | {"steps": steps}
+
+
+def figures(root: pathlib.Path) -> dict:
+    return unsealed(json.loads((root / "result.json").read_text()))
 
 
 def recipe(directory, **sections):
@@ -229,107 +189,98 @@ def test_a_result_that_cannot_be_written_is_an_error_and_a_damaged_one_is_kept(t
         with pytest.warns(UserWarning, match="was damaged, and is result.json.damaged now"):
             metrics.write_result(tmp_path, {"step": 4})
         assert (tmp_path / "result.json.damaged").read_bytes() == damaged
-        assert json.loads((tmp_path / "result.json").read_text()) == {"step": 4}
+        assert figures(tmp_path) == {"step": 4}
 
 
-def evaluation(value: int) -> Evaluation:
-    examples = [{"id": f"f:{i}", "text": "t", "target": "x"} for i in range(40)]
-    answers = [Answer(f"answer {value}", float(value)) for _ in examples]
-    return Evaluation({"exact_match": float(value)}, examples, ["x"] * 40, answers)
+def test_no_flipped_bit_of_a_result_is_silent(tmp_path):
+    """Nor one of a row of metrics, which is written alike; a file without a checksum is taken."""
+    path, values = tmp_path / "result.json", {"valid/loss": 5.125, "step": 4, "model": "decoder"}
+    metrics.write_result(tmp_path, values)
+    whole = path.read_bytes()
+    for text in (whole, json.dumps(sealed(values)).encode()):
+        for bit in range(8 * len(text)):
+            flipped = bytearray(text)
+            flipped[bit // 8] ^= 1 << bit % 8
+            with contextlib.suppress(ValueError):
+                assert unsealed(parse_json(bytes(flipped))) == values
+    path.write_bytes(whole.replace(b"5.125", b"5.325"))
+    with pytest.warns(UserWarning, match=r"damaged, and is .*: it is not what was written: its ch"):
+        assert metrics.write_result(tmp_path, {"step": 4})
+    assert figures(tmp_path) == {"step": 4}
+    path.write_text('{"test/loss": 2.5}')  # by hand, or by an earlier version
+    metrics.write_result(tmp_path, {"step": 4})
+    assert figures(tmp_path) == {"step": 4, "test/loss": 2.5}
 
 
-def test_reports_and_results_written_at_once_are_each_of_one_evaluation(tmp_path):
-    place, rounds, wrong = tmp_path / "evaluations" / "text_to_text-valid", 4, []
-    task = TASKS["text_to_text"]()
-    report.write(place, evaluation(0), task)
-
-    def write(value):
-        for number in range(rounds):
-            report.write(place, evaluation(value), task, step=value)
-            metrics.write_result(tmp_path, {f"{value}/{number}": value})
-
-    def read():
-        while any(writer.is_alive() for writer in writers):
-            with locks.locked(place.parent, shared=True):
-                lines = (place / "predictions.jsonl").read_text().splitlines()
-                scores = json.loads((place / "scores.json").read_text())
-            found = {json.loads(line)["prediction"] for line in lines}
-            if found != {f"answer {scores['step']}"} or len(lines) != 40:
-                wrong.append((found, scores))
-
-    writers = [threading.Thread(target=write, args=(value,)) for value in range(1, 6)]
-    reader = threading.Thread(target=read)
-    for thread in [*writers, reader]:
-        thread.start()
-    for thread in [*writers, reader]:
-        thread.join(60)
-    assert wrong == []
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result == {f"{v}/{n}": v for v in range(1, 6) for n in range(rounds)}
-    assert left_aside(tmp_path) == []
+@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl"])
+def test_a_changed_figure_is_found_by_the_next_start(name, whole, train, tmp_path):
+    config, undisturbed, _ = whole
+    workdir = pathlib.Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    text = (workdir / name).read_text()
+    loss = text.index("/loss" if name == "result.json" else '"loss')
+    changed = text[:loss] + text[loss:].replace(".", ".9", 1)
+    (workdir / name).write_text(changed)
+    said = f"{name} was damaged" if name == "result.json" else f"{name}, line 1: no row of metrics"
+    with pytest.warns(UserWarning, match=said):
+        train(config, workdir)
+    assert results(workdir) == results(undisturbed)
+    assert (workdir / f"{name}.damaged").read_text() in (changed, changed.split("\n")[0] + "\n")
 
 
-ASIDE = (
-    "import pathlib, sys, time; from flaxlm import files, locks\n"
-    "place = pathlib.Path(sys.argv[1])\n"
-    "with files.replacing(place / 'result.json'), locks.replacing_directory(place / 'report'):\n"
-    "    print('held', flush=True); time.sleep(60)"
-)
+def test_figures_of_an_older_step_say_so_and_the_run_keeps_its_step(train, tmp_path, capfd):
+    sections = dict(eval=dict(patience=0, every=4), checkpoint=dict(every=2, keep=2))
+    config, workdir = recipe(tmp_path, **sections), tmp_path / "run"
+    train(config, workdir)
+    before = figures(workdir)
+    assert (before["step"], before["valid/step"]) == (4, 4)
+    capfd.readouterr()
+    for verb in (evaluate, inspect):
+        verb.run(verb.Options(workdir=str(workdir), checkpoint="2"), config)
+    said = "result.json: valid/… are those of step 2 now, and were of step 4"
+    assert said in capfd.readouterr().err
+    mixed = figures(workdir)
+    assert (mixed["step"], mixed["valid/step"], mixed["digest/step"]) == (4, 2, 2)
+    assert mixed["valid/loss"] != before["valid/loss"]
+    assert mixed["train/loss"] == before["train/loss"]
+    metrics.write_result(workdir, {"valid/of_step_2": 1.0, "baseline/right": 0.5})
+    train(config, workdir)  # has its own again
+    after = figures(workdir)
+    assert {k: v for k, v in after.items() if k in before} == before
+    assert {k.partition("/")[0] for k in after.keys() - before} == {
+        *("digest", "model", "objective", "parameters", "tokenizer")
+    }
 
 
-def test_what_a_dead_process_left_aside_is_swept_and_a_living_ones_is_not(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(files.__file__).parents[1])}
-    command = [sys.executable, "-c", ASIDE, str(tmp_path)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout.readline() == "held\n"
-        locks.sweep(tmp_path)
-        assert len(left_aside(tmp_path)) == 2
-        writer.send_signal(signal.SIGKILL)
-        writer.wait(10)
-    (tmp_path / ".result.json.lock").touch()
-    locks.sweep(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".result.json.lock"]
+def test_a_run_that_patience_ended_says_so_however_long_it_is_made(train, tmp_path, capfd):
+    """And no more is promised of it than is so: a shorter one was judged at its end."""
+    patient = dict(eval=dict(every=2, patience=1), optimizer=dict(learning_rate=1e-9))
+    ended = {}
+    for first in (3, 4):
+        workdir = tmp_path / str(first)
+        for steps in (first, 9):
+            capfd.readouterr()
+            train(recipe(tmp_path, train=dict(steps=steps), **patient), workdir)
+        ended[first] = capfd.readouterr().err
+    straight = train(recipe(tmp_path, train=dict(steps=9), **patient), tmp_path / "straight")
+    assert "eval.patience=1 ended the run at step 4 of 9" in capfd.readouterr().err
+    assert straight["step"] == 4
+    for first, said in ended.items():
+        assert f"nothing to do: eval.patience=1 ended the run at step {first} of 9" in said
+    assert "as if never interrupted" in ended[4] and "as if never" not in ended[3]
+    assert "not the same bits: at step 3 the run of 3 steps was judged, at its end" in ended[3]
 
 
-def test_a_report_whose_replacement_was_killed_is_put_back(tmp_path):
-    (tmp_path / "report").mkdir()
-    (tmp_path / "report" / "scores.json").write_text("{}")
-    with dying(tmp_path, 0) as seen, locks.replacing_directory(tmp_path / "report") as aside:
-        (aside / "scores.json").write_text("{}")
-    # After the one before was moved away.
-    at = 1 + next(i for i, (name, *_) in enumerate(seen, 1) if name == "replace")
-    with pytest.raises(Killed), dying(tmp_path, at), locks.replacing_directory(tmp_path / "report"):
-        pass
-    assert not (tmp_path / "report").exists()
-    locks.sweep(tmp_path)
-    assert [p.name for p in (tmp_path / "report").iterdir()] == ["scores.json"]
-    assert not [name for name in left_aside(tmp_path) if name.endswith(".old")]
+def test_a_run_that_cannot_be_written_is_not_evaluated_first(whole, tmp_path, monkeypatch):
+    config, undisturbed, _ = whole
+
+    def never(*_):
+        raise AssertionError("it was evaluated")
+
+    monkeypatch.setattr(evaluate, "examine", never)
+    monkeypatch.setattr(workdir_of_a_run.files, "create", read_only)
+    with pytest.raises(StorageError, match=r"cannot write in .*: Read-only file system"):
+        evaluate.evaluate(config, undisturbed, "valid", "latest")
 
 
-def test_a_lock_that_is_not_given_back_is_refused_in_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "PATIENCE", 0.1)
-    refused = pytest.raises(Unsafe, match="x is in use: another process has held")
-    with locks.locked(tmp_path / "x"), refused, locks.locked(tmp_path / "x"):
-        pass
-    with locks.locked(tmp_path / "y", shared=True):  # a reader makes none
-        assert not (tmp_path / ".y.lock").exists()
-
-
-def test_a_reader_takes_another_checkpoint_where_the_run_deletes_its_own(tmp_path):
-    config = CheckpointConfig(keep=1, keep_best=1)
-    with Checkpointer(tmp_path, config, metric="valid/loss") as saved:
-        saved.save(1, make_state(1), {"valid/loss": 2.0}, wait=True)
-        asked = run_config.EvalConfig()
-
-        def read(source):
-            if source.step == 1:  # while it is read
-                saved.save(2, make_state(2), {"valid/loss": 1.0}, wait=True)
-            return source.saved.restore_params(source.step)[1].step
-
-        for word in ("best", "latest", ""):
-            assert reading.read_chosen(tmp_path, word, asked, read) == 2
-            if word == "best":
-                continue
-        saved.save(3, make_state(3), {"valid/loss": 0.5}, wait=True)
-        with pytest.raises(ConfigError, match=r"--checkpoint=1 is not there; .* or 3"):
-            reading.read_chosen(tmp_path, "1", asked, read)
+def read_only(path):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
