@@ -36,9 +36,8 @@ MOST_LINE_BYTES = 64 << 20
 # tool takes unasked.
 WINDOW = 128 << 20  # bytes
 PIECE = 1 << 10  # bytes unpacked at a time: at most 32 MiB come of them
-# What is held in memory of a packed file as a whole may be so many times its size on disk, beyond
-# so many bytes. Text is packed to a fifth, rows of much the same texts to a twentieth; what they
-# are made to has some hundreds of bytes besides, where they are short.
+# What is held in memory of a packed file as a whole may be so many times its size, beyond so many
+# bytes. Text is packed to a fifth, like rows to a twentieth, and becomes objects of 50 bytes more.
 MOST_RATIO, FREE = 50, 128 << 20
 HEAD = 4096  # bytes that tell the encoding
 # Of UTF-32 before UTF-16, which in one byte order begins alike.
@@ -70,8 +69,7 @@ def handle(path: str | os.PathLike, flags: int) -> int:
 
 def create(path: str | os.PathLike) -> BinaryIO:
     """Open a new file to write; what stands there, a link as well, is removed, not written to."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    pathlib.Path(path).unlink(missing_ok=True)
     return open(handle(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb")
 
 

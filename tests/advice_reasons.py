@@ -57,6 +57,7 @@ REASONS = {
     "waited {} s (train.stuck_after)": MACHINE,
     "has not answered for {} s (train.stuck_after)": PEERS,
     "has not answered as process 0": PEERS,
+    "eval.patience={} ended the run at step {}": FACT,
     "--coordinator={}": PEERS,
     "{} within {} s (--join_timeout)": PEERS,
     "process 0 cannot be reached": PEERS,

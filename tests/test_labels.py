@@ -138,6 +138,7 @@ def test_a_file_of_glue_without_answers_is_answered(model, tmp_path, monkeypatch
         config=config,
         workdir=tmp_path,
         amount=lambda split: {"examples": len(examples), "examples_read": 3},
+        data=lambda splits: {},
     )
     program = types.SimpleNamespace(config=config)
     scores = report.examine(program, {}, inputs, options.split, 0)

@@ -90,7 +90,7 @@ def test_the_result_is_mean_spread_and_best_of_the_seeds(trained):
     assert result["accuracy_sd"] == pytest.approx(np.std(values, ddof=1))
     assert result["accuracy_best"] == max(values)
     assert result["best_seed"] == f"seed_{5 + values.index(max(values))}"
-    assert result == json.loads((directory / "run" / "result.json").read_text())
+    assert result.items() <= json.loads((directory / "run" / "result.json").read_text()).items()
 
 
 def test_started_again_it_goes_on_and_more_seeds_can_be_added(trained, capfd):

@@ -88,7 +88,7 @@ def finished(train, corpus, tmp_path_factory):
 def test_training_learns_and_reports(family, finished):
     _, workdir, result = finished[family]
     assert result["step"] == 6
-    assert result == json.loads((workdir / "result.json").read_text()) | result
+    assert result.items() <= json.loads((workdir / "result.json").read_text()).items()
     assert 0 < result["valid/loss"] < math.log(281) + 1.5
     assert steps_of(workdir) == [1, 2, 3, 4, 5, 6]
     assert steps_of(workdir, "valid/loss") == [3, 6]

@@ -359,14 +359,14 @@ def read_run(run: str) -> dict:
             raise irregular(path) from None
         if own is None:
             raise
-        why = f"could not be read ({error})" if there else "was missing"
+        why, cause = ("could not be read", f": {error}") if there else ("was missing", "")
         with contextlib.suppress(OSError):
             if there:  # somebody's hand may have changed it
                 aside = path.with_name(f"{CONFIG}.damaged")
                 files.rename(path, aside)
-                why += f" and is {aside.name} now"
+                cause += f"; what stood there is {aside.name} now"
             files.replace(path, file_bytes(own[0] / CONFIG))
-        warnings.warn(f"{path} {why}; what stands there is that of {own[0]} again", stacklevel=1)
+        warnings.warn(f"{path} {why}, and is that of {own[0]} again{cause}", stacklevel=1)
         return theirs()
     if own and (changed := changes(expand(theirs()), expand(recipe), may_move(own))):
         raise Unsafe(

@@ -21,6 +21,11 @@ exit "$code"
 """
 
 
+def as_in_front() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def launch(tmp_path):
     """Return a function that starts the launcher, whose runs end with these codes in turn."""
@@ -34,7 +39,10 @@ def launch(tmp_path):
         (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
         environment = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
         command = ["bash", LAUNCHER, "recipe.py", "runs/a", "--config.data.path=a b"]
-        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment))
+        # A shell keeps ignoring what it is started with ignored, as in the background of another.
+        started.append(
+            subprocess.Popen(command, cwd=tmp_path, env=environment, preexec_fn=as_in_front)
+        )
         return started[-1]
 
     yield launch
