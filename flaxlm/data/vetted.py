@@ -17,7 +17,12 @@ from collections.abc import Iterator, Mapping
 from flaxlm.errors import DataError
 from flaxlm.untrusted import parse_json
 
-MOST_GROWTH = 100  # characters that one may become, by replacements alone
+MOST_GROWTH = 100  # characters that one may become in a stage
+MOST_STEPS = 64  # of a stage: each goes through the whole text
+# Characters that a step may make of one. Unicode's forms make theirs once, however often they are
+# asked for (U+FDFA becomes 18).
+FORMS = {"NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "BertNormalizer": 4}
+GROWING = {"ByteLevel": 4, "Lowercase": 2}
 MOST_PIECE = 4096  # characters of a piece
 MOST_WORD = 1000  # characters of a word that WordPiece looks at, with work of its square
 MOST_IDS = 1 << 24
@@ -37,6 +42,7 @@ KNOWN = {
     r"\A +| +\z",
     r"\A +|(?<! ) +\z",
 }
+PROSE = "The sea was calm, and on day 12 we rowed to a far GREEN island, it’s 7 km. Море, 海 も。 "
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 STEPS = ("normalizers", "pretokenizers", "processors", "decoders")
 # The other process: of each line, an expression and a text, it says the CPU time.
@@ -74,13 +80,14 @@ def vet(text: bytes, where: str) -> None:
 
 def _part(part: object, name: str, where: str) -> Iterator[str]:
     """Yield the expressions of a stage; DataError where it makes too much of a text."""
-    growth, waiting = 1.0, [part]
+    growth, form, steps, waiting = 1.0, 1, 0, [part]
     while waiting:
         step = waiting.pop(0)
         if not isinstance(step, Mapping):
             continue
         waiting = [inner for key in STEPS for inner in step.get(key) or ()] + waiting
-        kind, pattern = step.get("type"), step.get("pattern")
+        kind, pattern, steps = step.get("type"), step.get("pattern"), steps + 1
+        growth, form = growth * GROWING.get(kind, 1), max(form, FORMS.get(kind, 1))
         if isinstance(pattern, Mapping) and "Regex" in pattern:
             yield pattern["Regex"]
         made = len(step.get("content") or "") if kind == "Replace" else 0
@@ -95,7 +102,9 @@ def _part(part: object, name: str, where: str) -> Iterator[str]:
             specials = [i for token in step["special_tokens"].values() for i in token["ids"]]
             if len(specials) + len(step["single"]) + len(step["pair"]) > MOST_SPECIAL:
                 raise DataError(f"{where}: its template has more than {MOST_SPECIAL:,} tokens")
-        if growth > MOST_GROWTH or made > MOST_GROWTH:
+        if steps > MOST_STEPS:
+            raise DataError(f"{where}: its {name} has more than {MOST_STEPS} steps")
+        if growth * form > MOST_GROWTH or made > MOST_GROWTH:
             raise DataError(
                 f"{where}: its {name} ({kind}) may make a text more than {MOST_GROWTH} times as "
                 "long, which no known tokenizer does"
@@ -134,8 +143,8 @@ def _vocabulary(facts: dict, where: str) -> None:
 def samples(pattern: str) -> list[str]:
     """Return texts on which an expression that is slow on any is likely to be so."""
     literal = "".join(dict.fromkeys(re.sub(r"\\[pPuxkg]\{[^}]*\}|\\[A-Za-z]", "", pattern)))[:24]
-    units = [*dict.fromkeys(f"{literal}aA1 \n\t.中")]
-    units += ["".join(pair) for pair in itertools.permutations(units[:6], 2)]
+    units = [PROSE, *dict.fromkeys(f"{literal}aA1 \n\t.中")]
+    units += ["".join(pair) for pair in itertools.permutations(units[1:7], 2)]
     # What it may ask for stands at the end, where nothing before it leads to it.
     return [unit * (RUN // len(unit)) + "\0" + literal for unit in units]
 
