@@ -173,7 +173,8 @@ def told_apart(run, split: str) -> None:
     """Warn where a split is not what the run was judged by: the report of that is replaced."""
     inputs = run.inputs
     saved = Checkpointer(inputs.workdir, read_only=True)
-    if run.step not in saved.committed():
+    # What is scored whole has names of its own.
+    if inputs.config.data.split == "whole" or run.step not in saved.committed():
         return
     if differ := inputs.other_data(saved, run.step, [split]):
         name = place(inputs.workdir, inputs.config, split).name

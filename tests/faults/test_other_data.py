@@ -54,6 +54,18 @@ def test_figures_of_other_data_are_told_and_made_again_by_the_next_start(judged,
     assert "nothing to do" in capfd.readouterr().err
 
 
+def test_another_file_that_is_scored_whole_has_names_of_its_own(judged, recwarn):
+    here, config = judged
+    train(config, here / "run")
+    before = figures(here / "run")
+    table(here / "c.jsonl", 7)
+    recipe = task_recipe(here, data={"path": str(here / "c.jsonl"), "split": "whole"})
+    evaluate(from_dict(recipe), here / "run", "valid", "")
+    assert not any("judged by" in str(warning.message) for warning in recwarn)
+    assert figures(here / "run") == before
+    assert (here / "run" / "evaluations" / "classification" / "scores.json").exists()
+
+
 def test_a_report_that_does_not_say_what_it_is_of_counts_by_its_step(judged, capfd):
     """As those of earlier versions."""
     from flaxlm import files
