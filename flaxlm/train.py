@@ -137,7 +137,7 @@ class Loop:
             self.saved.prune(step)  # a kill may have come between the save and that
         model, params = self.config.model, self.program.abstract_params
         flops = flops_per_token(model, config.length, params) * tokens
-        self.writer = MetricWriter(self.workdir, config, tokens, flops, step)
+        self.writer = MetricWriter(self.workdir, config, tokens, flops, step, self.scored)
         self.interrupt = Interrupt()
         profile = config.profile_range() if config.profile_steps else (-1, -1)
         stream = self.inputs.stream(batches, self.program, step, self.total)

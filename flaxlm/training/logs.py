@@ -55,25 +55,26 @@ class Log:
 
 
 class Rows(Log):
-    """`metrics.jsonl`, of whose rows those after `step` are left out, which the run repeats.
+    """`metrics.jsonl`, of whose rows those are left out that the run repeats.
 
-    Each has a checksum. What is no row any more (a torn line, a flipped bit) is moved to
-    `metrics.jsonl.damaged`.
+    These are the rows after `step`, and of evaluations those after `scored`: a run that was asked
+    to stop at a step may have it saved, and still to evaluate. Each row has a checksum. What is no
+    row any more (a torn line, a flipped bit) is moved to `metrics.jsonl.damaged`.
     """
 
-    def __init__(self, path: pathlib.Path, step: int):
+    def __init__(self, path: pathlib.Path, step: int, scored: int | None = None):
         super().__init__(path)
         with self.spared():
             if path.is_file():
-                self._tidy(file_bytes(path), step)
+                self._tidy(file_bytes(path), step, step if scored is None else scored)
 
-    def _tidy(self, data: bytes, step: int) -> None:
+    def _tidy(self, data: bytes, step: int, scored: int) -> None:
         rows, damaged = [], {}
         for number, line in enumerate(data.removesuffix(b"\n").split(b"\n"), 1):
-            at = _step_of(line)
+            at, evaluated = _step_of(line)
             if at is None and line:
                 damaged[number] = line
-            elif at is not None and at <= step:
+            elif at is not None and at <= (scored if evaluated else step):
                 rows.append(line)
         text = b"".join(line + b"\n" for line in rows)
         if damaged:
@@ -93,13 +94,14 @@ class Rows(Log):
         self.append(json.dumps(sealed(row)).encode() + b"\n")
 
 
-def _step_of(line: bytes) -> int | None:
-    """Return the step of a row of metrics, None where it is none."""
+def _step_of(line: bytes) -> tuple[int | None, bool]:
+    """Return the step of a row of metrics, None where it is none, and whether it is of a split."""
     try:
-        step = unsealed(parse_json(line)).get("step")
+        row = unsealed(parse_json(line))
     except ValueError:
-        return None
-    return step if type(step) is int else None
+        return None, False
+    step = row.get("step")
+    return step if type(step) is int else None, any("/" in name for name in row)
 
 
 class Events(Log):

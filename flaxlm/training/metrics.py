@@ -66,7 +66,10 @@ class MetricWriter:
     far the host runs ahead.
     """
 
-    def __init__(self, workdir: pathlib.Path, config, tokens: int, flops: float, step: int):
+    def __init__(
+        self, workdir: pathlib.Path, config, tokens: int, flops: float, step: int, scored=None
+    ):
+        """Go on after `step`, of which evaluations are known up to `scored`; see `Rows`."""
         self.config, self.tokens, self.flops = config, tokens, flops
         self.lag, self.peak = 2, peak_flops()
         self.pending: collections.deque = collections.deque()
@@ -74,7 +77,7 @@ class MetricWriter:
         self.logs: list[Rows | Events] = []
         if jax.process_index() == 0:
             rows, events = workdir / "metrics.jsonl", workdir / "tensorboard"
-            self.logs = [Rows(rows, step), Events(events, step)]
+            self.logs = [Rows(rows, step, scored), Events(events, step)]
         self.last: dict = {}
 
     def push(self, step: int, metrics: dict) -> dict | None:

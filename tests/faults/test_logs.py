@@ -69,6 +69,14 @@ def test_the_last_row_of_a_torn_file_does_not_stand_twice(tmp_path):
     assert path.stat().st_mtime_ns == before
 
 
+def test_the_row_of_an_evaluation_that_is_still_to_be_made_does_not_stand_twice(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 2, "loss": 1.0}, {"step": 2, "valid/loss": 1.0}, {"step": 3, "loss": 1.0}]
+    path.write_text("".join(f"{json.dumps(r)}\n" for r in [*rows, {"step": 3, "valid/loss": 1.0}]))
+    Rows(path, 3, scored=2)
+    assert [json.loads(line) for line in path.open()] == rows
+
+
 def full(monkeypatch, after: int):
     """Make the disk full, `after` bytes of a write, until the list that is returned holds any."""
     real, room = os.write, []
