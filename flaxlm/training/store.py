@@ -68,6 +68,7 @@ class Store:
 
     def open(self) -> None:
         """Make the directory, and finish or clean up what a killed run left unfinished."""
+        workdir.check_path(self.root)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             for path in self.root.glob(f"{_WRITING}*"):

@@ -35,6 +35,7 @@ class Workdir:
     def __init__(self, path: str | os.PathLike, lock: bool = True):
         self.path = Path(path).expanduser().absolute()
         self._file: int | None = None
+        check_path(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if lock:
@@ -75,6 +76,16 @@ class Workdir:
         self.close()
 
 
+def check_path(path: Path) -> None:
+    """Refuse a run directory of whose path the array store makes another."""
+    if found := re.search(r"[\[\\\ud800-\udfff]", str(path)):
+        what = repr(found[0]) if found[0] in "[\\" else "a byte that is no UTF-8"
+        raise StorageError(
+            f"{path}: checkpoints cannot be written where a path has {what} (the array store takes "
+            "it for a pattern, and loses what it wrote); rename it, or choose another run directory"
+        )
+
+
 def unwritable(path: Path, error: OSError, needed: int = 0) -> StorageError:
     """Return the error for a directory in which `needed` bytes cannot be written."""
     cause = cause_of(error, path, needed)
@@ -92,12 +103,6 @@ def probe(path: str | os.PathLike, nbytes: int = 0) -> None:
     The file system must report that much as free, and allocate the first `PROBE_BYTES` of it.
     """
     path = Path(path)
-    if found := re.search(r"[\[\\\ud800-\udfff]", str(path)):
-        what = repr(found[0]) if found[0] in "[\\" else "a byte that is no UTF-8"
-        raise StorageError(
-            f"{path}: checkpoints cannot be written where a path has {what} (the array store takes "
-            "it for a pattern, and loses what it wrote); rename it, or choose another run directory"
-        )
     # A whole fs block even for nbytes=0, so that a read-only directory shows.
     tried = max(4096, min(nbytes, PROBE_BYTES))
     target = files.aside_of(path / PROBE.removeprefix("."))  # readers of one run may all do so

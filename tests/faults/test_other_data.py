@@ -14,7 +14,9 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import TokenizerConfig
 from flaxlm.errors import StorageError
 from flaxlm.train import train
+from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import from_dict
+from flaxlm.training.workdir import probe
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -90,7 +92,10 @@ def test_a_path_that_the_array_store_cannot_write_in_is_refused_first(judged, tm
     _, config = judged
     with pytest.raises(StorageError, match="checkpoints cannot be written where a path has"):
         train(config, tmp_path / name)
-    assert not (tmp_path / name / "result.json").exists()
+    assert not (tmp_path / name).exists()
+    with pytest.raises(StorageError, match="checkpoints cannot be written"):
+        Checkpointer(tmp_path / name)
+    probe(tmp_path / name)  # what others write goes there
 
 
 def flip(path) -> None:
