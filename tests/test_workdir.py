@@ -156,3 +156,10 @@ def test_several_try_at_once_whether_they_can_write(tmp_path):
         for _ in threads.map(probe, [tmp_path] * 200):
             pass
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_probe_left_goes_with_the_next(tmp_path):
+    left = tmp_path / ".probe.0123456789abcdef.tmp"
+    left.write_bytes(b"1")
+    workdir.probe(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -108,6 +108,8 @@ def probe(path: str | os.PathLike, nbytes: int = 0) -> None:
     target = files.aside_of(path / PROBE.removeprefix("."))  # readers of one run may all do so
     try:
         path.mkdir(parents=True, exist_ok=True)
+        for left in path.glob(f"{PROBE}.*.tmp"):  # of whoever died; a living one needs no name
+            left.unlink(missing_ok=True)
         require_space(path, nbytes)
         with files.create(target) as file:
             os.posix_fallocate(file.fileno(), 0, tried)
