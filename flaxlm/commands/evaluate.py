@@ -169,6 +169,9 @@ def run(options: Options, config) -> None:
     report(options.place, result, f"evaluate: {options.place.name}, {part}", of)
 
 
+UNTIL = "until `train` goes on with the run, "  # which makes its own figures again
+
+
 def told_apart(run, split: str) -> None:
     """Warn where a split is not what the run was judged by: the report of that is replaced."""
     inputs = run.inputs
@@ -178,9 +181,10 @@ def told_apart(run, split: str) -> None:
         return
     if differ := inputs.other_data(saved, run.step, [split]):
         name = place(inputs.workdir, inputs.config, split).name
+        did, until = ("trained on", "") if split == "train" else ("judged by", UNTIL)
         warnings.warn(
-            f"the {split} split is not what the run was judged by ({'; '.join(differ)}): until "
-            f"`train` goes on with the run, result.json and evaluations/{name} are of this one",
+            f"the {split} split is not what the run was {did} ({'; '.join(differ)}): "
+            f"{until}result.json and evaluations/{name} are of this one",
             stacklevel=1,
         )
 

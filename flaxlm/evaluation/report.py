@@ -92,10 +92,8 @@ def stored(inputs, split: str, step: int) -> dict | None:
         return None
     if not isinstance(scores, dict) or scores.pop("step", None) != step:
         return None
-    if scores.pop("judged", None) not in (
-        None,
-        digest_of(inputs, split),
-    ):  # None: before 2026-11-27
+    judged = scores.pop("judged", None)
+    if judged and judged != digest_of(inputs, split):  # earlier reports do not say it
         return None
     return _named(inputs, split, scores)
 
