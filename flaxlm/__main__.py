@@ -7,7 +7,7 @@ import importlib
 import logging
 import os
 import sys
-import traceback
+import threading
 import warnings
 
 from flaxlm.commands import COMMANDS, usage
@@ -21,7 +21,7 @@ from flaxlm.errors import (
     choose,
 )
 from flaxlm.processes import broke, ending, signals
-from flaxlm.progress import drop_unwritten, note, put, shown
+from flaxlm.progress import Shown, drop_unwritten, note, note_traceback, put
 from flaxlm.untrusted import panics
 
 
@@ -38,6 +38,11 @@ def set_up_jax(options) -> None:
         if not home.startswith("~"):  # a user of a container may have no home
             jax.config.update("jax_compilation_cache_dir", os.path.join(home, "flaxlm", "xla"))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if (promotion := jax.config.jax_numpy_dtype_promotion) != "standard":
+        raise ConfigError(
+            f"JAX_NUMPY_DTYPE_PROMOTION={promotion} is not supported: models and metrics rely on "
+            "JAX's standard promotion of dtypes; unset it"
+        )
     sharding.make_room_for_collectives(several_processes=bool(ending.group))
     if ending.group:
         from flaxlm.commands.several import connect_devices
@@ -91,13 +96,15 @@ def main() -> int:
     """Return the exit code (see `flaxlm.errors`); what was not foreseen keeps its traceback."""
     speak_utf_8()
     signals.listen(command=True)
-    logging.getLogger("flaxlm").addFilter(shown)
+    logging.setLogRecordFactory(Shown)
+    threading.excepthook = lambda lost: note_traceback(lost.exc_value)
     warnings.showwarning = lambda message, *_: note(f"warning: {message}")
     try:
         with panics("a library stopped"):
             run(sys.argv[1:])
         if ending.group:
             ending.group.leave()
+        ending.unwound.set()
     except BaseException as error:
         ending.unwound.set()
         if isinstance(error, SystemExit):
@@ -124,8 +131,7 @@ def reason(error: BaseException) -> tuple[str, int]:
         return f"{place}{cause_of(error, error.filename or '.')}", code
     if ending.group and broke(error):
         return f"the connection to another process broke: {error}", Preempted.exit_code
-    for line in "".join(traceback.format_exception(error)).splitlines():
-        note(line)
+    note_traceback(error)
     return f"a bug in flaxlm: {type(error).__name__}: {error}", FlaxlmError.exit_code
 
 

@@ -4,7 +4,7 @@ import difflib
 import errno
 import math
 import os
-import shutil
+import resource
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -96,13 +96,20 @@ def irregular(path: str | os.PathLike) -> Unsafe:
 def cause_of(error: OSError, path: str | os.PathLike, needed: int = 0) -> str:
     """Return why a write in `path` failed; of a full disk with the bytes needed and free.
 
-    `needed` is what was to be written, as far as that is known; a block is at least.
+    `needed` is what was to be written, as far as that is known; a block is at least. A disk is full
+    too that has no inode for a new file.
     """
     if isinstance(error, NoRoom) or error.errno not in FULL:
         return error.strerror or str(error)
-    places = (place for place in (Path(path), *Path(path).absolute().parents) if place.exists())
-    room = shutil.disk_usage(next(places)).free
-    return f"{os.strerror(error.errno)} ({size(max(needed, BLOCK))} needed, {size(room)} free)"
+    place = next(at for at in (Path(path), *Path(path).absolute().parents) if at.exists())
+    wanted, disk = max(needed, BLOCK), os.statvfs(place)
+    lack = f"{size(wanted)} needed, {size(disk.f_bavail * disk.f_frsize)} free"
+    longest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if error.errno == errno.EFBIG and longest != resource.RLIM_INFINITY:
+        lack = f"{size(wanted)} needed; ulimit -f lets this process write files of {size(longest)}"
+    elif error.errno == errno.ENOSPC and disk.f_files and not disk.f_favail:
+        lack = f"no inode is free: the file system has its most files, {disk.f_files:,}"
+    return f"{os.strerror(error.errno)} ({lack})"
 
 
 def size(nbytes: int) -> str:

@@ -3,7 +3,6 @@
 Text is UTF-8, and lines end at a line feed, or a carriage return and a line feed, nowhere else.
 """
 
-import codecs
 import contextlib
 import fcntl
 import gzip
@@ -12,12 +11,12 @@ import io
 import os
 import pathlib
 import secrets
-import shlex
 import stat
 import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from flaxlm import encoding
 from flaxlm.errors import (
     FULL,
     DataError,
@@ -30,7 +29,6 @@ from flaxlm.errors import (
 )
 from flaxlm.untrusted import check_replaceable, memory_of
 
-MARK = "\ufeff"  # of an encoding, at the beginning of a file: no text
 MOST_LINE_BYTES = 64 << 20
 # A frame's window, which zstd keeps in memory: twice the longest line, or the most that zstd's own
 # tool takes unasked.
@@ -39,11 +37,6 @@ PIECE = 1 << 10  # bytes unpacked at a time: at most 32 MiB come of them
 # What is held in memory of a packed file as a whole may be so many times its size, beyond so many
 # bytes. Text is packed to a fifth, like rows to a twentieth, and becomes objects of 50 bytes more.
 MOST_RATIO, FREE = 50, 128 << 20
-HEAD = 4096  # bytes that tell the encoding
-# Of UTF-32 before UTF-16, which in one byte order begins alike.
-WIDE_MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"))
-WIDE_MARKS += ((codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
-WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
 
 
 def handle(path: str | os.PathLike, flags: int) -> int:
@@ -249,19 +242,21 @@ def text_lines(
     progress: Callable[[int], None] | None = None,
     strip_control: bool | None = None,
     whole: bool = False,
+    ends: bool = True,
 ) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, text with its end) of each line; DataError on a bad line.
+    """Yield (number from 1, text, with its end where `ends`) of each line; DataError on a bad line.
 
     The mark of an encoding before the first is left out. A carriage return within a line is a
     character like any other, but DataError where there are such alone, so that the file would be
-    one line, unless it is read as a `whole` anyway. `most` bounds a line in bytes, so that a file
-    without newlines cannot fill the memory; it is data.max_line_bytes, and 0, which stands for
-    MOST_LINE_BYTES, where no config says so. NUL is let through where `strip_control`, which is
-    data.strip_control, or None where that is not asked. `progress` is as in `opened`.
+    one line, unless it is read as a `whole` anyway. `most` bounds a line in bytes, and half its
+    text in memory, so that a file without newlines cannot fill it; it is data.max_line_bytes, and
+    0, which stands for MOST_LINE_BYTES, where no config says so. NUL is let through where
+    `strip_control`, which is data.strip_control, or None where that is not asked. `progress` is as
+    in `opened`.
     """
     name, limit = str(path), most or MOST_LINE_BYTES
     with opened(path, progress, limit) as file:
-        _refuse_wide(file.peek(HEAD)[:HEAD], name)
+        encoding.refuse_wide(file.peek(encoding.HEAD), name)
         number = offset = 0
         while line := file.readline(limit + 1):
             number += 1
@@ -276,43 +271,19 @@ def text_lines(
                     f"{name}, byte {offset + nul} (line {number}) is NUL, so this is not text; "
                     "remove it" + ", or set data.strip_control=True" * (strip_control is False)
                 )
-            text, line = _decoded(line, name, number, offset), len(line)
+            size, ended = len(line), line.endswith(b"\n")
+            if not ends:
+                line = line.removesuffix(b"\n").removesuffix(b"\r")
+            if size > limit // 2:
+                encoding.check_text(line, limit, f"{name}, line {number}", bool(most))
+            text = encoding.decoded(line, name, number, offset)
+            line = b""  # the text alone is held
             if number == 1:
-                text = text.removeprefix(MARK)
-                if not whole:
-                    refuse_old_ends(text, name)
+                text = text.removeprefix(encoding.MARK)
+                if not whole and not ended:
+                    encoding.refuse_old_ends(text, name)
             yield number, text
-            offset += line
-
-
-def _refuse_wide(head: bytes, name: str) -> None:
-    """Raise DataError if a file that begins with `head` is UTF-16 or UTF-32, marked or not."""
-    encoding = next((encoding for mark, encoding in WIDE_MARKS if head.startswith(mark)), "")
-    how = "begins with the mark of" if encoding else "looks like"
-    if not encoding and b"\0" in head:
-        encoding = next((encoding for encoding in WIDE if _reads_as(head, encoding)), "")
-    if encoding:
-        raise DataError(
-            f"{name} {how} {encoding}, and text has to be UTF-8; convert it: "
-            f"{_piped(name, f'iconv -f {encoding} -t UTF-8')}"
-        )
-
-
-def _reads_as(head: bytes, encoding: str) -> bool:
-    """Say whether bytes are printable text in an encoding, with enough ASCII for no accident."""
-    try:
-        text = codecs.getincrementaldecoder(encoding)().decode(head)
-    except UnicodeDecodeError:
-        return False
-    share = 0.75 if head.isascii() else 0.05  # ASCII with a NUL here and there may read as Chinese
-    plain = sum(character.isascii() for character in text)
-    return plain > max(3, share * len(text)) and all(c.isprintable() or c in "\t\r\n" for c in text)
-
-
-def _piped(name: str, command: str) -> str:
-    """Return a line for a shell that converts a file."""
-    cat = {".gz": "zcat", ".zst": "zstdcat"}.get(os.path.splitext(name)[1], "cat")
-    return f"{cat} {shlex.quote(name)} | {command} > NEW_FILE"
+            offset += size
 
 
 def bare_lines(
@@ -321,8 +292,7 @@ def bare_lines(
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, text without its end) of each line; see `text_lines`."""
-    for number, line in text_lines(path, most, progress):
-        yield number, line.removesuffix("\n").removesuffix("\r")
+    return text_lines(path, most, progress, ends=False)
 
 
 class Held:
@@ -345,16 +315,6 @@ class Held:
             )
 
 
-def refuse_old_ends(first: str, name: str) -> None:
-    """Raise DataError if the `first` line is the whole file and carriage returns part it."""
-    if "\r" in first.rstrip("\r") and not first.endswith("\n"):
-        convert = _piped(name, r"tr '\r' '\n'")
-        raise DataError(
-            f"{name}: its lines end in a carriage return, as on old Macs, and here a line feed "
-            f"ends a line; convert it: {convert}"
-        )
-
-
 def read_text(path: str | os.PathLike, most: int) -> str:
     """Return the text of a whole file of at most `most` bytes; `.gz` and `.zst` are unpacked."""
     name = str(path)
@@ -362,23 +322,9 @@ def read_text(path: str | os.PathLike, most: int) -> str:
         data = file.read(most + 1)
     if len(data) > most:
         raise TooLong(f"{name} is longer than {most:,} bytes; raise data.max_line_bytes")
-    _refuse_wide(data[:HEAD], name)
-    return _decoded(data, name, 1, 0).removeprefix(MARK)
-
-
-def _decoded(data: bytes, name: str, number: int, offset: int) -> str:
-    """Return the text of UTF-8 `data`, which stands at a byte `offset` and line `number`.
-
-    DataError with file and byte where it is not UTF-8.
-    """
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = number + data.count(b"\n", 0, error.start)
-        raise DataError(
-            f"{name}, byte {offset + error.start} (line {line}) is not UTF-8: "
-            f"{error.reason}; convert the file, for example with iconv"
-        ) from None
+    encoding.refuse_wide(data, name)
+    encoding.check_text(data, most, name, known=True)
+    return encoding.decoded(data, name, 1, 0).removeprefix(encoding.MARK)
 
 
 def sha256(path: str | os.PathLike, most: int | None = None) -> str:

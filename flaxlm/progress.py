@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -142,14 +143,33 @@ def note(message: object) -> None:
 
     Where it cannot be written, on a full disk, the work goes on without.
     """
+    _write(printable(message))
+
+
+def note_traceback(error: BaseException | None) -> None:
+    """Print the traceback of an error on standard error; see `note`."""
+    _write(traceback_of(error))
+
+
+def _write(text: str) -> None:
     with contextlib.suppress(OSError):
-        print(printable(message), file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
 
 
-def shown(record: logging.LogRecord) -> bool:
-    """Make a log's record one line of what is shown; a filter that lets all pass."""
-    record.msg, record.args = printable(record.getMessage()), ()
-    return True
+class Shown(logging.LogRecord):
+    """A record of any library's log, which is a line of what is shown; see `printable`."""
+
+    def getMessage(self) -> str:
+        """Return the line; what a traceback quotes is made harmless too."""
+        if self.exc_info and not self.exc_text:
+            self.exc_text = traceback_of(self.exc_info[1])
+        return printable(super().getMessage())
+
+
+def traceback_of(error: BaseException | None) -> str:
+    """Return the traceback of an error, each line of it printable."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return "\n".join(map(printable, lines))
 
 
 def say(message: str) -> None:

@@ -23,6 +23,7 @@ _DECODE = json.JSONDecoder().decode  # json.loads takes 0.3 µs more, and a line
 # Bytes that CPython takes at most for what these begin or part: 184 of a dict with its slot, 56 of
 # an empty list, a number or a short string with its slot, a key.
 WEIGHTS = {"{": 200, "[": 64, ",": 48, ":": 48}
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escape of half a surrogate pair
 _SEAL, _MARK = "checksum", "sha256:"
 # C0 and C1 controls but the tab, line and paragraph separators, marks and overrides of direction,
 # spaces of no width (but the joiners, which scripts and emoji need), halves of surrogate pairs.
@@ -32,7 +33,9 @@ _CONTROL = re.compile(
 )
 
 
-def parse_json(text: str | bytes, most: int = 0, whole: bool = True, **hooks) -> Any:
+def parse_json(
+    text: str | bytes, most: int = 0, whole: bool = True, once: bool = False, **hooks
+) -> Any:
     """Return the value of JSON text, UTF-8 where it is bytes; ValueError says what is wrong.
 
     Args:
@@ -41,6 +44,7 @@ def parse_json(text: str | bytes, most: int = 0, whole: bool = True, **hooks) ->
         where it is 0.
       whole: whether half a surrogate pair, which no file can hold, is wrong anywhere in it; names
         of files that are not UTF-8 have some, so what flaxlm itself wrote may.
+      once: whether a key that stands twice in an object is wrong; else the last one holds.
       hooks: of `json.loads`.
     """
     most = most or MOST_JSON
@@ -49,10 +53,11 @@ def parse_json(text: str | bytes, most: int = 0, whole: bool = True, **hooks) ->
     text = text if isinstance(text, str) else text.decode("utf-8-sig")
     if len(text) > SMALL:
         check_size(text, most)
+    hooks |= {"object_pairs_hook": _once} if once else {}
     try:
         value = json.loads(text, **hooks) if hooks else _DECODE(text)
-        if whole and "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()
+        if whole and _HALF.search(text):
+            _refuse_halves(value)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if len(text) > 2 * MOST_NESTED and text.count("[") + text.count("{") > MOST_NESTED:
@@ -60,9 +65,36 @@ def parse_json(text: str | bytes, most: int = 0, whole: bool = True, **hooks) ->
     return value
 
 
+def _refuse_halves(value: Any) -> None:
+    """Raise ValueError where a text, or a key, in a value has half a surrogate pair."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_halves(inner)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            key.encode()
+            _refuse_halves(inner)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"{key[:80]!r} stands twice in one object; leave one of them out")
+        values[key] = value
+    return values
+
+
 def check_size(text: str, most: int) -> None:
-    """Raise ValueError where the values of JSON text may take more than 4 · `most` bytes."""
-    size = len(text) + sum(text.count(mark) * weight for mark, weight in WEIGHTS.items())
+    """Raise ValueError where JSON text and its values may take more than 4 · `most` bytes.
+
+    An escape may make more bytes of each character of its value than the text has.
+    """
+    wide = 4 if _HALF.search(text) else 2 if "\\u" in text else 1
+    size = len(text) * wide + sys.getsizeof(text)
+    size += sum(text.count(mark) * weight for mark, weight in WEIGHTS.items())
     if size > 4 * most:
         raise ValueError(
             f"its values may take {size:,} bytes of memory, and {4 * most:,} are the most"

@@ -21,6 +21,8 @@ from checkpoint_cases import (
 
 from flaxlm.errors import StorageError
 from flaxlm.training.checkpoint import CheckpointConfig, Checkpointer
+from flaxlm.training.config import EvalConfig
+from flaxlm.training.reading import find
 
 CHILD = Path(child.__file__)
 
@@ -83,6 +85,18 @@ DAMAGE = {
         "is of step 1",
     ),
 }
+
+
+@pytest.mark.parametrize("name", ["no manifest", "an edited manifest", "a garbled manifest"])
+@pytest.mark.parametrize("word", ["", "latest", "2"])
+def test_a_reader_says_that_a_step_is_not_known(copied, caplog, name, word):
+    harm, message = DAMAGE[name]
+    harm(copied, Checkpointer(copied).path(3))
+    with caplog.at_level(logging.WARNING, "flaxlm"):
+        source = find(copied, word, EvalConfig())
+    assert source.step == 2
+    told = caplog.text.count("checkpoint step 3") == 1 and message in caplog.text
+    assert told == (word != "2"), caplog.text
 
 
 @pytest.mark.parametrize("name", DAMAGE)

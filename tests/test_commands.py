@@ -5,7 +5,9 @@ import importlib
 import io
 import json
 import sys
+import types
 
+import jax
 import pytest
 
 from flaxlm import __main__ as command
@@ -223,3 +225,12 @@ def test_a_run_says_how_it_was_started(argv, said):
     from flaxlm.training.record import command_line
 
     assert command_line(argv) == said.replace("PYTHON", sys.executable.rpartition("/")[2])
+
+
+def test_a_promotion_of_dtypes_that_no_model_can_have_is_refused():
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    try:
+        with pytest.raises(ConfigError, match="JAX_NUMPY_DTYPE_PROMOTION=strict is not supported"):
+            command.set_up_jax(types.SimpleNamespace(platform=""))
+    finally:
+        jax.config.update("jax_numpy_dtype_promotion", "standard")

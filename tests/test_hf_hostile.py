@@ -110,7 +110,7 @@ HOSTILE = {
     "unknown field": ("gpt2", config(clip_qkv=8.0), ConfigError, "not understood: clip_qkv=8.0"),
     "unsupported": ("gpt2", config(add_cross_attention=True), ConfigError, "add_cross_attention"),
     "negative": ("gpt2", config(vocab_size=-5), ConfigError, "vocab_size=-5"),
-    "zero heads": ("gpt2", config(n_head=0), ConfigError, "num_heads=0"),
+    "zero heads": ("gpt2", config(n_head=0), ConfigError, "n_head=0 must be in 1"),
     "odd heads": ("gpt2", config(n_head=5), ConfigError, "not a multiple"),
     "a string": ("gpt2", config(n_embd="768"), ConfigError, "n_embd='768'"),
     "a truth value": ("gpt2", config(n_embd=True), ConfigError, "n_embd=True"),

@@ -16,10 +16,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # What each room may import, beside itself. These are open to all.
-OPEN = {"errors", "progress", "untrusted"}
+OPEN = {"encoding", "errors", "progress", "untrusted"}
 BASE = {"files", "locks", "sharding", "tree"}
 ALLOWED = {
     "errors": set(),
+    "encoding": set(),
     "progress": set(),
     "processes": set(),
     "untrusted": set(),

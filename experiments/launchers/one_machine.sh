@@ -11,8 +11,7 @@ config=$1 workdir=$2
 shift 2
 asked="" child=""
 for name in INT TERM HUP; do
-  # A run takes a hang-up for its end, as a terminal does; TERM lets it save first.
-  trap "asked=yes; [ -z \"\$child\" ] || kill -s ${name/HUP/TERM} \"\$child\" 2>/dev/null" $name
+  trap "asked=yes; [ -z \"\$child\" ] || kill -s $name \"\$child\" 2>/dev/null" $name
 done
 while true; do
   python -m flaxlm train --config="$config" --workdir="$workdir" "$@" &

@@ -225,9 +225,9 @@ def read_json(path: pathlib.Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        value = parse_json(read_bytes(path))
-    except ValueError:
-        value = None
+        value = parse_json(read_bytes(path), once=True)
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}") from None
     if not isinstance(value, dict):
         raise DataError(f"{path} is damaged: it is not a JSON object")
     return value

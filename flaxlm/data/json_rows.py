@@ -4,9 +4,10 @@ import contextlib
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Iterator
 
-from flaxlm import files
+from flaxlm import encoding, files
 from flaxlm.errors import DataError
 from flaxlm.untrusted import SMALL, check_depth, check_size, parse_json
 
@@ -15,16 +16,21 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def elements(path: str, most: int, lines: Iterable[str]) -> Iterator[object]:
-    """Yield the elements of a JSON array, of which `lines` stand behind the bracket.
+    """Yield the elements of a JSON array, whose bracket begins the first of `lines`.
 
     The text is taken in pieces of SMALL characters; where one ends within an element, it is read
-    again with as much again behind it, up to the bytes of a line.
+    again with as much again behind it, until it takes in memory the bytes of a line.
     """
     decoder, row, text, comma, begun = json.JSONDecoder(), 0, "", False, False
     most = most or files.MOST_LINE_BYTES
-    pieces = (line[at : at + SMALL] for line in lines for at in range(0, len(line), SMALL))
+    pieces = (
+        line[at : at + SMALL]
+        for start, line in enumerate(lines)
+        for at in range(int(start == 0), len(line), SMALL)
+    )
     while True:
-        wanted, parts = max(SMALL, min(len(text), most - len(text))), []
+        room = (most - sys.getsizeof(text)) * len(text) // sys.getsizeof(text)  # in characters
+        wanted, parts = max(SMALL, min(len(text), room)), []
         while wanted > 0 and (piece := next(pieces, "")):
             parts.append(piece)
             wanted -= len(piece)
@@ -51,7 +57,7 @@ def elements(path: str, most: int, lines: Iterable[str]) -> Iterator[object]:
             if ended:
                 raise ValueError("it ends within the array")
         except (ValueError, RecursionError) as error:
-            if ended or len(text) - at > most or not isinstance(error, json.JSONDecodeError):
+            if ended or sys.getsizeof(text) > most or not isinstance(error, json.JSONDecodeError):
                 wrong = "it is nested too deeply" if isinstance(error, RecursionError) else error
                 refuse_short(path)
                 raise DataError(
@@ -66,13 +72,13 @@ def refuse_short(path: str) -> None:
         loads(files.read_text(path, SHORT), path)
 
 
-def loads(text: str, path: str, line: int = 1, most: int = 0):
+def loads(text: str, path: str, line: int = 1, most: int = 0, once: bool = False):
     """Return the value of JSON that begins on a line; DataError says where it is wrong, and how.
 
-    `most` is as in `parse_json`.
+    `most` and `once` are as in `parse_json`.
     """
     try:
-        return parse_json(text, most, whole=False)
+        return parse_json(text, most, whole=False, once=once)
     except json.JSONDecodeError as error:
         line += error.lineno - 1
         wrong = _explained(error, path)
@@ -86,7 +92,7 @@ def _explained(error: json.JSONDecodeError, path: str) -> str:
     before, behind = error.doc[: error.pos].rstrip(), error.doc[error.pos :].strip()
     closing = re.match(r",?\s*([}\]])", behind)
     if error.msg == "Extra data":
-        files.refuse_old_ends(error.doc, path)
+        encoding.refuse_old_ends(error.doc, path)
         what = "a comma stands" if behind.startswith(",") else f"{behind[:20]!r} stands"
         return (
             f"{what} behind its end; a file holds one object on each line, or one array of objects"

@@ -110,7 +110,7 @@ def modules_for(pooling: str, width: int, max_tokens: int) -> dict[str, str]:
 
 def _parsed(texts: Mapping[str, str], name: str, kind: type):
     try:
-        value = parse_json(texts[name])
+        value = parse_json(texts[name], once=True)
     except KeyError:
         raise DataError(f"{LIST} names {name}, which is not there") from None
     except ValueError as error:

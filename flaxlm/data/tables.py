@@ -15,10 +15,11 @@ import glob
 import itertools
 import json
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from flaxlm import files
+from flaxlm import encoding, files
 from flaxlm.data import arrow, json_rows, parquet
 from flaxlm.errors import ConfigError, DataError, choose, nearest, raise_scarce
 
@@ -190,18 +191,19 @@ def rows(
 
 def _json(path: str, most: int, progress) -> Iterator[tuple[int, object, str]]:
     """Yield (number, value, what `Row.where` is) of JSON lines, or of the rows of one array."""
-    lines = files.text_lines(path, most, progress, whole=True)
+    lines = files.text_lines(path, most, progress, whole=True, ends=False)
     first = True
     for number, line in lines:
-        text = line.removeprefix(files.MARK).strip()  # it stands where two files were joined
+        text = line.removeprefix(encoding.MARK).strip()  # it stands where two files were joined
         if first and text.startswith("["):  # an array, which may span lines
-            following = itertools.chain([text[1:]], (line for _, line in lines))
-            for row, value in enumerate(json_rows.elements(path, most, following), 1):
+            whole = itertools.chain([text], (line for _, line in lines))
+            for row, value in enumerate(json_rows.elements(path, most, whole), 1):
                 if not isinstance(value, dict):
                     json_rows.refuse_short(path)
                 yield row, value, f"row {row}"
         elif text:
-            yield number, json_rows.loads(text, path, number, most), ""
+            # A column named twice stands so in every row; asked of all it takes twice the time.
+            yield number, json_rows.loads(text, path, number, most, once=first), ""
             first = False
 
 
@@ -240,14 +242,14 @@ def _split(line: str, path: str, number: int, most: int) -> list[str]:
 
 
 def _refuse_row(size: int, fields: int, place: str, most: int) -> None:
-    """Raise DataError where a row of so many characters and fields would fill the memory.
+    """Raise DataError where a row of so many bytes in memory, and fields, would fill it.
 
-    A field takes 60 bytes besides its characters, a row at most four times the bytes of a line.
+    A field takes 60 bytes besides its text, a row at most four times the bytes of a line.
     """
     most = most or files.MOST_LINE_BYTES
     if size > most or size + 60 * fields > 4 * most:
         raise DataError(
-            f"{place}: a row of {size:,} characters and {fields:,} fields is no row of a table"
+            f"{place}: what takes {size:,} bytes and has {fields:,} fields is no row of a table"
         )
 
 
@@ -259,7 +261,9 @@ def _csv(path: str, most: int, progress) -> Iterator[tuple[int, list[str]]]:
     def lines() -> Iterator[str]:
         nonlocal size, fields
         for _, text in files.text_lines(path, most, progress):
-            size, fields = size + len(text), fields + text.count(",")
+            # A cell is read into four bytes a character, and more of them the longer it is.
+            size += 2 * len(text) if text.isascii() else max(2 * len(text), sys.getsizeof(text))
+            fields += text.count(",")
             _refuse_row(size, fields, f"{path}, line {line + 1}", most)
             yield text
 

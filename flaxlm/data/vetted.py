@@ -63,7 +63,7 @@ for line in sys.stdin:
 def vet(text: bytes, where: str) -> None:
     """Raise DataError where a tokenizer.json may take too long, or make too much of a text."""
     try:
-        facts = parse_json(text)
+        facts = parse_json(text, once=True)
         if not isinstance(facts, dict):
             raise ValueError("it is no JSON object")
     except ValueError as error:

@@ -19,6 +19,8 @@ RENAMED = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}
 RENAMED |= {"LLaMAForCausalLM": "LlamaForCausalLM"}
 MOST = 2**30  # of any number in config.json
 MOST_LAYERS = 10_000
+# Fields that may be 0; of other sizes 0 would mean the usual one to a config of ours.
+OPTIONAL = ("attention_softcap", "output_softcap")
 CONFIG_BYTES = 10 << 20
 SIZED = ("classification", "token_classification")  # heads with an output a label
 # problem_type -> key of OBJECTIVES
@@ -84,7 +86,7 @@ def read(directory: pathlib.Path) -> Description:
     if path.stat().st_size > CONFIG_BYTES:
         raise DataError(f"{path} has {path.stat().st_size} bytes, which no config.json has")
     try:
-        raw = parse_json(path.read_bytes())
+        raw = parse_json(path.read_bytes(), once=True)
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}") from None
     if not isinstance(raw, dict):
@@ -148,7 +150,8 @@ def _checked(key: Key, value):
     kind = int | float if default is None or isinstance(default, float) else type(default)
     if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, kind):
         raise ConfigError(f"{key.hf}={value!r} is not of the type of {default!r}")
-    low, high = (1, MOST_LAYERS) if key.ours.endswith("layers") else (0, MOST)
+    low = int(not isinstance(default, bool | float) and key.ours not in OPTIONAL)
+    high = MOST_LAYERS if key.ours.endswith("layers") else MOST
     if isinstance(value, int | float) and not low <= value <= high:
         raise ConfigError(f"{key.hf}={value!r} must be in {low} … {high}")
     return float(value) if isinstance(default, float) else value

@@ -258,18 +258,11 @@ def _header_length(path: pathlib.Path, start: bytes, size: int) -> int:
 def _parsed(raw: bytearray, path: pathlib.Path, what: str) -> dict[str, Any]:
     """Return a JSON object in which no key stands twice; DataError if it is anything else."""
 
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        once: dict[str, Any] = {}
-        for key, value in items:
-            _need(key not in once, f"{path}: key {_quoted(key)} stands twice in the {what}")
-            once[key] = value
-        return once
-
     def constant(name: str):
         raise ValueError(f"{name} is no number")
 
     try:
-        value = parse_json(raw, object_pairs_hook=pairs, parse_constant=constant)
+        value = parse_json(raw, once=True, parse_constant=constant)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} of the {what} is not UTF-8") from None
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, whatever the main thread waits for.
+"""SIGTERM, SIGINT and SIGHUP, whatever the main thread waits for.
 
 Python runs a handler in the main thread, between two bytecodes: not while a library computes,
 compiles or waits for another process. So the numbers of signals are also written to a pipe, which
@@ -6,6 +6,7 @@ a thread of ours reads.
 """
 
 import _thread
+import atexit
 import contextlib
 import os
 import signal
@@ -18,7 +19,7 @@ from flaxlm.processes import ending
 from flaxlm.processes.group import current
 from flaxlm.progress import pulse
 
-NUMBERS = (signal.SIGTERM, signal.SIGINT)
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last of a terminal that is gone
 
 
 class Signals:
@@ -49,7 +50,8 @@ class Signals:
         reading, writing = self._pipe = os.pipe()
         os.set_blocking(writing, False)
         for number in NUMBERS:
-            # A shell has its background jobs ignore Ctrl-C, which is meant for those in front.
+            # A shell has its background jobs ignore Ctrl-C, which is meant for those in front, and
+            # `nohup` the end of the terminal.
             if signal.getsignal(number) != signal.SIG_IGN:
                 ends.callback(signal.signal, number, signal.signal(number, self._handle))
         ends.callback(self._forget, writing)
@@ -58,8 +60,18 @@ class Signals:
         )
         if command:
             sys.unraisablehook = self._again
+            atexit.register(self._ignore)  # the first to be registered is the last to be called
         threading.Thread(target=self._read, args=(reading,), daemon=True).start()
         return ends
+
+    @staticmethod
+    def _ignore() -> None:
+        """Let no signal change the exit code of a process that has done all it had to do.
+
+        An interpreter that is torn down gives signals their default action back, which kills.
+        """
+        for number in NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
 
     def _forget(self, writing: int) -> None:
         os.close(writing)
@@ -154,7 +166,7 @@ signals = Signals()
 
 
 class Interrupt:
-    """Remembers a SIGTERM or SIGINT until the step in flight has ended and is saved.
+    """Remembers a signal until the step in flight has ended and is saved.
 
     Several processes come by `due` the same number of times, and one may be some steps ahead of
     another. Where one of them was asked to stop, each waits at its next call until all have told

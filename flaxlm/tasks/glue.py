@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
-from flaxlm import files
+from flaxlm import encoding, files
 from flaxlm.data import tables
 from flaxlm.data.sources import DataConfig
 from flaxlm.errors import DataError
@@ -131,7 +131,7 @@ def _headed(path: str, form: str, columns: Sequence[str]) -> bool:
         return True
     with files.opened(path) as file:
         first = file.readline(1 << 16).decode(errors="replace")
-    names = first.removeprefix(files.MARK).split(delimiter)
+    names = first.removeprefix(encoding.MARK).split(delimiter)
     return any(name.strip() in columns for name in names)
 
 

@@ -288,6 +288,22 @@ class Checkpointer(Store):
         arrays_of, record = self._first_good(request, step)
         return tree.unflatten({p.removeprefix(start): x for p, x in arrays_of.items()}), record
 
+    def blame(self, step: int, error: Damaged) -> None:
+        """Say, once, that a step is damaged."""
+        line = f"checkpoint step {step} in {self.root} is damaged: {error}"
+        if line not in self.damage:
+            self.damage.append(line)
+            log.warning("%s", line)
+
+    def blame_unreadable(self) -> None:
+        """Say of which steps there is no sound manifest: nobody knows what they are."""
+        for step in self.committed():
+            try:
+                Manifest.read(self.path(step))
+            except Damaged as error:
+                if step in self.committed():  # else a run beside has deleted it
+                    self.blame(step, error)
+
     def _first_good(self, request: Callable, step: int | None) -> tuple[dict, Manifest]:
         """Return the arrays that `request(manifest)` names of the newest step that verifies."""
         self.wait()
@@ -301,9 +317,7 @@ class Checkpointer(Store):
                 loaded = self._load(candidate, request)
             except Damaged as error:
                 damaged[candidate] = str(error)
-                line = f"checkpoint step {candidate} in {self.root} is damaged: {error}"
-                self.damage.append(line)
-                log.warning("%s", line)
+                self.blame(candidate, error)
                 continue
             if damaged:
                 log.warning("using checkpoint step %d instead, the newest that verifies", candidate)

@@ -379,7 +379,7 @@ def read_run(run: str) -> dict:
 def read_json(path: pathlib.Path) -> dict:
     """Return the nested dict of a JSON config, its lists as tuples; ConfigError if it is none."""
     try:
-        recipe = parse_json(file_bytes(path), whole=False)
+        recipe = parse_json(file_bytes(path), whole=False, once=True)
         check_sections(recipe)
     except (ValueError, ConfigError) as error:
         raise ConfigError(f"{path} is damaged or no config: {error}") from None

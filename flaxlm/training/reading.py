@@ -80,6 +80,8 @@ def find(run: str | os.PathLike, checkpoint: str, config: EvalConfig | None = No
     records = saved.records()  # read once: a run beside may delete any of them
     if not records:
         raise MissingInput(f"{run} holds no checkpoint; train there first")
+    if not checkpoint.isdecimal():
+        saved.blame_unreadable()  # which may be the latest, or the best
     scores, latest = {s: r.metrics.get(metric) for s, r in records.items()}, max(records)
     wanted = checkpoint == "best" or (config.patience and not checkpoint)
     if wanted and (best := next(iter(ranked(scores, config.mode)), None)) is not None:

@@ -94,7 +94,8 @@ def unwritable(path: Path, error: OSError, needed: int = 0) -> StorageError:
             f"cannot write in {path}: {error.filename or path} is in the way ({cause}); choose "
             "another workdir, or remove it"
         )
-    return StorageError(f"cannot write in {path}: {cause}; free the disk or choose another workdir")
+    freed = "raise the limit" if error.errno == errno.EFBIG else "free the disk"
+    return StorageError(f"cannot write in {path}: {cause}; {freed} or choose another workdir")
 
 
 def probe(path: str | os.PathLike, nbytes: int = 0) -> None:

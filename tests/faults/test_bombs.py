@@ -87,6 +87,34 @@ def test_what_is_packed_is_unpacked_in_bounded_memory(name, ending, tmp_path, li
     refused(line, 65, message, "read", reader, str(path))
 
 
+WIDE = {  # characters that make two or four bytes of each other one, or of an escape's
+    "two": ("€" + "a" * (63 << 20), ""),
+    "four": ("a" * (63 << 20) + "\U0001f600", "as the widest of its"),
+    "four of escapes": ("\\u0001" * (10 << 20) + "\U0001f600", "as the widest of its"),
+    "an escape of four": ("a" * (63 << 20) + r"\ud83d\ude00", "its values may take"),
+}
+
+
+@pytest.mark.parametrize("name", selection(list(WIDE), 1))
+@pytest.mark.parametrize("kind", selection(["jsonl", "json", "csv", "txt"], 1))
+def test_one_wide_character_does_not_fill_the_memory(kind, name, tmp_path, line):
+    text, message = WIDE[name]
+    row = f'{{"text": "{text}"}}\n'
+    whole = {"jsonl": row, "json": f"[{row}]", "csv": f"text\n{text}\n", "txt": text}[kind]
+    path = tmp_path / f"a.{kind}.gz"
+    path.write_bytes(gzip.compress(whole.encode(), 1))
+    place = line.directory / "peak"
+    done = line(SCRIPT, str(place), "read", "lines" if kind == "txt" else "rows", str(path))
+    assert int(place.read_text()) <= MOST, f"{int(place.read_text()) / 1e6:.0f} MB: {done.err}"
+    if kind == "csv":
+        message = message.replace("its values may take", "is no row of a table") or "is no row"
+    elif kind == "txt":
+        message = message.replace("its values may take", "")
+    elif kind == "json" and name == "two":
+        message = "row 1 is not JSON, or too long"
+    assert (done.code, message in done.err) == (65 if message else 0, True), done.err
+
+
 @pytest.mark.parametrize("name", ["a window", "lists in a line", "objects in a config"])
 def test_other_files_of_many_bytes(name, tmp_path, line):
     if name == "a window":  # of 2 GB, which a decoder allocates for any frame that asks for it

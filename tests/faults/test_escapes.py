@@ -40,6 +40,8 @@ def test_controls_are_escaped_and_languages_are_not():
 def test_every_line_on_standard_error_goes_through_it(capsys, monkeypatch):
     monkeypatch.setattr(ending, "_said", threading.Lock())
     monkeypatch.setattr(main.signals, "listen", lambda **_: None)
+    monkeypatch.setattr(logging, "setLogRecordFactory", lambda factory: None)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     main.fail(EVIL, 2)
     progress.note(EVIL)
     progress.say(EVIL)
@@ -49,11 +51,28 @@ def test_every_line_on_standard_error_goes_through_it(capsys, monkeypatch):
     with warnings.catch_warnings():
         monkeypatch.setattr(main, "run", lambda argv: warnings.warn(EVIL, stacklevel=1))
         assert main.main() == 0
-    record = logging.LogRecord("flaxlm", 30, "", 0, "%s", (EVIL,), None)
-    assert logging.getLogger("flaxlm").filter(record) and record.getMessage() == SHOWN
     err = capsys.readouterr().err
     assert err.count(SHOWN) == 6 and "warning: " in err
     assert not set(err) & set("\x1b\x07\x9b\u202e\u2066")
+
+
+def test_what_libraries_log_and_their_threads_raise_goes_through_it(tmp_path):
+    line = CommandLine(tmp_path)
+    (tmp_path / "other.py").write_text(
+        f"import logging, sys, threading\nEVIL = {EVIL!r}\n"
+        "def fails():\n    raise OSError(EVIL)\n"
+        "def run(argv):\n"
+        "    logging.getLogger('asyncio').error('%s', EVIL)\n"
+        "    try:\n        fails()\n"
+        "    except OSError:\n        logging.getLogger('absl').exception(EVIL)\n"
+        "    thread = threading.Thread(target=fails)\n"
+        "    thread.start()\n    thread.join()\n"
+        "from flaxlm import __main__\n__main__.run = run\nsys.exit(__main__.main())\n"
+    )
+    done = line(str(tmp_path / "other.py"))
+    assert done.code == 0 and done.err.count(SHOWN) == 4, done.err
+    assert done.err.count("Traceback") == 2
+    assert not set(done.err) & set("\x1b\x07\x9b\u202e\u2066")
 
 
 def test_a_bar_on_a_terminal_obeys_no_markup(monkeypatch):

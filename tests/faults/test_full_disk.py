@@ -1,16 +1,23 @@
 """A full disk ends a command within seconds: exit 74, the place, the bytes needed and free."""
 
+import errno
 import json
+import os
 import re
+import resource
 import shutil
 import subprocess
 import time
+import types
 
 import broken
 import fault_recipes
 import pytest
 import shim
 from faults import differences, facts, selection
+
+from flaxlm.errors import cause_of
+from flaxlm.training import workdir
 
 LACKS = r"No space left on device \([\d,.]+ \w+ needed, [\d,.]+ \w+ free\)"
 
@@ -32,6 +39,21 @@ def small(tmp_path):
         pytest.skip("no file system can be mounted here")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_what_a_disk_lacks_is_what_is_said(tmp_path, monkeypatch):
+    full, large = OSError(errno.ENOSPC, "No space"), OSError(errno.EFBIG, "File too large")
+    assert re.fullmatch(LACKS, cause_of(full, tmp_path, 5000))
+    disk = types.SimpleNamespace(f_files=1234, f_favail=0, f_bavail=9, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda place: disk)
+    assert cause_of(full, tmp_path).endswith("its most files, 1,234)")
+    disk.f_files = 0  # of a file system that makes as many as it needs
+    assert re.fullmatch(LACKS, cause_of(full, tmp_path))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (5000, 9000))
+    assert cause_of(large, tmp_path, 8192).endswith(
+        "(8,192 bytes needed; ulimit -f lets this process write files of 5,000 bytes)"
+    )
+    assert "raise the limit or choose" in str(workdir.unwritable(tmp_path, large))
 
 
 def recipe(root, name: str = "lstm", **sections) -> str:

@@ -8,7 +8,7 @@ import pytest
 from command_line import ROOT, CommandLine
 
 from flaxlm.commands.recipe import read_value
-from flaxlm.data import hugging_face, vetted
+from flaxlm.data import hugging_face, sentence_modules, tables, vetted
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.tokenizer import TokenizerConfig, load_tokenizer, train_tokenizer
 from flaxlm.errors import ConfigError, DataError
@@ -16,6 +16,7 @@ from flaxlm.interop import config as hf_config
 from flaxlm.tasks.choices import right_choice
 from flaxlm.tasks.labels import LabelIds
 from flaxlm.tasks.records import Record
+from flaxlm.training import config as run_config
 from flaxlm.untrusted import panics, parse_json
 
 PIECES = {"<unk>": 0, "</s>": 1, "a": 2, "b": 3, " ": 4}
@@ -164,6 +165,7 @@ WRONG = {
     "cut": b'{"a": ',
     "nothing": b"",
 }
+TWICE = b'{"model_type": "bert", "seed": 1, "a": {"b": 1, "b": 2}, "seed": 2}'
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -179,6 +181,32 @@ def test_every_reader_of_json_refuses_what_is_none(name, file, tmp_path):
     for reader in (read, load_tokenizer) if file == "tokenizer.json" else (read,):
         with pytest.raises(DataError, match=file):
             reader(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["recipe.json", "config.json", "tokenizer_config.json",
+                                  "tokenizer.json", "modules.json", "rows.jsonl"])  # fmt: skip
+def test_a_key_that_stands_twice_is_refused_wherever_one_is_meant(file, tmp_path):
+    readers = {
+        "recipe.json": lambda: run_config.read_json(tmp_path / file),
+        "config.json": lambda: hf_config.read(tmp_path),
+        "tokenizer_config.json": lambda: hugging_face.load_hugging_face(tmp_path),
+        "tokenizer.json": lambda: vetted.vet(TWICE, file),
+        "modules.json": lambda: sentence_modules._parsed({file: TWICE.decode()}, file, dict),
+        "rows.jsonl": lambda: list(tables.rows(str(tmp_path / file), 0)),
+    }
+    directory(tmp_path, pipeline())
+    (tmp_path / file).write_bytes(TWICE)
+    with pytest.raises((DataError, ConfigError), match=f"{file}.*'b' stands twice in one object"):
+        readers[file]()
+
+
+def test_a_model_of_no_heads_is_no_bug(tmp_path):
+    """0 would stand for a usual size in a config of ours, or divide."""
+    sizes = ("num_attention_heads", "hidden_size", "intermediate_size", "vocab_size")
+    for name in (*sizes, "max_position_embeddings", "num_hidden_layers", "type_vocab_size"):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", name: 0}))
+        with pytest.raises(ConfigError, match=rf"{name}=0 must be in 1 … "):
+            hf_config.read(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["(" * 5000, "[" * 90_000, "(" + "-" * 50_000 + "1,)"])

@@ -4,6 +4,8 @@ import fcntl
 import json
 import pathlib
 import signal
+import subprocess
+import sys
 
 import broken
 import fault_recipes
@@ -111,10 +113,11 @@ def test_while_a_verb_computes(start, run, verb, tmp_path):
     assert not (tmp_path / "out.npy").exists()
 
 
-def test_in_the_loop_it_saves(start, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # the latter of a lost terminal
+def test_in_the_loop_it_saves(start, number, tmp_path):
     running = start()
     running.until_said("train 10/")
-    leaves(running, signal.SIGINT, 75, "asked to stop, and saved step")
+    leaves(running, number, 75, "asked to stop, and saved step")
     assert step_of(tmp_path / "run") >= 10
 
 
@@ -167,11 +170,31 @@ def test_an_evaluation_that_comes_along_is_not_stuck(start):
     assert done.err.count("broken: slow") > 2 + 2 * 8, "the evaluation was no longer than that"
 
 
-def test_what_a_shell_has_its_background_jobs_ignore_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # of a shell's jobs; of nohup
+def test_what_is_ignored_stays_ignored(number):
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with signals.listen():
-            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            assert signal.getsignal(number) == signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
+
+
+# What an interpreter still does when the signals have their default actions back.
+LAST = """
+import os, runpy, sys
+class Last:
+    def __del__(self, kill=os.kill, process=os.getpid()):
+        kill(process, {number})
+sys.last = Last()
+sys.argv = ["flaxlm", "--help"]
+runpy.run_module("flaxlm", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_when_all_is_done_changes_nothing(number):
+    command = [sys.executable, "-c", LAST.format(number=int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and "train" in done.stdout

@@ -40,7 +40,6 @@ def _rows(
 
 def _finish(fields: dict, unread: dict) -> None:
     """Read `classifier_dropout`, which is the hidden one where it is not given."""
-    need(fields["token_types"] > 0, "type_vocab_size must be at least 1")
     dropout = unread.pop("classifier_dropout", None)
     fields["head_dropout"] = fields["residual_dropout"] if dropout is None else dropout
 
@@ -198,7 +197,6 @@ DISTILBERT = Family(
 
 
 def _finish_albert(fields: dict, unread: dict) -> None:
-    need(fields["token_types"] > 0, "type_vocab_size must be at least 1")
     need(
         fields["embed_width"] != fields["width"],
         "embedding_size equal to hidden_size still has a projection, which is not supported",
