@@ -6,6 +6,7 @@ What the operation says of an error is one `error:` line and the exit code, as o
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -124,6 +125,7 @@ def read(directory: pathlib.Path) -> None:
     """Print what the verbs read of a run: all that a resume begins with, and its reports."""
     import hashlib
 
+    from flaxlm import tree
     from flaxlm.evaluation import compare
     from flaxlm.training import config as run_config
     from flaxlm.training.checkpoint import Checkpointer
@@ -140,8 +142,11 @@ def read(directory: pathlib.Path) -> None:
         found["batches"] = hashlib.sha256(rows).hexdigest()
         saved = Checkpointer(directory, config.checkpoint, inputs.identity(), inputs.files())
         inputs.check_data(saved)
-        record = saved.restore_params(prefix="")[1]
-        found["state"] = [record.step, {p: leaf.digest for p, leaf in record.leaves.items()}]
+        arrays, record = saved.restore_params(prefix="")
+        flat = sorted(tree.flatten(arrays).items())
+        # Of the arrays themselves: the manifest has what they are to be.
+        state = hashlib.sha256(b"".join(path.encode() + x.tobytes() for path, x in flat))
+        found["state"] = [dataclasses.asdict(record), state.hexdigest()]
         Rows(directory / "metrics.jsonl", record.step)
     rows = (directory / "metrics.jsonl").read_text().splitlines()
     # Which are shown, and decide nothing.

@@ -3,7 +3,7 @@
 Run through `CommandLine`, after the imports; what would take more than 3 GB is refused it.
 """
 
-import importlib
+import importlib.util
 import pathlib
 import resource
 import runpy
@@ -19,11 +19,16 @@ def read(reader: str, path: str) -> None:
     from flaxlm.errors import FlaxlmError
 
     def of(module: str, name: str):  # imported late: another checkout may lack the others
+        if module == "data.tables" and not importlib.util.find_spec(f"flaxlm.{module}"):
+            module, name = "tasks.records", "read_table"  # where it lay before
         return getattr(importlib.import_module(f"flaxlm.{module}"), name)
 
     def documents(unit: str):
         config = of("data.sources", "DataConfig")(path=path, document=unit)
         return of("data.sources", "documents")(config)
+
+    def tensors(kind: type):
+        return getattr(kind, "open", kind)(place).infos
 
     most, place = 64 << 20, pathlib.Path(path)
     readers = {
@@ -37,7 +42,7 @@ def read(reader: str, path: str) -> None:
         "conll": lambda: of("tasks.conll", "read")(path, most),
         "questions": lambda: of("tasks.squad_json", "read_questions")(path, most),
         "config": lambda: of("training.config", "read_json")(place),
-        "tensors": lambda: of("interop.tensors", "Tensors")(place).infos,
+        "tensors": lambda: tensors(of("interop.tensors", "Tensors")),
         "hub": lambda: of("data.hugging_face", "load_hugging_face")(path).encode("a b"),
     }
     try:
