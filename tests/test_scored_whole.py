@@ -6,6 +6,7 @@ import re
 
 import pytest
 import tiny_runs as tiny
+from command_line import trained
 
 from flaxlm.commands.evaluate import Options, in_buckets, scored_whole
 from flaxlm.data.sources import DataConfig
@@ -208,3 +209,24 @@ def test_a_split_without_rows_names_the_way_to_score_all(split, tmp_path):
     data = DataConfig(path=str(rows), split="tail")
     with pytest.raises(DataError, match=r"evaluate.* all of (them: data.split='whole'|its rows)"):
         TASKS["classification"]().examples(data, split, ("a", "b"))
+
+
+def test_what_was_trained_on_is_known_under_another_name_and_from_elsewhere(
+    tmp_path, recwarn, monkeypatch
+):
+    text = "\n\n".join(f"Line {n} of a text." for n in range(40))
+    (tmp_path / "a.txt").write_text(text)
+    data = dict(path="a.txt", document="paragraph", valid_fraction=0.1)
+    recipe = tiny.recipe("recurrent", model=MODEL, train=dict(steps=1), data=data)
+    _, run = trained(tmp_path, recipe)
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    (other / "b.txt").write_text(text)
+    (other / "c.txt").write_text(text.replace("Line 7 ", "Line 8 "))
+    for name, alike in (("b.txt", 1), ("c.txt", 0)):
+        options = Options(workdir=str(run))
+        options.configure(options.default_recipe(), {"data.path": name})
+        said = [str(warning.message) for warning in recwarn if "trained on" in str(warning.message)]
+        assert len(said) == alike
+        recwarn.clear()

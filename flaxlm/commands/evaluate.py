@@ -14,16 +14,19 @@ from flaxlm.commands.options import DATA, TRAINED, ProcessOptions, ReadOptions, 
 from flaxlm.data.sources import SPLITS, STDLIB, DataConfig, sources
 from flaxlm.errors import ConfigError, FlaxlmError, choose
 from flaxlm.evaluation.report import examine, place
+from flaxlm.files import sha256
 from flaxlm.processes import Watchdog
 from flaxlm.progress import say
 from flaxlm.tasks import TASKS
 from flaxlm.training import config as run_config
+from flaxlm.training import data_record
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import task_defaults
 from flaxlm.training.metrics import report
-from flaxlm.training.newest import is_run
+from flaxlm.training.newest import is_run, newest
 from flaxlm.training.opened import INIT, open_run
 from flaxlm.training.workdir import probe
+from flaxlm.untrusted import parse_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,10 @@ TEXTS += r"|every_turn|\w+_columns?"
 
 
 def say_what_was_trained_on(config, run: dict, split: str, place: str) -> None:
-    """Warn where a split has rows that a run may have been trained on; its config is `run`."""
+    """Warn where a split has rows that a run may have been trained on; its config is `run`.
+
+    Files are the same that lie in one place, or hold what the newest checkpoint says was read.
+    """
     try:
         before = run_config.build(run_config.expand(run))
     except FlaxlmError:  # its data is gone
@@ -96,12 +102,26 @@ def say_what_was_trained_on(config, run: dict, split: str, place: str) -> None:
             one = dataclasses.replace(data, path=path, weights=())
             with contextlib.suppress(FlaxlmError):  # the others are there
                 files |= {os.path.realpath(source.path) for source in sources(one, part)}
-    if differ and (both := scored & trained):
+    both = scored & trained
+    if differ and (read := trained_on(place)):
+        sizes = {file["bytes"] for file in read}
+        alike = [path for path in scored - both if os.path.getsize(path) in sizes]
+        both |= {path for path in alike if sha256(path) in {file["sha256"] for file in read}}
+    if differ and both:
         warnings.warn(
             f"{place} was trained on {len(both)} of the {len(scored)} files that are scored, "
             f"and {'; '.join(differ)}: rows of its training may be among those scored",
             stacklevel=2,
         )
+
+
+def trained_on(run: str) -> list[dict]:
+    """Return path, size and digest of each file of the newest checkpoint's training split."""
+    with contextlib.suppress(OSError, ValueError):
+        if own := newest(run):
+            listed = parse_json((own[0] / data_record.FILE).read_bytes(), whole=False)
+            return listed.get("train", [])
+    return []
 
 
 def scored_whole(

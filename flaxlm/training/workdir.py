@@ -77,12 +77,14 @@ class Workdir:
 
 
 def check_path(path: Path) -> None:
-    """Refuse a run directory of whose path the array store makes another."""
+    """Refuse a run directory of whose path the array store makes another, or none."""
     if found := re.search(r"[\[\\\ud800-\udfff]", str(path)):
-        what = repr(found[0]) if found[0] in "[\\" else "a byte that is no UTF-8"
+        pattern = found[0] in "[\\"
+        what = repr(found[0]) if pattern else "a byte that is no UTF-8"
+        why = "takes it for a pattern, and loses what it wrote" if pattern else "takes UTF-8 alone"
         raise StorageError(
-            f"{path}: checkpoints cannot be written where a path has {what} (the array store takes "
-            "it for a pattern, and loses what it wrote); rename it, or choose another run directory"
+            f"{path}: checkpoints cannot be written where a path has {what} (the array store "
+            f"{why}); rename it, or choose another run directory"
         )
 
 
