@@ -88,8 +88,8 @@ def test_what_is_packed_is_unpacked_in_bounded_memory(name, ending, tmp_path, li
 
 
 WIDE = {  # characters that make two or four bytes of each other one, or of an escape's
-    "two": ("€" + "a" * (63 << 20), ""),
     "four": ("a" * (63 << 20) + "\U0001f600", "as the widest of its"),
+    "two": ("€" + "a" * (63 << 20), ""),
     "four of escapes": ("\\u0001" * (10 << 20) + "\U0001f600", "as the widest of its"),
     "an escape of four": ("a" * (63 << 20) + r"\ud83d\ude00", "its values may take"),
 }
