@@ -48,6 +48,13 @@ def set_up_jax(options) -> None:
         from flaxlm.commands.several import connect_devices
 
         connect_devices()
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        if broke(error):
+            raise
+        asked = os.environ.get("JAX_PLATFORMS", "") or "not set"
+        raise ConfigError(f"no device can be used (JAX_PLATFORMS is {asked}): {error}") from None
 
 
 def run(argv: list[str]) -> None:

@@ -37,6 +37,15 @@ RULES = {
 DEVICE_THREADS = 8
 
 
+def xla_flags() -> str:
+    """Return the flags that XLA_FLAGS gives, or the file that it names."""
+    given = os.environ.get("XLA_FLAGS", "").strip()
+    if given.startswith("-") or not os.path.isfile(given):
+        return given
+    with open(given, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
 def make_room_for_collectives(several_processes: bool = False) -> None:
     """Have XLA start enough threads for collectives between CPU devices; called before it starts.
 
@@ -46,7 +55,7 @@ def make_room_for_collectives(several_processes: bool = False) -> None:
     all threads wait, each for a collective that has none, they do so until XLA ends the process.
     XLA reads the number of threads from NPROC, which is raised here where it is lower.
     """
-    counts = re.findall(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    counts = re.findall(r"host_platform_device_count=(\d+)", xla_flags())
     devices = max(1, jax.config.jax_num_cpu_devices, int([1, *counts][-1]))
     given = os.environ.get("NPROC", "")
     threads = int(given) if given.isdecimal() else os.cpu_count() or 1

@@ -234,3 +234,13 @@ def test_a_promotion_of_dtypes_that_no_model_can_have_is_refused():
             command.set_up_jax(types.SimpleNamespace(platform=""))
     finally:
         jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+
+def test_a_platform_that_is_not_there_is_no_bug(monkeypatch):
+    def devices():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(ConfigError, match=r"JAX_PLATFORMS is cuda\): Unable to initialize"):
+        command.set_up_jax(types.SimpleNamespace(platform=""))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flaxlm.data import offsets, sentence_piece
+from flaxlm.data import long, offsets, sentence_piece
 from flaxlm.data.hugging_face import load_hugging_face
 from flaxlm.data.sources import stdlib_files
 from flaxlm.data.tokenizer import KINDS, ByteTokenizer, TokenizerConfig, train_tokenizer
@@ -154,6 +154,28 @@ def test_long_text_in_chunks_stands_where_the_whole_does(make, monkeypatch):
     monkeypatch.setattr(sentence_piece, "ENCODE_CHUNK", 64)
     again, chunks = tokenizer.encode_with_offsets(text)
     assert again == ids and np.array_equal(whole, chunks)
+
+
+@pytest.mark.parametrize("name", [*TRAINED, *REAL, "byt5"])
+def test_a_long_text_in_parts_has_the_ids_and_places_of_the_whole(name, make, monkeypatch):
+    tokenizer = make(name)
+    (file,) = stdlib_files(include=["textwrap.py"])
+    text = "\n".join([file.read_text(), TEXT, *LINES * 9]) * 2
+    whole, (ids, places) = tokenizer.encode(text), tokenizer.encode_with_offsets(text)
+    monkeypatch.setattr(long, "PART", 3000)
+    monkeypatch.setattr(long, "WINDOW", 200)
+    cut = list(long.parts(text, tokenizer._encode))
+    assert len(cut) > 10 and max(map(len, cut)) <= 6000 and "".join(cut) == text
+    if name == "llama":  # which begins every text with a space
+        before = [tokenizer.encode(part) for part in cut]
+        assert len(whole) < sum(map(len, before)) < len(whole) + 2 * len(cut)
+        return
+    assert tokenizer.encode(text) == whole == tokenizer.encode_batch(["a", text])[1]
+    assert tokenizer.encode_array(text, np.uint16).tolist() == whole
+    again, elsewhere = tokenizer.encode_with_offsets(text)
+    assert again == ids and (elsewhere == places).all()
+    # Where no word ends it is cut at a length.
+    assert [len(part) for part in long.parts("a" * 9000, tokenizer._encode)] == [3000, 6000]
 
 
 def test_surrogates_are_refused():

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from flaxlm import files
-from flaxlm.data import offsets
+from flaxlm.data import long, offsets
 from flaxlm.data.template import Template
 from flaxlm.errors import ConfigError, DataError, StorageError, cause_of
 
@@ -146,7 +146,16 @@ class Tokenizer(abc.ABC):
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without specials; DataError on unpaired surrogates."""
-        return self.readable(self._encode(_unicode(text)))
+        text = _unicode(text)
+        if len(text) > 2 * long.PART:
+            return self.encode_array(text, np.int32).tolist()
+        return self.readable(self._encode(text))
+
+    def encode_array(self, text: str, dtype: np.typing.DTypeLike) -> np.ndarray:
+        """Return the ids of `text` as `encode` does, in an array, which takes less memory."""
+        parts = long.parts(_unicode(text), self._encode)
+        ids = [np.array(self.readable(self._encode(part)), dtype) for part in parts]
+        return ids[0] if len(ids) == 1 else np.concatenate(ids)
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
         """Return the ids of `text` as `encode` does, and where each stands in it, int32 [n, 2].
@@ -155,12 +164,20 @@ class Tokenizer(abc.ABC):
         white space at either end: a token of white space alone, or of none of the text, is empty.
         Parts of one character each have all of it.
         """
-        ids, spans = self._encode_with_offsets(_unicode(text))
-        return self.readable(ids), offsets.tidy(text, spans)
+        ids, spans, start = [], [], 0
+        for part in long.parts(_unicode(text), self._encode):
+            some, places = self._encode_with_offsets(part)
+            ids += self.readable(some)
+            spans.append(offsets.tidy(part, places) + start)
+            start += len(part)
+        return ids, np.concatenate(spans)
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """Return the ids of each text."""
-        return [*map(self.readable, self._encode_batch([_unicode(text) for text in texts]))]
+        texts = [_unicode(text) for text in texts]
+        if max(map(len, texts), default=0) > 2 * long.PART:
+            return [self.encode(text) for text in texts]
+        return [*map(self.readable, self._encode_batch(texts))]
 
     def _encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [self._encode(text) for text in texts]

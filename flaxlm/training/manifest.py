@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,14 @@ def code() -> dict[str, str]:
     }
 
 
+# Variables that may decide numbers, and those of them that say where, with whom and how loudly.
+_DECIDES = re.compile("JAX_|LIBTPU_INIT_ARGS|NVIDIA_TF32_OVERRIDE")
+_HARMLESS = re.compile(
+    "CACHE|LOG|TRACEBACK|DEBUG|EXPLAIN|CHECK|PLATFORM|COORDINATOR|PROCESS|PROFILER|DUMP|GUARD"
+    "|DEVICE|PREEMPTION|HEARTBEAT|PROMOTION"
+)
+
+
 @functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of what reads data, computes and stores a state."""
@@ -180,14 +189,26 @@ def fingerprint() -> dict[str, Any]:
 
 
 def settings() -> dict[str, str]:
-    """Return the settings of JAX and XLA that decide numbers; of some only what is no default."""
+    """Return the settings of JAX and XLA that decide numbers; of some only what is no default.
+
+    Whatever else stands in the environment for JAX may decide them too.
+    """
     import jax
 
+    from flaxlm.sharding import xla_flags
+
     usual = {"default_prng_impl": "threefry2x32", "threefry_partitionable": True}
-    values = {name: getattr(jax.config, f"jax_{name}") for name in (*usual, "enable_x64")}
+    names = (*usual, "enable_x64", "disable_jit", "random_seed_offset")
+    values = {name: getattr(jax.config, f"jax_{name}") for name in names}
     unusual = {n: str(v) for n, v in values.items() if v != usual.get(n, False)}
+    known = {f"JAX_{name}".upper() for name in (*names, "default_matmul_precision")}
+    unusual |= {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if _DECIDES.match(name) and not _HARMLESS.search(name) and name not in known
+    }
     return unusual | {
-        "xla_flags": " ".join(sorted(os.environ.get("XLA_FLAGS", "").split())),
+        "xla_flags": " ".join(sorted(xla_flags().split())),
         "matmul_precision": str(jax.config.jax_default_matmul_precision),
     }
 

@@ -43,6 +43,9 @@ def read(reader: str, path: str) -> None:
         "questions": lambda: of("tasks.squad_json", "read_questions")(path, most),
         "config": lambda: of("training.config", "read_json")(place),
         "tensors": lambda: tensors(of("interop.tensors", "Tensors")),
+        "long": lambda: of("data.hugging_face", "load_hugging_face")(path).encode_array(
+            "a b " * (3 << 20), "uint16"
+        ),
         "hub": lambda: of("data.hugging_face", "load_hugging_face")(path).encode("a b"),
     }
     try:

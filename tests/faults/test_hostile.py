@@ -123,6 +123,16 @@ def test_a_sentence_piece_model_makes_no_long_text_of_a_character(tmp_path):
         load_tokenizer(path)
 
 
+def test_a_long_text_is_encoded_in_bounded_memory(tmp_path):
+    """The library keeps some 440 bytes a token: of these twelve million characters 2.7 GB."""
+    hub = directory(tmp_path, pipeline(pre_tokenizer={"type": "Whitespace"}))
+    line = CommandLine(tmp_path, seconds=100)
+    done = line(str(ROOT / "tests" / "faults" / "peak.py"), str(tmp_path / "peak"), "read", "long",
+                str(hub))  # fmt: skip
+    assert done.code == 0, done.err
+    assert int((tmp_path / "peak").read_text()) < 400 << 20
+
+
 def test_other_expressions_are_tried_and_taken(tmp_path):
     pattern = r"[A-Z]+(?=[a-z])|\p{L}{1,3}+|(?<=x)\d+|\s+(?!\S)|.|\n"
     facts = pipeline(pre_tokenizer=split(pattern), normalizer=replace(r"\s\s+", " "))

@@ -1,6 +1,7 @@
 """Several processes find each other, and are told and read the same, or all say what is not."""
 
 import json
+import os
 import pathlib
 import signal
 import socket
@@ -41,15 +42,29 @@ def test_one_has_other_settings_of_jax(several):
     end_as_one(runs, 2, 1, "xla_flags: ", "-> '--xla_cpu_enable_fast_math=true'", within=60)
 
 
-def test_settings_are_those_that_decide_numbers(monkeypatch):
+def test_settings_are_those_that_decide_numbers(monkeypatch, tmp_path):
+    for name in os.environ:
+        if name.startswith("JAX_"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("XLA_FLAGS", "--b --a")
     assert manifest.settings() == {"xla_flags": "--a --b", "matmul_precision": "None"}
     changed = {"jax_enable_x64": True, "jax_default_matmul_precision": "bfloat16"}
+    changed |= {"jax_disable_jit": True, "jax_random_seed_offset": 7}
     for name, value in changed.items():
         before = getattr(jax.config, name)
         jax.config.update(name, value)
         assert str(value) in manifest.settings().values()
         jax.config.update(name, before)
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_x")
+    assert manifest.settings()["LIBTPU_INIT_ARGS"] == "--xla_x"
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    monkeypatch.setenv("JAX_TRACEBACK_FILTERING", "off")
+    assert manifest.settings().keys() == {
+        "xla_flags", "matmul_precision", "LIBTPU_INIT_ARGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"
+    }  # fmt: skip
+    (tmp_path / "flags").write_text("--d\n--c\n")
+    monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "flags"))
+    assert manifest.settings()["xla_flags"] == "--c --d"
 
 
 def test_what_glue_is_told_is_its_recipe_and_what_is_typed():
