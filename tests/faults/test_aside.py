@@ -64,17 +64,18 @@ def test_reports_and_results_written_at_once_are_each_of_one_evaluation(tmp_path
 
 
 ASIDE = (
-    "import pathlib, sys, time; from flaxlm import files, locks\n"
+    "import pathlib, sys; from flaxlm import files, locks\n"
     "place = pathlib.Path(sys.argv[1])\n"
     "with files.replacing(place / 'result.json'), locks.replacing_directory(place / 'report'):\n"
-    "    print('held', flush=True); time.sleep(60)"
+    "    print('held', flush=True); sys.stdin.read()"  # until the test has ended, however it does
 )
 
 
 def test_what_a_dead_process_left_aside_is_swept_and_a_living_ones_is_not(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(files.__file__).parents[1])}
     command = [sys.executable, "-c", ASIDE, str(tmp_path)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as writer:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as writer:
         assert writer.stdout.readline() == "held\n"
         locks.sweep(tmp_path)
         assert len(left_aside(tmp_path)) == 2

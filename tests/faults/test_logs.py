@@ -133,11 +133,15 @@ def test_standard_error_on_a_full_disk_stops_nothing():
         warnings.simplefilter("ignore")
         child = os.fork()
     if not child:
-        os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-        note("a line")
-        note("another")
-        os._exit(0)
+        code = 1
+        try:
+            os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+            note("a line")
+            note("another")
+            code = 0
+        finally:  # else the child would run the tests that follow
+            os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 

@@ -11,7 +11,7 @@ import broken
 import fault_recipes
 import pytest
 import tiny_runs as tiny
-from command_line import CommandLine, trained
+from command_line import ROOT, CommandLine, trained
 from faults import ALL, selection
 
 from flaxlm.processes import signals
@@ -196,5 +196,5 @@ runpy.run_module("flaxlm", run_name="__main__", alter_sys=True)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_when_all_is_done_changes_nothing(number):
     command = [sys.executable, "-c", LAST.format(number=int(number))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "") and "train" in done.stdout
