@@ -164,7 +164,7 @@ def test_a_long_text_in_parts_has_the_ids_and_places_of_the_whole(name, make, mo
     whole, (ids, places) = tokenizer.encode(text), tokenizer.encode_with_offsets(text)
     monkeypatch.setattr(long, "PART", 3000)
     monkeypatch.setattr(long, "WINDOW", 200)
-    cut = list(long.parts(text, tokenizer._encode))
+    cut = list(long.cuts(text, tokenizer._encode))
     assert len(cut) > 10 and max(map(len, cut)) <= 6000 and "".join(cut) == text
     if name == "llama":  # which begins every text with a space
         before = [tokenizer.encode(part) for part in cut]
@@ -175,7 +175,7 @@ def test_a_long_text_in_parts_has_the_ids_and_places_of_the_whole(name, make, mo
     again, elsewhere = tokenizer.encode_with_offsets(text)
     assert again == ids and (elsewhere == places).all()
     # Where no word ends it is cut at a length.
-    assert [len(part) for part in long.parts("a" * 9000, tokenizer._encode)] == [3000, 6000]
+    assert [len(part) for part in long.cuts("a" * 9000, tokenizer._encode)] == [3000, 6000]
 
 
 def test_surrogates_are_refused():

@@ -10,7 +10,7 @@ TRIES = 64  # places that are tried for one
 _EDGE = re.compile(r"(?<=\S)(?=\s)|(?<=\s)(?=\S)")
 
 
-def parts(text: str, encode: Callable[[str], list[int]]) -> Iterator[str]:
+def cuts(text: str, encode: Callable[[str], list[int]]) -> Iterator[str]:
     """Yield the parts of a text, which `encode` makes the ids of the whole.
 
     A part ends at an edge of a word where the characters around it have the same ids together as

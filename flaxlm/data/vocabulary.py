@@ -153,7 +153,7 @@ class Tokenizer(abc.ABC):
 
     def encode_array(self, text: str, dtype: np.typing.DTypeLike) -> np.ndarray:
         """Return the ids of `text` as `encode` does, in an array, which takes less memory."""
-        parts = long.parts(_unicode(text), self._encode)
+        parts = long.cuts(_unicode(text), self._encode)
         ids = [np.array(self.readable(self._encode(part)), dtype) for part in parts]
         return ids[0] if len(ids) == 1 else np.concatenate(ids)
 
@@ -165,7 +165,7 @@ class Tokenizer(abc.ABC):
         Parts of one character each have all of it.
         """
         ids, spans, start = [], [], 0
-        for part in long.parts(_unicode(text), self._encode):
+        for part in long.cuts(_unicode(text), self._encode):
             some, places = self._encode_with_offsets(part)
             ids += self.readable(some)
             spans.append(offsets.tidy(part, places) + start)
