@@ -21,6 +21,8 @@ def line(tmp_path_factory):
     root, draw = tmp_path_factory.mktemp("at_once"), random.Random(0)
     texts = (f"Row {i} has {draw.random()}, or so.\n\n" for i in range(300))
     (root / "text.txt").write_text("".join(texts))
+    # So many that who makes a cache of them has not ended when the other begins.
+    (root / "rows.txt").write_text("".join(f"Row {i} of many.\n\n" for i in range(30_000)))
     fractions = dict(valid_fraction=0.1, test_fraction=0.1)
     recipe = tiny.recipe(
         "recurrent",
@@ -45,7 +47,7 @@ def alone(line) -> dict:
 def commands_of(run: str, text: str) -> list[tuple[str, ...]]:
     """Return ten commands on one run, two of which make one cache; five in the selection."""
     train = ("train", "--config=recipe.json", f"--workdir={run}")
-    other = f"--config.data.min_chars={1 + int(text.partition('-')[2])}"  # than the run's cache
+    other = ("--config.data.path=rows.txt", f"--config.data.min_chars={text.partition('-')[2]}")
     more = [
         train,
         ("evaluate", f"--workdir={run}", "--split=test", "--checkpoint=latest"),
@@ -60,7 +62,7 @@ def commands_of(run: str, text: str) -> list[tuple[str, ...]]:
         ("evaluate", f"--workdir={run}"),
         ("evaluate", f"--workdir={run}", "--split=test"),
         *(more if ALL else []),
-        *(("tokenize", "--config=recipe.json", f"--workdir={text}-{x}", other) for x in "ab"),
+        *(("tokenize", "--config=recipe.json", f"--workdir={text}-{x}", *other) for x in "ab"),
     ]
 
 
