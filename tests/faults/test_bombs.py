@@ -229,7 +229,7 @@ def test_large_files_are_read_in_a_stream(tmp_path, line):
     pq.write_table(pa.table({"text": texts * 4}), groups, row_group_size=20_000)
     for reader, path in (("rows", array), ("rows", groups)):
         done = line(SCRIPT, str(place), "read", reader, str(path))
-        assert done.code == 0 and int(place.read_text()) < 120 << 20, (done.err, place.read_text())
+        assert done.code == 0 and int(place.read_text()) < 80 << 20, (done.err, place.read_text())
 
 
 def tensors(directory, header: bytes) -> None:
