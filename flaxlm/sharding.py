@@ -9,11 +9,13 @@ activation whose batch is split over it already.
 import contextlib
 import contextvars
 import dataclasses
+import itertools
 import math
 import os
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -127,6 +129,22 @@ def make_mesh(config: ShardingConfig, devices=None) -> Mesh:
 
 
 _rules: contextvars.ContextVar[dict | None] = contextvars.ContextVar("rules", default=None)
+
+
+def connect(mesh: Mesh) -> None:
+    """Sum something along each set of mesh axes, so that all groups of devices are connected.
+
+    Gloo, which connects CPU devices of several processes, waits 30 s for the last one to come to a
+    group's first collective; processes that compile before it, or read, may be further apart.
+    """
+    axes = [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
+    for count in range(1, len(axes) + 1):
+        for group in itertools.combinations(axes, count):
+            ones = np.ones(_devices(mesh.shape, group), np.float32)
+            place = NamedSharding(mesh, PartitionSpec(group))
+            spread = jax.make_array_from_callback(ones.shape, place, ones.__getitem__)
+            whole = NamedSharding(mesh, PartitionSpec())
+            jax.jit(jnp.sum, out_shardings=whole)(spread).block_until_ready()
 
 
 @contextlib.contextmanager

@@ -325,3 +325,10 @@ def test_memory_stays_small(tmp_path):
 def test_errors_carry_exit_codes():
     assert (ConfigError.exit_code, DataError.exit_code, MissingInput.exit_code) == (2, 65, 66)
     assert issubclass(DataError, FlaxlmError)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    for path in (str(tmp_path / "a.txt"), f"{tmp_path}/*.txt", str(tmp_path / "a.txt") + "*"):
+        with pytest.raises(DataError, match=r"a\.txt is a pipe or a device"):
+            sources(DataConfig(path=path))

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -61,9 +62,24 @@ def stages(family: str, runs: pathlib.Path) -> list[tuple[str, pathlib.Path, str
 
 
 def read_result(run: pathlib.Path) -> dict:
-    """Return a run's `result.json`, or nothing."""
-    path = run / "result.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    """Return a run's `result.json`, or nothing: of a damaged one the command makes another."""
+    try:
+        return json.loads((run / "result.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def passing_signals_on(command: list[str]) -> int:
+    """Run a command, which a signal to this script lets save and end; return its exit code."""
+    # In a group of its own Ctrl-C comes to it once, by way of this script: twice would end it.
+    child = subprocess.Popen(command, cwd=ROOT, process_group=0)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(n, lambda n, _: child.send_signal(n)) for n in numbers]
+    try:
+        return child.wait()
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def run_stage(number: str, title: str, run: pathlib.Path, done: str, arguments: list[str]) -> float:
@@ -75,7 +91,7 @@ def run_stage(number: str, title: str, run: pathlib.Path, done: str, arguments: 
     command = ["-m", "flaxlm", arguments[0], f"--workdir={run}", *arguments[1:]]
     print(f"\n{name}\n$ python {shlex.join(command)}", flush=True)
     start = time.monotonic()
-    code = subprocess.run([sys.executable, *command], cwd=ROOT).returncode
+    code = passing_signals_on([sys.executable, *command])
     if code:
         print(f"stopped with exit code {code}; the same command goes on from here")
         raise SystemExit(code)

@@ -232,6 +232,12 @@ def _resolve(path: str, config: DataConfig, key: str) -> list[Source]:
         if not names:
             raise MissingInput(f"{key}: {path} does not exist, nor matches a file as a glob")
         names = [n for n in names if _included(n, config.include, config.exclude)]
+        for name in names:
+            if os.path.exists(name) and not os.path.isfile(name):
+                raise DataError(
+                    f"{name} is a pipe or a device, and text is read more than once; write it to "
+                    "a file, and name that"
+                )
     if config.format == "auto":
         formats = [form if (form := format_of(n)) in TABLES else "text" for n in names]
         return [Source(*both, config.document) for both in zip(names, formats, strict=True)]

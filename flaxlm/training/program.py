@@ -12,6 +12,7 @@ from flaxlm import models, sharding
 from flaxlm.errors import ConfigError
 from flaxlm.interop.pretrained import SCHEME
 from flaxlm.models import MODELS, build
+from flaxlm.processes import barrier
 from flaxlm.trained import TrainedModel
 from flaxlm.training import lora
 from flaxlm.training.config import RunConfig
@@ -86,6 +87,9 @@ def make_program(
     Raises:
       ConfigError: objective and model do not fit.
     """
+    if jax.process_count() > 1 and mesh.size == jax.device_count():
+        barrier("the first collectives")
+        sharding.connect(mesh)
     objective, name = config.objective, config.model_name
     if not config.model.vocab_size:
         raise ConfigError("model.vocab_size=0, what the tokenizer has: open its run, or set it")

@@ -78,6 +78,11 @@ class Workdir:
 
 def check_path(path: Path) -> None:
     """Refuse a run directory of whose path the array store makes another, or none."""
+    if re.search(r"(^|/)[a-z][a-z0-9]+:/", str(path)):
+        raise StorageError(
+            f"{path} names a bucket or a URL, and a run directory lies on a disk; mount the bucket "
+            "and name the place, or choose another run directory"
+        )
     if found := re.search(r"[\[\\\ud800-\udfff]", str(path)):
         pattern = found[0] in "[\\"
         what = repr(found[0]) if pattern else "a byte that is no UTF-8"

@@ -5,7 +5,7 @@
 NAME is a variable of the environment. PLACE is module.function or module.class.method; HOW is
 `hang`, in foreign code that no signal interrupts, `fail`, with an error that nobody foresaw,
 `refuse`, with one of the package's, `slow`: each call takes half a second, or `mute`: standard
-error is on a full disk from then on.
+error is on a full disk from then on. `late` takes 40 s, longer than Gloo waits for anyone.
 """
 
 import ctypes
@@ -43,6 +43,11 @@ def refuse() -> None:
 def slow() -> None:
     """Take half a second."""
     time.sleep(0.5)
+
+
+def late() -> None:
+    """Take 40 s."""
+    time.sleep(40)
 
 
 def mute() -> None:

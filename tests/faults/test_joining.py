@@ -84,6 +84,14 @@ def test_a_verb_of_one_process_takes_no_coordinator(verb):
         assert verb in ("train", "evaluate", "generate", "glue")
 
 
+@pytest.mark.skipif(not ALL, reason="40 s, in make faults")
+def test_one_that_is_late_at_the_first_step_is_waited_for(several):
+    late = {1: ("flaxlm.train.restore_or_init", "late")}
+    for running in several.start("train", 2, "--config.train.steps=2", breaks=late):
+        done = running.wait(140)
+        assert done.code == 0, done.err
+
+
 @pytest.mark.parametrize("kind", selection(["text", "task"], 1))
 def test_one_reads_another_file(several, tmp_path, text, kind):
     places = [tmp_path / "a", tmp_path / "b"]

@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -73,3 +74,39 @@ def test_who_is_asked_to_stop_lets_the_run_save_and_starts_none(launch, tmp_path
     assert launcher.wait(20) == 75
     assert lines(tmp_path / "got") == [name, "saved"]
     assert len(lines(tmp_path / "started")) == 1
+
+
+QUICKSTART = """
+import sys
+sys.path.insert(0, "experiments/quickstart")
+import quickstart
+sys.exit(quickstart.passing_signals_on([sys.executable, "-c", sys.argv[1]]))
+"""
+SAVES = """
+import signal, sys, time
+got = []
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, _: got.append(number))
+print("ready", flush=True)
+while not got:
+    time.sleep(0.01)
+time.sleep(0.5)
+print("saved", got, flush=True)
+sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("whole", [False, True], ids=["the script", "its terminal"])
+def test_the_quickstart_lets_a_command_save(number, whole):
+    command = [sys.executable, "-c", QUICKSTART, SAVES]
+    running = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert running.stdout.readline() == "ready\n"
+        (os.killpg if whole else os.kill)(running.pid, number)
+        out, _ = running.communicate(timeout=20)
+    finally:
+        running.kill()
+    assert (running.returncode, out) == (75, f"saved [{int(number)}]\n")

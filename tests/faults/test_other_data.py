@@ -14,9 +14,10 @@ from flaxlm.data.sources import DataConfig
 from flaxlm.data.tokenizer import TokenizerConfig
 from flaxlm.errors import StorageError
 from flaxlm.train import train
+from flaxlm.training import workdir
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import from_dict
-from flaxlm.training.workdir import probe
+from flaxlm.training.workdir import Workdir, probe
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -85,6 +86,15 @@ def test_a_report_that_does_not_say_what_it_is_of_counts_by_its_step(judged, cap
     capfd.readouterr()
     train(config, here / "run")
     assert "nothing to do" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["gs:/bucket/run", "s3:/a/b", "a/https:/x", "hub:1/a"])
+def test_a_bucket_is_not_taken_for_a_folder_of_its_name(name, tmp_path):
+    if name == "hub:1/a":
+        return workdir.check_path(tmp_path / name)
+    with pytest.raises(StorageError, match="names a bucket or a URL"):
+        Workdir(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["run[1]", "a\\b", "caf\udce9"])
