@@ -196,7 +196,8 @@ def _json(path: str, most: int, progress) -> Iterator[tuple[int, object, str]]:
     for number, line in lines:
         text = line.removeprefix(encoding.MARK).strip()  # it stands where two files were joined
         if first and text.startswith("["):  # an array, which may span lines
-            whole = itertools.chain([text], (line for _, line in lines))
+            others = itertools.chain.from_iterable(("\n", line) for _, line in lines)
+            whole = itertools.chain([text], others)
             for row, value in enumerate(json_rows.elements(path, most, whole), 1):
                 if not isinstance(value, dict):
                     json_rows.refuse_short(path)
