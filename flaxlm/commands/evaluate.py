@@ -22,6 +22,7 @@ from flaxlm.training import config as run_config
 from flaxlm.training import data_record
 from flaxlm.training.checkpoint import Checkpointer
 from flaxlm.training.config import task_defaults
+from flaxlm.training.manifest import Damaged, verify_files
 from flaxlm.training.metrics import report
 from flaxlm.training.newest import is_run, newest
 from flaxlm.training.opened import INIT, open_run
@@ -117,10 +118,11 @@ def say_what_was_trained_on(config, run: dict, split: str, place: str) -> None:
 
 def trained_on(run: str) -> list[dict]:
     """Return path, size and digest of each file of the newest checkpoint's training split."""
-    with contextlib.suppress(OSError, ValueError):
+    name = data_record.FILE
+    with contextlib.suppress(OSError, KeyError, Damaged):
         if own := newest(run):
-            listed = parse_json((own[0] / data_record.FILE).read_bytes(), whole=False)
-            return listed.get("train", [])
+            verify_files(own[0], {name: own[1].files[name]})
+            return parse_json((own[0] / name).read_bytes(), whole=False)["train"]
     return []
 
 
