@@ -214,6 +214,7 @@ def execute(
     import jax
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the suite was started by
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.alarm(seconds)  # a command that hangs is a failure, and not the end of the suite
     jax.config.update("jax_num_cpu_devices", devices)
     os.chdir(cwd)

@@ -22,7 +22,7 @@ def line(tmp_path_factory):
     texts = (f"Row {i} has {draw.random()}, or so.\n\n" for i in range(300))
     (root / "text.txt").write_text("".join(texts))
     # So many that who makes a cache of them has not ended when the other begins.
-    (root / "rows.txt").write_text("".join(f"Row {i} of many.\n\n" for i in range(30_000)))
+    (root / "rows.txt").write_text("".join(f"Row {i} of very many.\n\n" for i in range(30_000)))
     fractions = dict(valid_fraction=0.1, test_fraction=0.1)
     recipe = tiny.recipe(
         "recurrent",
