@@ -154,6 +154,7 @@ STRANGERS = [b"GET / HTTP/1.0\n\n", b'{"end": [99, "bye"]}\n', b'{"put": ["9 x",
 STRANGERS += [b'{"blame": [5, [0, 0, ""]]}\n', b"[" * 200_000 + b"\n", b"a" * 9999]
 
 
+@pytest.mark.skipif(not ALL, reason="13 s, in make faults")
 def test_strangers_and_latecomers_are_not_heard(several, tmp_path):
     runs = several.start("train", 2)
     until_ready("train", runs)
@@ -213,6 +214,7 @@ def test_what_is_set_in_part_is_no_group(variables, refused, monkeypatch):
         joining.join(options)  # alone
 
 
+@pytest.mark.skipif(not ALL, reason="10 s, in make faults")
 def test_processes_that_slurm_started_find_each_other(several, text):
     variables = SLURM | dict(SLURM_NTASKS="2", JAX_COORDINATOR_PORT=str(free_port()))
     each = [variables | dict(SLURM_PROCID=str(index)) for index in range(2)]
