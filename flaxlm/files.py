@@ -248,11 +248,11 @@ def text_lines(
 
     The mark of an encoding before the first is left out. A carriage return within a line is a
     character like any other, but DataError where there are such alone, so that the file would be
-    one line, unless it is read as a `whole` anyway. `most` bounds a line in bytes, and half its
-    text in memory, so that a file without newlines cannot fill it; it is data.max_line_bytes, and
-    0, which stands for MOST_LINE_BYTES, where no config says so. NUL is let through where
-    `strip_control`, which is data.strip_control, or None where that is not asked. `progress` is as
-    in `opened`.
+    one line, unless it is read as a `whole` anyway. A line has at most `most` bytes, and its text
+    takes at most twice that, so that a file without newlines cannot fill the memory; `most` is
+    data.max_line_bytes, and 0, which stands for MOST_LINE_BYTES, where no config says so. NUL is
+    let through where `strip_control`, which is data.strip_control, or None where that is not
+    asked. `progress` is as in `opened`.
     """
     name, limit = str(path), most or MOST_LINE_BYTES
     with opened(path, progress, limit) as file:

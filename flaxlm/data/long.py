@@ -11,7 +11,7 @@ _EDGE = re.compile(r"(?<=\S)(?=\s)|(?<=\s)(?=\S)")
 
 
 def cuts(text: str, encode: Callable[[str], list[int]]) -> Iterator[str]:
-    """Yield the parts of a text, which `encode` makes the ids of the whole.
+    """Yield the parts of a text, whose ids as `encode` makes them are together those of the whole.
 
     A part ends at an edge of a word where the characters around it have the same ids together as
     apart. Where there is none, as of a tokenizer that begins every text with a space, its ids are
